@@ -1,0 +1,160 @@
+package pool
+
+import (
+	"context"
+	"time"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// Token says which PKCS#11 token nodes use and how they log in.
+type Token struct {
+	// ModuleName is the name in the host's module list, ModulePath its file.
+	ModuleName string
+	ModulePath string
+	// Label and Serial select the token; one of them may be empty, not both.
+	Label  string
+	Serial string
+	// PIN travels to nodes over their encrypted connection only.
+	PIN *secret.Bytes
+}
+
+// TokenInfo is what a token says about itself.
+type TokenInfo struct {
+	Label, Serial, Manufacturer, Model string
+}
+
+// Settings is everything the pool needs to know to run nodes.
+type Settings struct {
+	// MountID is the mount's random identity; node keys bind to it.
+	MountID [16]byte
+	Token   Token
+	// WrappingKeys holds every live version; the last one is used to seal.
+	WrappingKeys []hsm.WrappingKey
+	// Local is the number of local nodes, local-1…local-N.
+	Local int
+}
+
+// KeyStore keeps nodes' wrapped keys. The pool calls it outside of any lock;
+// implementations must allow concurrent calls for different nodes.
+type KeyStore interface {
+	// NodeKeys returns nil, nil for a node that has none yet.
+	NodeKeys(ctx context.Context, nodeID string) (*NodeKeys, error)
+	PutNodeKeys(ctx context.Context, nodeID string, keys *NodeKeys) error
+}
+
+// NodeKeys is what is stored for one node: public halves in clear, secret
+// halves as hsm envelopes, receipts signed by the node itself.
+type NodeKeys struct {
+	// Identity is the node's Ed25519 public key.
+	Identity mpc.NodeIdentity
+	// IdentityEnvelope wraps the Ed25519 seed.
+	IdentityEnvelope []byte
+	// Aux is nil until the node has made auxiliary keys.
+	Aux *AuxKeys
+}
+
+// AuxKeys is one generation of a node's auxiliary keys (see mpc/cmp).
+type AuxKeys struct {
+	Generation uint64
+	// Public is the signed public half with its proofs; about 85 KiB.
+	Public []byte
+	// Envelope wraps the secret half.
+	Envelope []byte
+	// Receipts are this node's signed statements "I have checked that peer's
+	// auxiliary keys of that generation", by peer node ID.
+	Receipts map[string][]byte
+}
+
+// CreateRequest asks for a new key.
+type CreateRequest struct {
+	AccountID mpc.AccountID
+	Algorithm mpc.Algorithm
+	Threshold int
+	Shares    int
+	// RecipientsHash and PolicyHash go into the public record.
+	RecipientsHash, PolicyHash [32]byte
+}
+
+// KeyResult is a new share epoch, agreed by all n nodes.
+type KeyResult struct {
+	Account   mpc.Account
+	SessionID mpc.SessionID
+	// Certificate holds the nodes' signatures over (account ID, public key,
+	// record hash): at creation, the account's birth certificate.
+	Certificate []Endorsement
+	// WrappingVersion is the wrapping-key version the shares are sealed to.
+	WrappingVersion uint32
+}
+
+// Endorsement is one node's signature over an epoch's record, 64 bytes.
+type Endorsement struct {
+	NodeID    string
+	Identity  mpc.NodeIdentity
+	Signature []byte
+}
+
+// SignRequest asks for one signature.
+type SignRequest struct {
+	Account     mpc.Account
+	Input       []byte
+	MessageType mpc.MessageType
+	// Hash is used for raw messages; HashNone for BIP-340.
+	Hash mpc.HashAlgorithm
+	// Expose is called before a share is handed to a node that the account's
+	// exposures do not show with it. It must have stored the new exposures
+	// durably when it returns nil, and must fail if the account's epoch has
+	// changed or the placement rule would break.
+	Expose func(ctx context.Context, added mpc.Exposures) error
+}
+
+// SignResult is a verified signature and who made it.
+type SignResult struct {
+	Signature mpc.Signature
+	Signers   []mpc.Signer
+	SessionID mpc.SessionID
+	// Attempts counts sessions, 1 for a signature at the first try.
+	Attempts int
+}
+
+// NodeState is a node's condition as operators see it.
+type NodeState string
+
+// Node states.
+const (
+	NodeStarting   NodeState = "starting"
+	NodeReady      NodeState = "ready"
+	NodeRestarting NodeState = "restarting"
+	// NodeFailed will not be retried before the settings change (wrong PIN).
+	NodeFailed NodeState = "failed"
+)
+
+// NodeStatus is a snapshot of one node.
+type NodeStatus struct {
+	ID       string
+	State    NodeState
+	Version  string
+	PID      int
+	Identity string // hex, empty before the node has one
+	Sessions int    // protocol sessions running now
+	Restarts int
+	// HSM is "ok" or says what is wrong, without secrets.
+	HSM       string
+	LastError string
+	Since     time.Time // of the current State
+	Aux       AuxStatus
+}
+
+// AuxStatus says how far a node's auxiliary keys are.
+type AuxStatus struct {
+	// State is "none", "generating", "checking" or "ready".
+	State      string
+	Generation uint64
+	// Progress is 0…100 over generating and checking with every peer.
+	Progress int
+	// Peers is the number of other nodes, PeersReady those with which checks
+	// are complete both ways.
+	Peers, PeersReady int
+}

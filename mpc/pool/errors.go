@@ -1,0 +1,90 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"vault-plugin-secrets-mpc/mpc"
+)
+
+// Errors that callers branch on. Errors returned by the pool wrap one of them
+// (or are one of the types below) wherever a caller could act on it.
+var (
+	// ErrNotConfigured: the pool has no token to work with yet.
+	ErrNotConfigured = errors.New("no HSM is configured")
+	// ErrHSMUnavailable: module, token or device does not answer.
+	ErrHSMUnavailable = errors.New("HSM unavailable")
+	// ErrPINIncorrect: the token refused the PIN. It is not tried again.
+	ErrPINIncorrect = errors.New("the token refused the PIN")
+	// ErrPINLocked: the token refuses every PIN until it is unlocked.
+	ErrPINLocked = errors.New("the token's PIN is locked")
+	// ErrTokenNotFound: no token with that label and serial in the module.
+	ErrTokenNotFound = errors.New("token not found")
+	// ErrModule: the PKCS#11 module could not be loaded or initialized.
+	ErrModule = errors.New("PKCS#11 module cannot be used")
+	// ErrWrappingKey: the pinned wrapping key is missing or not the pinned one.
+	ErrWrappingKey = errors.New("wrapping key unusable")
+	// ErrShareUnusable: a wrapped share did not open or does not match its
+	// public share.
+	ErrShareUnusable = errors.New("wrapped share unusable")
+	// ErrClosed: the pool is shutting down.
+	ErrClosed = errors.New("the node pool is shutting down")
+)
+
+// TooFewNodesError: fewer healthy nodes than shares or signers needed.
+type TooFewNodesError struct{ Ready, Needed, Configured int }
+
+func (e *TooFewNodesError) Error() string {
+	return fmt.Sprintf("%d of %d nodes are ready, %d are needed", e.Ready, e.Configured, e.Needed)
+}
+
+// NoEligibleNodeError: the placement rule leaves a share without a node.
+type NoEligibleNodeError struct {
+	Index mpc.Index
+	// WaitsFor names the nodes that may serve the share but are not ready.
+	WaitsFor []string
+}
+
+func (e *NoEligibleNodeError) Error() string {
+	return fmt.Sprintf("share %d can only be served by %s, and none of them is ready",
+		e.Index, strings.Join(e.WaitsFor, ", "))
+}
+
+// AuxPendingError: an ECDSA signature needs auxiliary keys that nodes are
+// still making.
+type AuxPendingError struct{ Nodes []AuxProgress }
+
+// AuxProgress is one node's progress in percent.
+type AuxProgress struct {
+	NodeID   string
+	Progress int
+}
+
+func (e *AuxPendingError) Error() string {
+	parts := make([]string, len(e.Nodes))
+	for i, n := range e.Nodes {
+		parts[i] = fmt.Sprintf("%s %d %%", n.NodeID, n.Progress)
+	}
+	return "auxiliary keys are still being made (" + strings.Join(parts, ", ") + ")"
+}
+
+// SessionError: every attempt at a session failed within the deadline.
+type SessionError struct {
+	Operation string // "create", "sign" or "refresh"
+	SessionID mpc.SessionID
+	// Culprits are the nodes the protocol itself convicts, if any.
+	Culprits []string
+	Attempts int
+	Err      error
+}
+
+func (e *SessionError) Error() string {
+	s := fmt.Sprintf("%s session %s failed after %d attempt(s): %v", e.Operation, e.SessionID, e.Attempts, e.Err)
+	if len(e.Culprits) > 0 {
+		s += " (caused by " + strings.Join(e.Culprits, ", ") + ")"
+	}
+	return s
+}
+
+func (e *SessionError) Unwrap() error { return e.Err }
