@@ -119,6 +119,15 @@ type SignResult struct {
 	Attempts int
 }
 
+// RefreshRequest asks for the next share epoch of an account: new shares of
+// the same key.
+type RefreshRequest struct {
+	Account mpc.Account
+	// Expose is called as in SignRequest, for exposures in the account's
+	// current epoch. Those of the new epoch come back with the result.
+	Expose func(ctx context.Context, added mpc.Exposures) error
+}
+
 // NodeState is a node's condition as operators see it.
 type NodeState string
 
