@@ -1,0 +1,59 @@
+package hsm
+
+import "encoding/binary"
+
+// Context says what an envelope's content is and whose. It is authenticated,
+// not secret, and not stored in the envelope: whoever opens must know it.
+// Build it with the constructors of this file only. The empty Context is
+// refused by Seal and Open.
+type Context []byte
+
+// Kinds of a node's own keys.
+const (
+	NodeKeyIdentity  = "identity"
+	NodeKeyAuxiliary = "auxiliary"
+)
+
+const (
+	labelShare   = "mpc hsm context share v1"
+	labelNodeKey = "mpc hsm context node key v1"
+
+	maxNodeID  = 128
+	maxContext = 1024
+)
+
+// ShareContext is the context of share `index` (from 1) of the account whose
+// public record has the given SHA-256 hash.
+//
+// Encoding: fields(label, index as 1 byte, hash as 32 bytes).
+func ShareContext(index uint8, recordHash [32]byte) Context {
+	return fields([]byte(labelShare), []byte{index}, recordHash[:])
+}
+
+// NodeKeyContext is the context of a node's own wrapped key. kind is
+// NodeKeyIdentity or NodeKeyAuxiliary, nodeID has 1 to 128 bytes; anything else
+// gives the empty Context, which Seal and Open refuse.
+//
+// Encoding: fields(label, kind, mount ID as 16 bytes, node ID, generation as
+// 8 bytes big-endian).
+func NodeKeyContext(kind string, mountID [16]byte, nodeID string, generation uint64) Context {
+	if kind != NodeKeyIdentity && kind != NodeKeyAuxiliary {
+		return nil
+	}
+	if len(nodeID) == 0 || len(nodeID) > maxNodeID {
+		return nil
+	}
+	return fields([]byte(labelNodeKey), []byte(kind), mountID[:], []byte(nodeID),
+		binary.BigEndian.AppendUint64(nil, generation))
+}
+
+// fields joins byte strings, each behind its length as 4 bytes big-endian, so
+// that two different lists never give the same bytes.
+func fields(parts ...[]byte) []byte {
+	var out []byte
+	for _, p := range parts {
+		out = binary.BigEndian.AppendUint32(out, uint32(len(p)))
+		out = append(out, p...)
+	}
+	return out
+}

@@ -1,0 +1,168 @@
+package hsm
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/hpke"
+	"errors"
+	"fmt"
+	"slices"
+
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// KeyExchanger does elliptic-curve Diffie-Hellman with a private key that it
+// does not give away.
+type KeyExchanger interface {
+	// ECDH returns the X coordinate of the shared point, 32 bytes big-endian
+	// with leading zeros (hpke-p256). The caller wipes it. It must be safe for
+	// concurrent use and end when ctx does.
+	ECDH(ctx context.Context, key WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error)
+}
+
+// Open opens an envelope that was sealed in context c, with the first of keys
+// that it is sealed to, and returns the content and that key's version. It asks
+// x for exactly one ECDH and never falls back to another key or suite.
+//
+// Errors: ErrEnvelope, ErrUnknownKeyVersion, ErrNeedsCustodyKey, ErrOpen, and
+// whatever x returned. It may be called concurrently if x may.
+func Open(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, envelope []byte) (*secret.Bytes, uint32, error) {
+	e, err := parseFor(c, envelope)
+	if err != nil {
+		return nil, 0, err
+	}
+	if e.Custody() {
+		return nil, 0, fmt.Errorf("%w: let its owner take part, the token alone is not enough", ErrNeedsCustodyKey)
+	}
+	k1, version, err := openKey(ctx, x, keys, c, e)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer k1.Wipe()
+	aead, err := contentAEAD(c, k1)
+	if err != nil {
+		return nil, 0, err
+	}
+	plaintext, err := aead.Open(nil, e.Nonce[:], e.Ciphertext, c)
+	if err != nil {
+		return nil, 0, ErrOpen
+	}
+	return secret.New(plaintext), version, nil
+}
+
+// Rewrap replaces the seals for wrapping domains by seals to newKeys and leaves
+// content and custody key alone; the content is not decrypted. It opens with
+// keys as Open does.
+//
+// k₁ stays the same: whoever kept an old envelope and the old wrapping key can
+// still open the new one's content. Destroy the old key, or seal anew.
+func Rewrap(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, envelope []byte, newKeys []WrappingKey) ([]byte, error) {
+	e, err := parseFor(c, envelope)
+	if err != nil {
+		return nil, err
+	}
+	k1, _, err := openKey(ctx, x, keys, c, e)
+	if err != nil {
+		return nil, err
+	}
+	defer k1.Wipe()
+	seals, err := sealKey(k1, newKeys, c)
+	if err != nil {
+		return nil, err
+	}
+	e.Holders[0].Seals = seals
+	return e.Marshal()
+}
+
+func parseFor(c Context, envelope []byte) (*Envelope, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return ParseEnvelope(envelope)
+}
+
+// openKey recovers k₁ and says with which version of the wrapping key.
+func openKey(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, e *Envelope) (*secret.Bytes, uint32, error) {
+	key, seal, err := choose(keys, e.Seals())
+	if err != nil {
+		return nil, 0, err
+	}
+	point, err := key.point()
+	if err != nil {
+		return nil, 0, err
+	}
+	a := &exchange{ctx: ctx, x: x, key: key, point: point}
+	defer a.wipe()
+	sk, err := hpke.NewDHKEMPrivateKey(a)
+	if err != nil {
+		return nil, 0, fmt.Errorf("hsm: opening with %s: %w", key.name(), err)
+	}
+	r, err := hpke.NewRecipient(seal.Sealed[:pointSize], sk, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
+	if a.err != nil {
+		return nil, 0, fmt.Errorf("hsm: opening with %s: %w", key.name(), a.err)
+	}
+	if err != nil { // the encapsulated key is not a point
+		return nil, 0, ErrOpen
+	}
+	k, err := r.Open(c, seal.Sealed[pointSize:])
+	if err != nil {
+		return nil, 0, ErrOpen
+	}
+	return secret.New(k), key.Version, nil
+}
+
+// choose picks the first of keys that the envelope is sealed to.
+func choose(keys []WrappingKey, seals []SealedKey) (WrappingKey, SealedKey, error) {
+	for _, key := range keys {
+		i := slices.IndexFunc(seals, func(s SealedKey) bool { return s.Domain == key.Domain && s.Version == key.Version })
+		if i < 0 {
+			continue
+		}
+		if seals[i].Suite != key.Suite {
+			return WrappingKey{}, SealedKey{}, fmt.Errorf("%w: it is sealed to %s with %s, and that key is for %s",
+				ErrEnvelope, key.name(), seals[i].Suite, key.Suite)
+		}
+		return key, seals[i], nil
+	}
+	var names []string
+	for _, s := range seals {
+		names = append(names, fmt.Sprintf("%q version %d", s.Domain, s.Version))
+	}
+	return WrappingKey{}, SealedKey{}, fmt.Errorf("%w: it is sealed to %s; if that version was destroyed, only a recovery copy opens it",
+		ErrUnknownKeyVersion, names)
+}
+
+// exchange lets crypto/hpke use a KeyExchanger as its private key. It serves
+// one opening in one goroutine; it keeps the context in a field because
+// ecdh.KeyExchanger has no place for one.
+type exchange struct {
+	ctx   context.Context
+	x     KeyExchanger
+	key   WrappingKey
+	point *ecdh.PublicKey
+
+	shared *secret.Bytes
+	err    error // what x returned, kept apart from HPKE's own errors
+}
+
+var _ ecdh.KeyExchanger = (*exchange)(nil)
+
+func (a *exchange) PublicKey() *ecdh.PublicKey { return a.point }
+func (a *exchange) Curve() ecdh.Curve          { return a.point.Curve() }
+
+func (a *exchange) ECDH(peer *ecdh.PublicKey) ([]byte, error) {
+	z, err := a.x.ECDH(a.ctx, a.key, peer)
+	if err == nil && z.Len() != keySize {
+		z.Wipe()
+		err = errors.New("the token returned a shared secret of the wrong length")
+	}
+	if err != nil {
+		a.err = err
+		return nil, err
+	}
+	a.shared = z
+	return z.Expose(), nil
+}
+
+// wipe forgets the shared secret; HPKE has derived from it by then.
+func (a *exchange) wipe() { a.shared.Wipe() }

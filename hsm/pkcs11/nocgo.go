@@ -1,0 +1,44 @@
+//go:build !cgo
+
+package pkcs11
+
+import (
+	"context"
+	"crypto/ecdh"
+	"fmt"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+var errNoCgo = fmt.Errorf("%w: this program was built without cgo and cannot load one; use the build with cgo, or remote nodes", ErrModule)
+
+// Token cannot be had without cgo.
+type Token struct{}
+
+var _ hsm.KeyExchanger = (*Token)(nil)
+
+// Open always returns ErrModule.
+func Open(context.Context, Config) (*Token, error) { return nil, errNoCgo }
+
+// Info returns nothing.
+func (*Token) Info() TokenInfo { return TokenInfo{} }
+
+// GenerateWrappingKey always returns ErrModule.
+func (*Token) GenerateWrappingKey(context.Context, string, uint32, string) (hsm.WrappingKey, error) {
+	return hsm.WrappingKey{}, errNoCgo
+}
+
+// Bind always returns ErrModule.
+func (*Token) Bind(context.Context, hsm.WrappingKey) error { return errNoCgo }
+
+// ECDH always returns ErrModule.
+func (*Token) ECDH(context.Context, hsm.WrappingKey, *ecdh.PublicKey) (*secret.Bytes, error) {
+	return nil, errNoCgo
+}
+
+// DestroyWrappingKey always returns ErrModule.
+func (*Token) DestroyWrappingKey(context.Context, []byte) error { return errNoCgo }
+
+// Close does nothing.
+func (*Token) Close() error { return nil }

@@ -1,0 +1,164 @@
+package hsm
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"vault-plugin-secrets-mpc/secret"
+)
+
+const (
+	labelSeal     = "mpc hsm sealed key v1"
+	labelShareKey = "mpc hsm envelope key v1"
+)
+
+// Seal seals plaintext (1 to MaxPlaintext bytes) to each of keys, so that any
+// one of them opens it in the same context. It needs no token. plaintext stays
+// the caller's to wipe. It may be called concurrently.
+func Seal(ctx Context, plaintext *secret.Bytes, keys []WrappingKey) ([]byte, error) {
+	if err := ctx.check(); err != nil {
+		return nil, err
+	}
+	if n := plaintext.Len(); n == 0 || n > MaxPlaintext {
+		return nil, fmt.Errorf("hsm: sealing takes 1 to %d bytes, not %d", MaxPlaintext, n)
+	}
+	k1 := secret.New(make([]byte, keySize))
+	defer k1.Wipe()
+	// crypto/rand never fails: it ends the program instead.
+	_, _ = rand.Read(k1.Expose())
+
+	seals, err := sealKey(k1, keys, ctx)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := contentAEAD(ctx, k1)
+	if err != nil {
+		return nil, err
+	}
+	e := &Envelope{Holders: []Holder{{Kind: HolderDomain, Seals: seals}}}
+	_, _ = rand.Read(e.Nonce[:])
+	e.Ciphertext = aead.Seal(nil, e.Nonce[:], plaintext.Expose(), ctx)
+	return e.Marshal()
+}
+
+// sealKey seals k to each wrapping key, in the envelope's order.
+func sealKey(k *secret.Bytes, keys []WrappingKey, ctx Context) ([]SealedKey, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("hsm: no wrapping key to seal to; make one first")
+	}
+	if len(keys) > maxSeals {
+		return nil, fmt.Errorf("hsm: %d wrapping keys to seal to, at most %d", len(keys), maxSeals)
+	}
+	seals := make([]SealedKey, 0, len(keys))
+	for _, key := range keys {
+		point, err := key.point()
+		if err != nil {
+			return nil, err
+		}
+		pub, err := hpke.NewDHKEMPublicKey(point)
+		if err != nil {
+			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
+		}
+		enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
+		if err != nil {
+			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
+		}
+		ct, err := sender.Seal(ctx, k.Expose())
+		if err != nil {
+			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
+		}
+		seals = append(seals, SealedKey{Suite: key.Suite, Domain: key.Domain, Version: key.Version, Sealed: append(enc, ct...)})
+	}
+	slices.SortFunc(seals, compareSeals)
+	for i := 1; i < len(seals); i++ {
+		if compareSeals(seals[i-1], seals[i]) == 0 {
+			return nil, fmt.Errorf("hsm: two wrapping keys are both called %s version %d", seals[i].Domain, seals[i].Version)
+		}
+	}
+	return seals, nil
+}
+
+// sealInfo is the HPKE info: it binds a seal to the key's name, so that a seal
+// cannot be presented as one for another domain or version.
+//
+// Encoding: fields(label, suite as 1 byte, domain, version as 4 bytes
+// big-endian).
+func sealInfo(key WrappingKey) []byte {
+	return fields([]byte(labelSeal), []byte{byte(key.Suite)}, []byte(key.Domain),
+		binary.BigEndian.AppendUint32(nil, key.Version))
+}
+
+// contentAEAD derives the key that the content is encrypted with: HKDF-SHA256
+// (RFC 5869, no salt) over k₁ ‖ k₂ …, 32 bytes each. One derived key encrypts
+// one content with one random nonce.
+func contentAEAD(ctx Context, ks ...*secret.Bytes) (cipher.AEAD, error) {
+	ikm := make([]byte, 0, keySize*len(ks)) // the full capacity: appending leaves no copy behind
+	defer func() { secret.Wipe(ikm) }()
+	for _, k := range ks {
+		if k.Len() != keySize {
+			return nil, fmt.Errorf("hsm: a holder key of %d bytes, not %d", k.Len(), keySize)
+		}
+		ikm = append(ikm, k.Expose()...)
+	}
+	key, err := hkdf.Key(sha256.New, ikm, nil, string(fields([]byte(labelShareKey), ctx)), keySize)
+	if err != nil {
+		return nil, fmt.Errorf("hsm: deriving the content key: %w", err)
+	}
+	defer secret.Wipe(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("hsm: %w", err)
+	}
+	return cipher.NewGCM(block)
+}
+
+func (c Context) check() error {
+	if len(c) == 0 || len(c) > maxContext {
+		return fmt.Errorf("hsm: a context of %d bytes; build it with ShareContext or NodeKeyContext", len(c))
+	}
+	return nil
+}
+
+// Check says whether k is complete and its public key a point on its curve.
+func (k WrappingKey) Check() error {
+	if len(k.ID) != keyIDSize {
+		return fmt.Errorf("hsm: %s: a key ID of %d bytes, not %d", k.name(), len(k.ID), keyIDSize)
+	}
+	_, err := k.point()
+	return err
+}
+
+const keyIDSize = 16
+
+func (k WrappingKey) name() string {
+	return fmt.Sprintf("wrapping key %q version %d", k.Domain, k.Version)
+}
+
+// point checks everything that sealing depends on. The ID is not: a recipient
+// outside any token has none.
+func (k WrappingKey) point() (*ecdh.PublicKey, error) {
+	switch {
+	case k.Suite != SuiteHPKEP256:
+		return nil, fmt.Errorf("hsm: %s: %s is not supported; use %s", k.name(), k.Suite, SuiteHPKEP256)
+	case len(k.Domain) == 0 || len(k.Domain) > MaxDomain:
+		return nil, fmt.Errorf("hsm: a wrapping domain name has 1 to %d bytes, not %d", MaxDomain, len(k.Domain))
+	case k.Version == 0:
+		return nil, fmt.Errorf("hsm: %s: versions count from 1", k.name())
+	}
+	// NewPublicKey wants the 65-byte uncompressed form and checks the curve
+	// equation; the point at infinity has another length.
+	p, err := ecdh.P256().NewPublicKey(k.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("hsm: %s: bad public key: %w", k.name(), err)
+	}
+	return p, nil
+}
