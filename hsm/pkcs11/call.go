@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	p11 "github.com/miekg/pkcs11"
 )
@@ -185,8 +184,4 @@ func (t *Token) dropSessions() {
 			_ = t.mod.CloseSession(s)
 		}
 	}
-}
-
-func (t *Token) limit(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, d)
 }

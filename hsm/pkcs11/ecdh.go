@@ -43,7 +43,7 @@ func (t *Token) ECDH(ctx context.Context, key hsm.WrappingKey, peer *ecdh.Public
 	if peer == nil || peer.Curve() != ecdh.P256() {
 		return nil, errors.New("pkcs11: the peer's key is not on P-256")
 	}
-	ctx, cancel := t.limit(ctx, t.timeout)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
 	var z *secret.Bytes
 	err := t.retry(ctx, func() error {

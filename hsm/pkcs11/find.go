@@ -42,7 +42,7 @@ func (t *Token) Bind(ctx context.Context, key hsm.WrappingKey) error {
 	if err := key.Check(); err != nil {
 		return err
 	}
-	ctx, cancel := t.limit(ctx, t.timeout*adminFactor)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout*adminFactor)
 	defer cancel()
 	pause := 20 * time.Millisecond
 	for {

@@ -32,7 +32,7 @@ func (t *Token) GenerateWrappingKey(ctx context.Context, domain string, version 
 		return hsm.WrappingKey{}, fmt.Errorf("pkcs11: a wrapping key needs a domain of 1 to %d bytes and a version from 1", hsm.MaxDomain)
 	}
 	_, _ = rand.Read(key.ID)
-	ctx, cancel := t.limit(ctx, t.timeout*adminFactor)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout*adminFactor)
 	defer cancel()
 
 	// The search comes first and may be retried; making keys is not retried,
@@ -53,8 +53,10 @@ func (t *Token) GenerateWrappingKey(ctx context.Context, domain string, version 
 	}
 	err = outward("making "+name(key), err)
 	// The caller's context may be what ended, and a half-made key must go all
-	// the same. DestroyWrappingKey has its own limit.
-	if derr := t.DestroyWrappingKey(context.WithoutCancel(ctx), key.ID); derr != nil && !errors.Is(derr, ErrKeyNotFound) {
+	// the same; the clean-up has a short limit of its own.
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), t.timeout)
+	defer cancel()
+	if derr := t.DestroyWrappingKey(ctx, key.ID); derr != nil && !errors.Is(derr, ErrKeyNotFound) {
 		return hsm.WrappingKey{}, fmt.Errorf("%w; and a part with the ID %x may be left in the token, remove it: %w", err, key.ID, derr)
 	}
 	return hsm.WrappingKey{}, fmt.Errorf("%w; nothing is left in the token", err)
@@ -65,6 +67,10 @@ func (t *Token) generate(ctx context.Context, key *hsm.WrappingKey) error {
 	type made struct {
 		pair  pair
 		point []byte
+	}
+	undo := func(s p11.SessionHandle, m made) { // the caller of generate makes sure
+		_ = t.mod.DestroyObject(s, m.pair.private[0])
+		_ = t.mod.DestroyObject(s, m.pair.public[0])
 	}
 	got, err := withSession(ctx, t, true, func(s p11.SessionHandle) (made, error) {
 		pub, priv, err := t.mod.GenerateKeyPair(s,
@@ -77,13 +83,11 @@ func (t *Token) generate(ctx context.Context, key *hsm.WrappingKey) error {
 		if m.point, err = readPoint(t.mod, s, pub); err == nil {
 			err = checkProtection(t.mod, s, priv)
 		}
+		if err != nil {
+			undo(s, m)
+		}
 		return m, err
-	}, func(s p11.SessionHandle, m made) {
-		// The caller left while the token worked, and may have looked for
-		// remains before there were any.
-		_ = t.mod.DestroyObject(s, m.pair.private[0])
-		_ = t.mod.DestroyObject(s, m.pair.public[0])
-	})
+	}, undo) // the caller left while the token worked, and may never look again
 	if err != nil {
 		return err
 	}
@@ -135,7 +139,7 @@ func (t *Token) DestroyWrappingKey(ctx context.Context, id []byte) error {
 	if len(id) != keyIDSize {
 		return fmt.Errorf("pkcs11: a key ID has %d bytes, not %d; nothing was destroyed", keyIDSize, len(id))
 	}
-	ctx, cancel := t.limit(ctx, t.timeout*adminFactor)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout*adminFactor)
 	defer cancel()
 	t.forget(id)
 	destroyed := 0

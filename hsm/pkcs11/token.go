@@ -77,7 +77,7 @@ func open(ctx context.Context, cfg Config, load func(path string) (module, error
 	for range cfg.Sessions {
 		t.permits <- struct{}{}
 	}
-	ctx, cancel := t.limit(ctx, t.timeout*adminFactor)
+	ctx, cancel := context.WithTimeout(ctx, t.timeout*adminFactor)
 	defer cancel()
 	return await(ctx, func() (*Token, error) {
 		return t, t.start(cfg, load)
@@ -224,7 +224,7 @@ func (t *Token) Close() error {
 	t.mu.Unlock()
 	close(t.done)
 
-	ctx, cancel := t.limit(context.Background(), t.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), t.timeout)
 	defer cancel()
 	for _, permits := range append([]chan struct{}{t.admin}, repeat(t.permits)...) {
 		select {

@@ -1,0 +1,7 @@
+// Package hsmtest tests tokens: Run is one conformance suite for everything
+// that holds wrapping keys, Fake is a token in memory for unit tests, and
+// SoftHSM makes a throwaway real token.
+//
+// Border: for tests only. Nothing that ships may import it; a Fake protects
+// nothing.
+package hsmtest

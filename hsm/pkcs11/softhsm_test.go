@@ -1,0 +1,294 @@
+//go:build cgo
+
+package pkcs11_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/hsmtest"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+func TestSoftHSM(t *testing.T) {
+	soft := hsmtest.SoftHSM(t)
+	hsmtest.Run(t, hsmtest.Harness{
+		Label: soft.Label, PIN: string(soft.PIN().Expose()),
+		Open: func(ctx context.Context, label string, pin *secret.Bytes) (hsmtest.Token, error) {
+			tok, err := pkcs11.Open(ctx, pkcs11.Config{Module: soft.Module, Label: label, PIN: pin})
+			if err != nil {
+				return nil, err
+			}
+			if info := tok.Info(); info.Label != label || info.Serial == "" || !info.PINChecked {
+				t.Errorf("info %+v", info)
+			}
+			return tok, nil
+		},
+		Plant: func(t *testing.T, id []byte) { plant(t, soft, id) },
+	})
+}
+
+func open(t *testing.T, soft hsmtest.SoftToken) *pkcs11.Token {
+	t.Helper()
+	tok, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: soft.Module, Label: soft.Label, PIN: soft.PIN()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tok.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tok
+}
+
+// rawSession works on the token past the package under test. Somebody in this
+// process must be logged in.
+func rawSession(t *testing.T, soft hsmtest.SoftToken) (*p11.Ctx, uint, p11.SessionHandle) {
+	t.Helper()
+	c := p11.New(soft.Module)
+	if err := c.Initialize(); !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		t.Fatal(err)
+	}
+	slots, err := c.GetSlotList(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, slot := range slots {
+		if ti, err := c.GetTokenInfo(slot); err == nil && ti.Label == soft.Label {
+			s, err := c.OpenSession(slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.CloseSession(s) })
+			return c, slot, s
+		}
+	}
+	t.Fatal("no token")
+	return nil, 0, 0
+}
+
+// plant makes a key pair under id; change may alter the private template.
+func plant(t *testing.T, soft hsmtest.SoftToken, id []byte, change ...*p11.Attribute) []byte {
+	t.Helper()
+	c, _, s := rawSession(t, soft)
+	private := []*p11.Attribute{
+		p11.NewAttribute(p11.CKA_TOKEN, true),
+		p11.NewAttribute(p11.CKA_PRIVATE, true),
+		p11.NewAttribute(p11.CKA_SENSITIVE, true),
+		p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
+		p11.NewAttribute(p11.CKA_DERIVE, true),
+		p11.NewAttribute(p11.CKA_ID, id),
+	}
+	for _, a := range change {
+		for i := range private {
+			if private[i].Type == a.Type {
+				private[i] = a
+			}
+		}
+	}
+	pub, _, err := c.GenerateKeyPair(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)},
+		[]*p11.Attribute{
+			p11.NewAttribute(p11.CKA_TOKEN, true),
+			p11.NewAttribute(p11.CKA_EC_PARAMS, []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}),
+			p11.NewAttribute(p11.CKA_ID, id),
+		}, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs, err := c.GetAttributeValue(s, pub, []*p11.Attribute{p11.NewAttribute(p11.CKA_EC_POINT, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return attrs[0].Value[2:]
+}
+
+func TestKeyIsProtected(t *testing.T) {
+	soft := hsmtest.SoftHSM(t)
+	tok := open(t, soft)
+	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "wrap-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _, s := rawSession(t, soft)
+	if err := c.FindObjectsInit(s, []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), p11.NewAttribute(p11.CKA_ID, key.ID)}); err != nil {
+		t.Fatal(err)
+	}
+	found, _, err := c.FindObjects(s, 2)
+	if err != nil || len(found) != 1 {
+		t.Fatal(found, err)
+	}
+	if err := c.FindObjectsFinal(s); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.GetAttributeValue(s, found[0], []*p11.Attribute{p11.NewAttribute(p11.CKA_VALUE, nil)}); err == nil {
+		t.Fatalf("the private key can be read: %d bytes", len(v[0].Value))
+	}
+	if err := c.SetAttributeValue(s, found[0], []*p11.Attribute{p11.NewAttribute(p11.CKA_EXTRACTABLE, true)}); err == nil {
+		t.Fatal("the private key can be made extractable")
+	}
+}
+
+func TestUnprotectedKeyIsRefused(t *testing.T) {
+	soft := hsmtest.SoftHSM(t)
+	tok := open(t, soft)
+	for i, a := range []*p11.Attribute{
+		p11.NewAttribute(p11.CKA_SENSITIVE, false),
+		p11.NewAttribute(p11.CKA_EXTRACTABLE, true),
+		p11.NewAttribute(p11.CKA_DERIVE, false),
+		nil, // the control: without a change the same key binds
+	} {
+		id := bytes.Repeat([]byte{byte(i + 1)}, 16)
+		key := hsm.WrappingKey{Domain: "default", Version: 1, Suite: hsm.SuiteHPKEP256, ID: id}
+		if a == nil {
+			key.PublicKey = plant(t, soft, id)
+			if err := tok.Bind(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		key.PublicKey = plant(t, soft, id, a)
+		if err := tok.Bind(t.Context(), key); !errors.Is(err, hsm.ErrKeyMismatch) {
+			t.Errorf("attribute %#x: %v", a.Type, err)
+		}
+	}
+}
+
+// TestSessionLoss: every session of the process goes, and with them the login
+// and all handles, while work is going on.
+func TestSessionLoss(t *testing.T) {
+	soft := hsmtest.SoftHSM(t)
+	tok := open(t, soft)
+	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := hsm.ShareContext(1, [32]byte{})
+	e, err := hsm.Seal(c, secret.New([]byte("share")), []hsm.WrappingKey{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
+			t.Fatal(err)
+		}
+		raw, slot, _ := rawSession(t, soft)
+		if err := raw.CloseAllSessions(slot); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
+		t.Fatalf("after losing every session: %v", err)
+	}
+	raw, slot, _ := rawSession(t, soft)
+	if err := raw.CloseAllSessions(slot); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tok.GenerateWrappingKey(t.Context(), "default", 2, ""); err != nil {
+		t.Fatalf("making a key after losing every session: %v", err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	soft := hsmtest.SoftHSM(t)
+	for name, test := range map[string]struct {
+		cfg  pkcs11.Config
+		want error
+	}{
+		"no module":    {pkcs11.Config{Module: "/no/such/file.so", Label: soft.Label, PIN: soft.PIN()}, pkcs11.ErrModule},
+		"not a module": {pkcs11.Config{Module: soft.Conf, Label: soft.Label, PIN: soft.PIN()}, pkcs11.ErrModule},
+		"no selector":  {pkcs11.Config{Module: soft.Module, PIN: soft.PIN()}, pkcs11.ErrTokenNotFound},
+		"wrong serial": {pkcs11.Config{Module: soft.Module, Label: soft.Label, Serial: "0", PIN: soft.PIN()}, pkcs11.ErrTokenNotFound},
+		"empty PIN":    {pkcs11.Config{Module: soft.Module, Label: soft.Label}, pkcs11.ErrPINIncorrect},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := pkcs11.Open(t.Context(), test.cfg); !errors.Is(err, test.want) {
+				t.Fatalf("got %v, want %v", err, test.want)
+			}
+		})
+	}
+}
+
+// childJob is what TestOtherProcess hands to its child.
+type childJob struct {
+	Module, Label string
+	PIN           []byte
+	Key           hsm.WrappingKey
+	Context       []byte
+	Envelope      []byte
+}
+
+const childEnv = "MPC_HSM_TEST_CHILD"
+
+// TestOtherProcess: a second process binds and uses the key this one made.
+// As a child it is that second process.
+func TestOtherProcess(t *testing.T) {
+	if os.Getenv(childEnv) == "1" {
+		child(t)
+		return
+	}
+	soft := hsmtest.SoftHSM(t)
+	tok := open(t, soft)
+	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := hsm.ShareContext(1, [32]byte{})
+	e, err := hsm.Seal(c, secret.New([]byte("share for the child")), []hsm.WrappingKey{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := json.Marshal(childJob{soft.Module, soft.Label, soft.PIN().Expose(), key, c, e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func() ([]byte, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestOtherProcess$", "-test.v")
+		cmd.Env = append(os.Environ(), childEnv+"=1")
+		cmd.Stdin = bytes.NewReader(job)
+		return cmd.CombinedOutput()
+	}
+	if out, err := run(); err != nil || !bytes.Contains(out, []byte("child opened: share for the child")) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := tok.DestroyWrappingKey(t.Context(), key.ID); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(); err == nil || !bytes.Contains(out, []byte(hsm.ErrKeyNotFound.Error())) {
+		t.Fatalf("after destroying: %v\n%s", err, out)
+	}
+}
+
+func child(t *testing.T) {
+	var job childJob
+	if err := json.NewDecoder(os.Stdin).Decode(&job); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: job.Module, Label: job.Label, PIN: secret.New(job.PIN)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tok.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := tok.Bind(ctx, job.Key); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{job.Key}, job.Context, job.Envelope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("child opened: %s", got.Expose())
+}
