@@ -2,7 +2,8 @@
 # dev.sh start: leaves a dev Vault running with the engine enabled at mpc/ and
 #               a fresh SoftHSM token configured; prints how to use and stop it.
 # dev.sh stop [--quiet]: stops it and removes its folder.
-# State is kept in bin/dev.state: one line with pid, start time and folder.
+# State is kept in bin/dev.state: one line with process ID, its start time,
+# the system's boot ID (process IDs mean nothing after a restart) and folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/softhsm.sh
@@ -14,9 +15,11 @@ state=bin/dev.state
 plugin=bin/plugins/vault-plugin-secrets-mpc
 
 running() {
+	local boot
 	[[ -f "$state" ]] || return 1
-	read -r DEV_PID DEV_START DEV_DIR <"$state"
-	[[ "$(process_start "$DEV_PID" || true)" == "$DEV_START" ]]
+	read -r DEV_PID DEV_START boot DEV_DIR <"$state"
+	[[ "$boot" == "$(</proc/sys/kernel/random/boot_id)" ]] || DEV_PID=
+	[[ -n "$DEV_PID" && "$(process_start "$DEV_PID" || true)" == "$DEV_START" ]]
 }
 
 usage_lines() {
@@ -55,10 +58,11 @@ start() {
 	"$vault" write mpc/config/hsm uri='pkcs11:token=demo?module-name=softhsm' pin=@"$DEV_DIR/pin"
 	(
 		umask 077
+		# shellcheck disable=SC2016 # $PATH is for the shell that reads the file
 		printf 'export VAULT_ADDR=%q\nexport VAULT_TOKEN=%q\nexport PATH=%q:$PATH\n' \
 			"$VAULT_ADDR" "$VAULT_TOKEN" "$(dirname "$vault"):$PWD/bin" >"$DEV_DIR/env"
 	)
-	printf '%s %s %s\n' "$DEV_PID" "$DEV_START" "$DEV_DIR" >"$state"
+	printf '%s %s %s %s\n' "$DEV_PID" "$DEV_START" "$(</proc/sys/kernel/random/boot_id)" "$DEV_DIR" >"$state"
 	trap - EXIT
 	usage_lines "$vault"
 }

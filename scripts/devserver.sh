@@ -18,8 +18,9 @@ DEV_START=
 process_start() {
 	local stat
 	# The name in parentheses may hold spaces: cut up to the last one.
-	# 2>/dev/null comes first: it must cover a failing open, too.
-	{ stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+	# Braces: 2>/dev/null must cover a failing open, too. Not $(<file): when the
+	# file is gone, bash 5.2 exits there under set -e, even in a condition.
+	{ read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
 	stat=${stat##*) }
 	# shellcheck disable=SC2086 # split on purpose: fields 3 and later
 	set -- $stat
@@ -32,7 +33,7 @@ process_start() {
 group_members() {
 	local dir stat
 	for dir in /proc/[0-9]*; do
-		{ stat=$(<"$dir/stat"); } 2>/dev/null || continue
+		{ read -r stat <"$dir/stat"; } 2>/dev/null || continue
 		stat=${stat##*) }
 		# shellcheck disable=SC2086
 		set -- "$1" $stat
@@ -47,7 +48,7 @@ descends_from() {
 	local pid=$1 stat
 	while ((pid > 1)); do
 		((pid != $2)) || return 0
-		{ stat=$(<"/proc/$pid/stat"); } 2>/dev/null || return 1
+		{ read -r stat <"/proc/$pid/stat"; } 2>/dev/null || return 1
 		stat=${stat##*) }
 		read -r _ pid _ <<<"$stat"
 	done
@@ -153,7 +154,10 @@ devserver_register() {
 devserver_stop_processes() {
 	local deadline left faulty=0
 	[[ -n "$DEV_PID" && -n "$DEV_START" ]] || return 0
-	if [[ "$(process_start "$DEV_PID" || true)" == "$DEV_START" ]]; then
+	if process_start "$DEV_PID" >/dev/null; then
+		# An ID that now names another process says that ours, and its group,
+		# are gone: the system reuses no ID of a group that still has members.
+		[[ "$(process_start "$DEV_PID")" == "$DEV_START" ]] || return 0
 		kill -TERM "$DEV_PID" 2>/dev/null || true
 		deadline=$((SECONDS + 10))
 		while process_start "$DEV_PID" >/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
