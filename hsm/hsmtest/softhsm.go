@@ -43,12 +43,15 @@ func SoftHSM(t *testing.T) SoftToken {
 		}
 		t.Skip(missing)
 	}
-	s.Dir = t.TempDir()
+	// Not t.TempDir: it carries the test's name, and a # in it would start a
+	// comment in SoftHSM's configuration.
+	if s.Dir, err = os.MkdirTemp("", "softhsm-test-"); err != nil { // mode 0700
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(s.Dir) })
 	tokens := filepath.Join(s.Dir, "tokens")
-	for _, err := range []error{os.Chmod(s.Dir, 0o700), os.Mkdir(tokens, 0o700)} {
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Mkdir(tokens, 0o700); err != nil {
+		t.Fatal(err)
 	}
 	s.Conf = filepath.Join(s.Dir, "softhsm2.conf")
 	conf := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", tokens)
