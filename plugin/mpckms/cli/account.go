@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) accountCommand() *cobra.Command {
+	cmd := group("account", "Create, list, show, refresh accounts and sign with them")
+	cmd.AddCommand(a.accountListCommand(), a.accountCreateCommand(), a.accountShowCommand(),
+		a.accountSignCommand(), a.accountVerifyCommand(), a.accountRefreshCommand())
+	return cmd
+}
+
+// account is an account as the engine describes it, and the JSON document of
+// `account show` and `account create`. Fields are only ever added.
+type account struct {
+	Name             string            `json:"name"`
+	ID               string            `json:"id"`
+	Algorithm        string            `json:"algorithm"`
+	Threshold        int               `json:"threshold"`
+	Shares           int               `json:"shares"`
+	PublicKey        string            `json:"public_key"` // PEM
+	PublicKeyHex     string            `json:"public_key_hex"`
+	ShareEpoch       uint64            `json:"share_epoch"`
+	EpochID          string            `json:"epoch_id"`
+	WrappingVersion  uint32            `json:"wrapping_version"`
+	State            string            `json:"state"`
+	Created          string            `json:"created_time"`
+	LastRefresh      string            `json:"last_refresh_time"`
+	NextRefresh      string            `json:"next_refresh_time"`
+	RefreshPeriod    seconds           `json:"refresh_period"`
+	LastRefreshError string            `json:"last_refresh_error"`
+	Metadata         map[string]string `json:"metadata"`
+	BirthCertificate any               `json:"birth_certificate"`
+}
+
+func (acc *account) sharing() string {
+	if acc.Threshold == 0 || acc.Shares == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d", acc.Threshold, acc.Shares)
+}
+
+func (acc *account) write(t *text) {
+	period := acc.RefreshPeriod.String()
+	if period == "" {
+		period = "the mount's"
+	}
+	t.pairs("",
+		"Name", acc.Name,
+		"ID", acc.ID,
+		"Algorithm", acc.Algorithm,
+		"Signers", acc.sharing(),
+		"State", acc.State,
+		"Public key", acc.PublicKeyHex,
+		"Share epoch", count64(acc.ShareEpoch),
+		"Epoch ID", acc.EpochID,
+		"Wrapping version", count64(uint64(acc.WrappingVersion)),
+		"Created", acc.Created,
+		"Refresh period", period,
+		"Last refresh", acc.LastRefresh,
+		"Next refresh", acc.NextRefresh,
+		"Last refresh error", acc.LastRefreshError,
+		"Birth certificate", acc.certificate(),
+	)
+	if len(acc.Metadata) > 0 {
+		t.blank()
+		t.line("Metadata")
+		var pairs []string
+		for _, k := range slices.Sorted(maps.Keys(acc.Metadata)) {
+			pairs = append(pairs, k, acc.Metadata[k])
+		}
+		t.pairs("  ", pairs...)
+	}
+	if acc.PublicKey != "" {
+		t.blank()
+		t.block(acc.PublicKey)
+	}
+}
+
+// certificate says that there is one; it is too long for a table.
+func (acc *account) certificate() string {
+	switch cert := acc.BirthCertificate.(type) {
+	case nil:
+		return ""
+	case []any:
+		return fmt.Sprintf("%d node signatures (see -o json)", len(cert))
+	case string:
+		if cert == "" {
+			return ""
+		}
+	}
+	return "present (see -o json)"
+}
+
+// readAccount reads one account.
+func (c *client) readAccount(ctx context.Context, name string) (*account, error) {
+	acc := &account{Name: name}
+	found, err := c.do(ctx, request{
+		what:       fmt.Sprintf("show account %q", name),
+		capability: capRead, path: "accounts/" + name, account: name,
+	}, acc)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, &refusal{what: fmt.Sprintf("cannot show account %q", name),
+			cause: errNotVault, client: c, path: c.mount + "/accounts/" + name}
+	}
+	acc.normalize()
+	return acc, nil
+}
+
+// afterWrite completes what a write answered about an account by reading the
+// account, where the answer does not describe it. The write is done by then, so
+// a token that may not read gets a warning, not an error.
+func (a *app) afterWrite(ctx context.Context, c *client, answer *account, done string) (*account, error) {
+	if answer.PublicKeyHex == "" {
+		full, err := c.readAccount(ctx, answer.Name)
+		var r *refusal
+		switch {
+		case err == nil:
+			return full, nil
+		case errors.As(err, &r) && r.status == http.StatusForbidden:
+			a.note("Warning: account %q was %s, but the token may not read it", answer.Name, done)
+		default:
+			return nil, fmt.Errorf("account %q was %s, but: %w", answer.Name, done, err)
+		}
+	}
+	answer.normalize()
+	return answer, nil
+}
+
+// normalize makes JSON documents stable: an object where nothing was set.
+func (acc *account) normalize() {
+	if acc.Metadata == nil {
+		acc.Metadata = map[string]string{}
+	}
+}
+
+// decodeInfo reads one entry of a list's key_info; nothing there is fine.
+func decodeInfo(raw json.RawMessage, out any) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	return json.Unmarshal(raw, out)
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) accountCreateCommand() *cobra.Command {
+	var (
+		algorithm, refreshPeriod string
+		threshold, shares        int
+		metadata                 []string
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME --algorithm ALGORITHM",
+		Short: "Create an account: nodes generate its key, which never exists as a whole",
+		Example: `  mpckms account create treasury --algorithm bip340-secp256k1
+  mpckms account create hot --algorithm ecdsa-secp256k1 --threshold 2 --shares 3 \
+      --refresh-period 10m --metadata team=payments`,
+		Args: accountArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if algorithm == "" {
+				return usagef(cmd, "--algorithm is needed, for example bip340-secp256k1 or ecdsa-secp256k1")
+			}
+			meta, err := parseMetadata(metadata)
+			if err != nil {
+				return usagef(cmd, "%v", err)
+			}
+			body := map[string]any{"algorithm": algorithm, "threshold": threshold, "shares": shares}
+			if refreshPeriod != "" {
+				body["refresh_period"] = refreshPeriod
+			}
+			if len(meta) > 0 {
+				body["metadata"] = meta
+			}
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			return a.createAccount(cmd, c, args[0], body)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&algorithm, "algorithm", "", "signature scheme and curve: bip340-secp256k1, ecdsa-secp256k1, …")
+	flags.IntVar(&threshold, "threshold", 2, "nodes needed for a signature")
+	flags.IntVar(&shares, "shares", 3, "shares the key consists of")
+	flags.StringVar(&refreshPeriod, "refresh-period", "", "time between share refreshes, such as 10m (default: the mount's)")
+	flags.StringArrayVar(&metadata, "metadata", nil, "a note as key=value; may be repeated")
+	return cmd
+}
+
+func (a *app) createAccount(cmd *cobra.Command, c *client, name string, body map[string]any) error {
+	acc := &account{Name: name}
+	_, err := c.do(cmd.Context(), request{
+		what:       fmt.Sprintf("create account %q", name),
+		capability: capCreate, path: "accounts/" + name, body: body, account: name,
+	}, acc)
+	if err != nil {
+		return err
+	}
+	if acc, err = a.afterWrite(cmd.Context(), c, acc, "created"); err != nil {
+		return err
+	}
+	return a.print(acc, acc.write)
+}
+
+func parseMetadata(pairs []string) (map[string]string, error) {
+	meta := make(map[string]string, len(pairs))
+	for _, pair := range pairs {
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("--metadata takes key=value, not %q", pair)
+		}
+		if _, twice := meta[k]; twice {
+			return nil, fmt.Errorf("--metadata gives %q twice", k)
+		}
+		meta[k] = v
+	}
+	return meta, nil
+}

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// refreshDoc is the JSON document of `account refresh`.
+type refreshDoc struct {
+	Name             string `json:"name"`
+	State            string `json:"state"`
+	PublicKeyHex     string `json:"public_key_hex"`
+	ShareEpoch       uint64 `json:"share_epoch"`
+	EpochID          string `json:"epoch_id"`
+	WrappingVersion  uint32 `json:"wrapping_version"`
+	LastRefresh      string `json:"last_refresh_time"`
+	NextRefresh      string `json:"next_refresh_time"`
+	LastRefreshError string `json:"last_refresh_error"`
+}
+
+func (a *app) accountRefreshCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "refresh NAME",
+		Short: "Replace an account's shares now; its public key stays",
+		Long: `Replace all shares of an account by new ones now, without waiting for its
+refresh period. The public key stays the same; shares of the old epoch no longer
+combine with those of the new one.`,
+		Args: accountArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			name := args[0]
+			acc := &account{Name: name}
+			_, err = c.do(cmd.Context(), request{
+				what:       fmt.Sprintf("refresh account %q", name),
+				capability: capUpdate, path: "accounts/" + name + "/refresh",
+				body: struct{}{}, account: name,
+			}, acc)
+			if err != nil {
+				return err
+			}
+			if acc, err = a.afterWrite(cmd.Context(), c, acc, "refreshed"); err != nil {
+				return err
+			}
+			doc := refreshDoc{
+				Name: name, State: acc.State, PublicKeyHex: acc.PublicKeyHex,
+				ShareEpoch: acc.ShareEpoch, EpochID: acc.EpochID, WrappingVersion: acc.WrappingVersion,
+				LastRefresh: acc.LastRefresh, NextRefresh: acc.NextRefresh, LastRefreshError: acc.LastRefreshError,
+			}
+			return a.print(doc, doc.write)
+		},
+	}
+}
+
+func (doc refreshDoc) write(t *text) {
+	t.pairs("",
+		"Name", doc.Name,
+		"State", doc.State,
+		"Public key", doc.PublicKeyHex,
+		"Share epoch", count64(doc.ShareEpoch),
+		"Epoch ID", doc.EpochID,
+		"Wrapping version", count64(uint64(doc.WrappingVersion)),
+		"Last refresh", doc.LastRefresh,
+		"Next refresh", doc.NextRefresh,
+		"Last refresh error", doc.LastRefreshError,
+	)
+}

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// signDoc is the JSON document of `account sign`.
+type signDoc struct {
+	Name         string       `json:"name"`
+	Signature    string       `json:"signature"` // base64
+	SignatureHex string       `json:"signature_hex"`
+	R            string       `json:"r"`
+	S            string       `json:"s"`
+	V            *json.Number `json:"v"` // null where the scheme has no recovery ID
+	Digest       string       `json:"digest"`
+	PublicKey    string       `json:"public_key"`
+	ShareEpoch   uint64       `json:"share_epoch"`
+	Signers      []signer     `json:"signers"`
+	SessionID    string       `json:"session_id"`
+	Attempts     int          `json:"attempts"`
+}
+
+type signer struct {
+	Index int    `json:"index"`
+	Node  string `json:"node"`
+}
+
+func (a *app) accountSignCommand() *cobra.Command {
+	var (
+		in      inputFlags
+		timeout time.Duration
+		noWait  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "sign NAME (--input TEXT | --input-file FILE | --digest HEX)",
+		Short: "Sign a message or a digest",
+		Long: `Sign a message, or a digest made elsewhere, with an account.
+
+ECDSA needs auxiliary keys that the nodes make after they start. While they are
+not ready, sign shows the nodes' progress on standard error and waits up to
+--timeout.`,
+		Example: `  mpckms account sign treasury --input "hello"
+  mpckms account sign treasury --input-file - < message
+  mpckms account sign hot --digest 0x9f86d0…0a08 -o json`,
+		Args: accountArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if timeout <= 0 {
+				return usagef(cmd, "--timeout must be longer than 0")
+			}
+			body, err := in.body(cmd, a.stdin)
+			if err != nil {
+				return err
+			}
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			doc := signDoc{Name: args[0]}
+			req := request{
+				what:       fmt.Sprintf("sign with account %q", args[0]),
+				capability: capUpdate, path: "sign/" + args[0], body: body, account: args[0],
+			}
+			if err := a.signWaiting(cmd.Context(), c, req, &doc, timeout, noWait); err != nil {
+				return err
+			}
+			if doc.Signers == nil {
+				doc.Signers = []signer{}
+			}
+			return a.print(doc, doc.write)
+		},
+	}
+	in.register(cmd)
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "give up after this long")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not try again while auxiliary keys are being made")
+	return cmd
+}
+
+func (doc signDoc) write(t *text) {
+	signers := make([]string, len(doc.Signers))
+	for i, s := range doc.Signers {
+		signers[i] = fmt.Sprintf("%s (share %d)", s.Node, s.Index)
+	}
+	var v string
+	if doc.V != nil {
+		v = doc.V.String()
+	}
+	attempts := ""
+	if doc.Attempts > 1 {
+		attempts = strconv.Itoa(doc.Attempts)
+	}
+	publicKey, pem := doc.PublicKey, ""
+	if strings.Contains(publicKey, "\n") {
+		publicKey, pem = "", publicKey
+	}
+	t.pairs("",
+		"Account", doc.Name,
+		"Signature", doc.Signature,
+		"Signature hex", doc.SignatureHex,
+		"r", doc.R,
+		"s", doc.S,
+		"v", v,
+		"Digest", doc.Digest,
+		"Public key", publicKey,
+		"Share epoch", count64(doc.ShareEpoch),
+		"Signers", strings.Join(signers, ", "),
+		"Session", doc.SessionID,
+		"Attempts", attempts,
+	)
+	if pem != "" {
+		t.blank()
+		t.block(pem)
+	}
+}

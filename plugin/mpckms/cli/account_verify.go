@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"encoding/base64"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+// verifyDoc is the JSON document of `account verify`.
+type verifyDoc struct {
+	Name  string `json:"name"`
+	Valid bool   `json:"valid"`
+}
+
+func (a *app) accountVerifyCommand() *cobra.Command {
+	var (
+		in        inputFlags
+		signature string
+	)
+	cmd := &cobra.Command{
+		Use:   "verify NAME --signature BASE64 (--input TEXT | --input-file FILE | --digest HEX)",
+		Short: "Ask the engine whether a signature is valid",
+		Long: `Ask the engine whether a signature belongs to a message or digest and an account.
+The exit code is 0 when it is valid and 1 when it is not.`,
+		Args: accountArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := base64.StdEncoding.DecodeString(signature); err != nil || signature == "" {
+				return usagef(cmd, "--signature takes the signature in base64, as 'account sign' prints it")
+			}
+			body, err := in.body(cmd, a.stdin)
+			if err != nil {
+				return err
+			}
+			body["signature"] = signature
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			doc := verifyDoc{Name: args[0]}
+			_, err = c.do(cmd.Context(), request{
+				what:       fmt.Sprintf("verify a signature of account %q", args[0]),
+				capability: capUpdate, path: "verify/" + args[0], body: body, account: args[0],
+			}, &doc)
+			if err != nil {
+				return err
+			}
+			if err := a.print(doc, func(t *text) {
+				t.pairs("", "Account", doc.Name, "Valid", yesNo(doc.Valid))
+			}); err != nil {
+				return err
+			}
+			if !doc.Valid {
+				return &refusal{what: fmt.Sprintf("the signature is not valid for this input and account %q", doc.Name)}
+			}
+			return nil
+		},
+	}
+	in.register(cmd)
+	cmd.Flags().StringVar(&signature, "signature", "", "the signature in base64")
+	return cmd
+}

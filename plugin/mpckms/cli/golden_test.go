@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+const (
+	accountData = `{"name":"treasury","id":"00112233445566778899aabbccddeeff","algorithm":"ecdsa-secp256k1",
+		"threshold":2,"shares":3,"public_key":"-----BEGIN PUBLIC KEY-----\nMFYwEAYH\n-----END PUBLIC KEY-----\n",
+		"public_key_hex":"02aabb","share_epoch":7,"epoch_id":"ffee","wrapping_version":1,"state":"active",
+		"created_time":"2026-01-02T03:04:05Z","last_refresh_time":"2026-01-02T03:14:05Z",
+		"next_refresh_time":"2026-01-02T03:24:05Z","refresh_period":600,"last_refresh_error":"",
+		"metadata":{"team":"payments","desk":"3"},
+		"birth_certificate":[{"node":"local-1","signature":"AA=="},{"node":"local-2","signature":"AQ=="}]}`
+	signData = `{"signature":"MEQ=","signature_hex":"3044","r":"0a","s":"0b","v":1,"digest":"cc",
+		"public_key":"02aabb","share_epoch":7,"signers":[{"index":1,"node":"local-3"},{"index":3,"node":"local-1"}],
+		"session_id":"dd","attempts":2}`
+	hsmData = `{"uri":"pkcs11:token=mpc?module-name=softhsm","module":"softhsm","token_label":"mpc","token_serial":"0123",
+		"token_manufacturer":"SoftHSM project","token_model":"SoftHSM v2","suite":"hpke-p256","wrapping_version":1,"pin_set":true}`
+	node1 = `{"id":"local-1","state":"ready","version":"v0.1.0","pid":41,"identity":"aa","sessions":1,"restarts":0,
+		"hsm":"ok","last_error":"","since":"2026-01-02T03:04:05Z","aux_state":"ready","aux_generation":1,
+		"aux_progress":100,"aux_peers_ready":2,"aux_peers":2}`
+	node2 = `{"id":"local-2","state":"ready","version":"v0.1.0","pid":42,"identity":"bb","sessions":0,"restarts":0,
+		"hsm":"ok","last_error":"","since":"2026-01-02T03:04:05Z","aux_state":"generating","aux_generation":0,
+		"aux_progress":40,"aux_peers_ready":0,"aux_peers":2}`
+	node3 = `{"id":"local-3","state":"restarting","version":"","pid":0,"identity":"cc","sessions":0,"restarts":2,
+		"hsm":"not connected","last_error":"the node's process ended: signal: killed","since":"2026-01-02T03:05:00Z",
+		"aux_state":"none","aux_generation":0,"aux_progress":0,"aux_peers_ready":0,"aux_peers":2}`
+	healthData = `{"initialized":true,"sealed":false,"standby":false,"version":"1.21.0","cluster_name":"c1"}`
+)
+
+// engine is a mount with one account and three nodes.
+func engine(t *testing.T) *server {
+	s := newServer(t)
+	s.on("GET sys/health", raw(200, healthData))
+	s.on("GET sys/internal/ui/mounts/mpc", data(`{"type":"mpc","path":"mpc/","plugin_version":"","running_plugin_version":"v0.1.0"}`))
+	s.on("GET mpc/config/hsm", data(hsmData))
+	s.on("LIST mpc/nodes", data(`{"keys":["local-1","local-2","local-3"]}`))
+	s.on("GET mpc/nodes/local-1", data(node1))
+	s.on("GET mpc/nodes/local-2", data(node2))
+	s.on("GET mpc/nodes/local-3", data(node3))
+	s.on("LIST mpc/accounts", data(`{"keys":["hot","treasury"],"key_info":{"treasury":`+accountData+`,
+		"hot":{"algorithm":"bip340-secp256k1","threshold":3,"shares":5,"state":"active","share_epoch":1}}}`))
+	s.on("GET mpc/accounts/treasury", data(accountData))
+	s.on("PUT mpc/accounts/treasury", data(accountData))
+	s.on("PUT mpc/accounts/treasury/refresh", data(accountData))
+	s.on("PUT mpc/sign/treasury", data(signData))
+	s.on("PUT mpc/verify/treasury", data(`{"valid":true}`))
+	return s
+}
+
+func TestGolden(t *testing.T) {
+	engine(t)
+	for _, test := range []struct {
+		name string
+		args string
+	}{
+		{"version", "version"},
+		{"status", "status"},
+		{"account_list", "account list"},
+		{"account_show", "account show treasury"},
+		{"account_create", "account create treasury --algorithm ecdsa-secp256k1"},
+		{"account_refresh", "account refresh treasury"},
+		{"account_sign", "account sign treasury --input hello"},
+		{"account_verify", "account verify treasury --input hello --signature MEQ="},
+	} {
+		for _, format := range []string{"table", "json"} {
+			t.Run(test.name+"/"+format, func(t *testing.T) {
+				cfg := Config{Args: append(strings.Fields(test.args), "-o", format), Version: "v1.2.3"}
+				res := runConfig(t, cfg)
+				res.want(t, 0)
+				out := res.stdout
+				if format == "json" {
+					var doc map[string]any
+					if err := json.Unmarshal([]byte(out), &doc); err != nil {
+						t.Errorf("stdout is not one JSON document: %v", err)
+					}
+				}
+				// These differ by machine.
+				out = maskBuild(out)
+				out = strings.ReplaceAll(out, vaultAddr(), "http://vault:8200")
+				golden(t, test.name+"."+format, out)
+				if strings.ContainsRune(out, '\x1b') {
+					t.Error("output that is not for a terminal has escape sequences")
+				}
+			})
+		}
+	}
+}
+
+func TestEmptyList(t *testing.T) {
+	s := engine(t)
+	s.on("LIST mpc/accounts", fails(404))
+	res := run(t, "account", "list", "-o", "json")
+	res.want(t, 0)
+	if want := "{\n  \"mount\": \"mpc\",\n  \"accounts\": []\n}\n"; res.stdout != want {
+		t.Errorf("got %q, want %q", res.stdout, want)
+	}
+	if res := run(t, "account", "list"); !strings.Contains(res.stdout, "account create") {
+		t.Errorf("an empty list should say what to do: %q", res.stdout)
+	}
+}
+
+func TestCreateSendsWhatWasAsked(t *testing.T) {
+	s := engine(t)
+	run(t, "account", "create", "treasury", "--algorithm", "bip340-secp256k1", "--threshold", "3", "--shares", "5",
+		"--refresh-period", "10m", "--metadata", "team=payments", "--metadata", "eq=a=b").want(t, 0)
+	calls := s.called("PUT mpc/accounts/treasury")
+	if len(calls) != 1 {
+		t.Fatalf("%d requests, want 1", len(calls))
+	}
+	got, _ := json.Marshal(calls[0].body)
+	want := `{"algorithm":"bip340-secp256k1","metadata":{"eq":"a=b","team":"payments"},"refresh_period":"10m","shares":5,"threshold":3}`
+	if string(got) != want {
+		t.Errorf("sent %s\nwant %s", got, want)
+	}
+}
+
+// A write whose answer does not describe the account reads it; a token that
+// may not read is no failure of the write.
+func TestWriteWithBareAnswer(t *testing.T) {
+	s := engine(t)
+	s.on("PUT mpc/accounts/treasury", raw(204, ""))
+	res := run(t, "account", "create", "treasury", "--algorithm", "x")
+	res.want(t, 0)
+	if !strings.Contains(res.stdout, "02aabb") {
+		t.Errorf("the account was not read: %q", res.stdout)
+	}
+	s.on("GET mpc/accounts/treasury", fails(403, "1 error occurred:\n\t* permission denied\n\n"))
+	run(t, "account", "create", "treasury", "--algorithm", "x").want(t, 0, `was created, but the token may not read it`)
+	s.on("GET mpc/accounts/treasury", fails(400, "broken"))
+	run(t, "account", "create", "treasury", "--algorithm", "x").want(t, 1, `account "treasury" was created, but: cannot show`, "broken")
+}
+
+func TestMountFlagAndEnvironment(t *testing.T) {
+	s := engine(t)
+	s.on("GET team/keys/accounts/a", data(accountData))
+	s.on("GET other/accounts/a", data(accountData))
+	t.Setenv(envMount, "other/")
+	run(t, "account", "show", "a").want(t, 0)
+	run(t, "account", "show", "a", "--mount", "/team/keys/").want(t, 0)
+	if len(s.called("GET other/accounts/a")) != 1 || len(s.called("GET team/keys/accounts/a")) != 1 {
+		t.Errorf("wrong paths: %v", s.calls)
+	}
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// What the engine calls states that the CLI looks at.
+const (
+	nodeReady = "ready"
+	auxReady  = "ready"
+	auxNone   = "none"
+	hsmOK     = "ok"
+)
+
+// node is one MPC node as the engine describes it.
+type node struct {
+	ID            string `json:"id"`
+	State         string `json:"state"`
+	Version       string `json:"version"`
+	PID           int    `json:"pid"`
+	Identity      string `json:"identity"`
+	Sessions      int    `json:"sessions"`
+	Restarts      int    `json:"restarts"`
+	HSM           string `json:"hsm"`
+	LastError     string `json:"last_error"`
+	Since         string `json:"since"`
+	AuxState      string `json:"aux_state"`
+	AuxGeneration uint64 `json:"aux_generation"`
+	AuxProgress   int    `json:"aux_progress"` // percent
+	AuxPeersReady int    `json:"aux_peers_ready"`
+	AuxPeers      int    `json:"aux_peers"`
+}
+
+// working reports whether the node can take part in sessions.
+func (n node) working() bool { return n.State == nodeReady && (n.HSM == hsmOK || n.HSM == "") }
+
+// nodes lists the nodes and reads each of them; where the token may list but
+// not read, the list's own summary is used.
+func (c *client) nodes(ctx context.Context) ([]node, error) {
+	found, err := c.list(ctx, "list the nodes", "nodes")
+	if err != nil {
+		return nil, err
+	}
+	nodes := make([]node, 0, len(found.Keys))
+	for _, id := range found.Keys {
+		n := node{}
+		if err := decodeInfo(found.KeyInfo[id], &n); err != nil {
+			return nil, &refusal{what: fmt.Sprintf("what the list says about node %q cannot be read", id), cause: err}
+		}
+		n.ID = id
+		if !validName(id) {
+			return nil, &refusal{what: fmt.Sprintf("the server lists a node with the name %q, which is not a node name", id)}
+		}
+		_, err := c.do(ctx, request{
+			what: fmt.Sprintf("show node %q", id), capability: capRead, path: "nodes/" + id,
+		}, &n)
+		var r *refusal
+		switch {
+		case err == nil:
+		case errors.As(err, &r) && (r.status == http.StatusForbidden || r.status == http.StatusNotFound):
+			// Not allowed, or gone since the list was made.
+		default:
+			return nil, err
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, nil
+}
+
+func nodeTable(t *text, nodes []node) {
+	rows := make([][]string, len(nodes))
+	for i, n := range nodes {
+		rows[i] = []string{n.ID, n.State, n.aux(), fmt.Sprint(n.Sessions), fmt.Sprint(n.Restarts), n.HSM, n.Version, count(n.PID), n.Since}
+	}
+	t.table("", []string{"NODE", "STATE", "AUXILIARY KEYS", "SESSIONS", "RESTARTS", "HSM", "VERSION", "PID", "SINCE"}, rows)
+	for _, n := range nodes {
+		if n.LastError != "" {
+			t.line(fmt.Sprintf("%s, last error: %s", n.ID, n.LastError))
+		}
+	}
+}
+
+// aux is "ready", or how far the node is: "generating 40 %, 1 of 4 peers".
+func (n node) aux() string {
+	if n.AuxState == auxReady || n.AuxState == auxNone || n.AuxState == "" {
+		return n.AuxState
+	}
+	s := fmt.Sprintf("%s %d %%", n.AuxState, n.AuxProgress)
+	if n.AuxPeers > 0 {
+		s += fmt.Sprintf(", %d of %d peers", n.AuxPeersReady, n.AuxPeers)
+	}
+	return s
+}

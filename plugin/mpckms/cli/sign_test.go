@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"encoding/base64"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const pendingMessage = "auxiliary keys are still being made (local-2 40 %)"
+
+func TestSignInputs(t *testing.T) {
+	s := engine(t)
+	file := filepath.Join(t.TempDir(), "message")
+	binary := "\x00\xffraw\n"
+	if err := os.WriteFile(file, []byte(binary), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	digest := strings.Repeat("ab", 32)
+	for _, test := range []struct {
+		args        []string
+		input, kind string
+		hash        any
+	}{
+		{[]string{"--input", "hello"}, "hello", "raw", nil},
+		{[]string{"--input", ""}, "", "raw", nil},
+		{[]string{"--input", "hello", "--hash-algorithm", "keccak-256"}, "hello", "raw", "keccak-256"},
+		{[]string{"--input-file", file}, binary, "raw", nil},
+		{[]string{"--input-file", "-"}, "from stdin", "raw", nil},
+		{[]string{"--digest", digest}, strings.Repeat("\xab", 32), "digest", nil},
+		{[]string{"--digest", "0x" + digest}, strings.Repeat("\xab", 32), "digest", nil},
+	} {
+		s.calls = nil
+		runConfig(t, Config{
+			Args:  append([]string{"account", "sign", "treasury"}, test.args...),
+			Stdin: strings.NewReader("from stdin"),
+		}).want(t, 0)
+		calls := s.called("PUT mpc/sign/treasury")
+		if len(calls) != 1 {
+			t.Fatalf("%v: %d requests", test.args, len(calls))
+		}
+		body := calls[0].body
+		if body["input"] != base64.StdEncoding.EncodeToString([]byte(test.input)) ||
+			body["message_type"] != test.kind || body["hash_algorithm"] != test.hash {
+			t.Errorf("%v sent %v", test.args, body)
+		}
+	}
+}
+
+func TestSignWithoutRecoveryID(t *testing.T) {
+	s := engine(t)
+	s.on("PUT mpc/sign/treasury", data(`{"signature":"AA==","v":null,"signers":null}`))
+	res := run(t, "account", "sign", "treasury", "--input", "x", "-o", "json")
+	res.want(t, 0)
+	if !strings.Contains(res.stdout, `"v": null`) || !strings.Contains(res.stdout, `"signers": []`) {
+		t.Errorf("unstable document:\n%s", res.stdout)
+	}
+}
+
+// Pending twice, then a signature: progress on stderr, the answer on stdout.
+func TestSignWaitsForAuxiliaryKeys(t *testing.T) {
+	s := engine(t)
+	var tries atomic.Int32
+	s.on("PUT mpc/sign/treasury", func(w http.ResponseWriter, r *http.Request) {
+		if tries.Add(1) <= 2 {
+			// Long enough for the CLI to look at the nodes meanwhile.
+			for range 500 {
+				if len(s.called("GET mpc/nodes/local-3")) > 0 {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(50 * time.Millisecond)
+			fails(409, pendingMessage)(w, r)
+			return
+		}
+		data(signData)(w, r)
+	})
+	res := run(t, "account", "sign", "treasury", "--input", "x", "-o", "json")
+	res.want(t, 0, "Auxiliary keys: local-1 ready, local-2 40 %, local-3 0 %")
+	if !strings.Contains(res.stdout, `"signature": "MEQ="`) || strings.Contains(res.stdout, "Auxiliary") {
+		t.Errorf("stdout:\n%s", res.stdout)
+	}
+	if n := strings.Count(res.stderr, "Auxiliary keys:"); n != 1 {
+		t.Errorf("unchanged progress was shown %d times:\n%s", n, res.stderr)
+	}
+	if tries.Load() != 3 {
+		t.Errorf("%d requests, want 3", tries.Load())
+	}
+}
+
+// A token that may only sign still waits, with the progress of the 409.
+func TestSignWaitsWithoutNodesPermission(t *testing.T) {
+	s := engine(t)
+	s.on("LIST mpc/nodes", fails(403, "permission denied"))
+	var tries atomic.Int32
+	s.on("PUT mpc/sign/treasury", func(w http.ResponseWriter, r *http.Request) {
+		if tries.Add(1) == 1 {
+			fails(409, pendingMessage)(w, r)
+			return
+		}
+		data(signData)(w, r)
+	})
+	run(t, "account", "sign", "treasury", "--input", "x").want(t, 0, "Waiting up to 2m0s: "+pendingMessage)
+}
+
+func TestSignGivesUp(t *testing.T) {
+	s := engine(t)
+	s.on("PUT mpc/sign/treasury", fails(409, pendingMessage))
+	res := run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "100ms")
+	res.want(t, 1, "no signature within 100ms", pendingMessage, "--timeout 10m", "are safe")
+	if n := len(s.called("PUT mpc/sign/treasury")); n < 2 {
+		t.Errorf("%d requests, want several", n)
+	}
+	if res.stdout != "" {
+		t.Errorf("stdout: %q", res.stdout)
+	}
+
+	// The deadline strikes while a request is under way.
+	var tries atomic.Int32
+	release := make(chan struct{})
+	defer close(release)
+	s.on("PUT mpc/sign/treasury", func(w http.ResponseWriter, r *http.Request) {
+		if tries.Add(1) == 1 {
+			fails(409, pendingMessage)(w, r)
+			return
+		}
+		<-release
+	})
+	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "100ms").want(t, 1, "no signature within 100ms", pendingMessage)
+}
+
+func TestSignNoWait(t *testing.T) {
+	s := engine(t)
+	s.on("PUT mpc/sign/treasury", fails(409, pendingMessage))
+	run(t, "account", "sign", "treasury", "--input", "x", "--no-wait").want(t, 1, pendingMessage, "mpckms status")
+	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
+	if n := len(s.called("LIST mpc/nodes")); n != 0 {
+		t.Errorf("--no-wait looked at the nodes %d times", n)
+	}
+}
+
+func TestSignOtherConflict(t *testing.T) {
+	s := engine(t)
+	s.on("PUT mpc/sign/treasury", fails(409, "the account is frozen"))
+	run(t, "account", "sign", "treasury", "--input", "x").want(t, 1, "the account is frozen (status 409)")
+	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
+}

@@ -1,0 +1,36 @@
+// Command mpckms is the command line client of the MPC secrets engine, for
+// users who sign and operators who look after the nodes.
+//
+// Border: it only speaks Vault's HTTP API. It links no PKCS#11 library, no
+// protocol library and no cgo, so it builds with CGO_ENABLED=0 for any
+// workstation. This file wires the process to package cli and nothing else.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"vault-plugin-secrets-mpc/plugin/mpckms/cli"
+)
+
+// version is set at build time with -ldflags "-X main.version=…".
+var version = "dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	// The first signal ends the request in flight; once it was seen, the
+	// default handling is back, so a second one ends the process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return cli.Run(ctx, cli.Config{
+		Args:    os.Args[1:],
+		Version: version,
+		Stdin:   os.Stdin,
+		Stdout:  os.Stdout,
+		Stderr:  os.Stderr,
+	})
+}
