@@ -145,3 +145,10 @@ type Signature struct {
 	// Digest is what was signed: 32 bytes for ECDSA, the message for BIP-340.
 	Digest []byte
 }
+
+// Equal reports whether key is this identity; it accepts what
+// ed25519.PrivateKey.Public returns.
+func (n NodeIdentity) Equal(key any) bool {
+	k, ok := key.(ed25519.PublicKey)
+	return ok && string(k) == string(n[:])
+}

@@ -1,0 +1,76 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// errAuxPending: some member's auxiliary keys are not made or not checked yet.
+var errAuxPending = errors.New("auxiliary keys are not ready")
+
+// refusedError marks a request that is wrong in itself: no other node would
+// take it either.
+type refusedError struct{ err error }
+
+func (e refusedError) Error() string { return e.err.Error() }
+func (e refusedError) Unwrap() error { return e.err }
+
+func refused(format string, args ...any) error { return refusedError{fmt.Errorf(format, args...)} }
+
+// failure translates an error for the coordinator. It is the one place where
+// errors of the HSM, the library and this package become reasons.
+func failure(err error) *nodepb.Failure {
+	f := &nodepb.Failure{Reason: nodepb.Failure_PROTOCOL, Text: err.Error()}
+	var refusal refusedError
+	var abort *mpc.AbortError
+	switch {
+	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput):
+		f.Reason = nodepb.Failure_REFUSED
+	case errors.Is(err, errAuxPending):
+		f.Reason = nodepb.Failure_AUX_PENDING
+	case errors.Is(err, pkcs11.ErrUnavailable), errors.Is(err, pkcs11.ErrTokenNotFound),
+		errors.Is(err, pkcs11.ErrModule), errors.Is(err, errNotSetUp):
+		f.Reason = nodepb.Failure_HSM_UNAVAILABLE
+	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
+		errors.Is(err, hsm.ErrUnknownKeyVersion):
+		f.Reason = nodepb.Failure_WRAPPING_KEY
+	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen), errors.Is(err, frost.ErrShareMismatch):
+		f.Reason = nodepb.Failure_SHARE_UNUSABLE
+	case errors.As(err, &abort):
+		for _, i := range abort.Culprits {
+			f.Culprits = append(f.Culprits, uint32(i))
+		}
+	}
+	return f
+}
+
+// tokenStatus translates token errors of unary calls into gRPC codes that the
+// coordinator maps back.
+func tokenStatus(err error) error {
+	code := codes.Internal
+	switch {
+	case errors.Is(err, pkcs11.ErrPINIncorrect):
+		code = codes.PermissionDenied
+	case errors.Is(err, pkcs11.ErrPINLocked):
+		code = codes.ResourceExhausted
+	case errors.Is(err, pkcs11.ErrTokenNotFound):
+		code = codes.NotFound
+	case errors.Is(err, pkcs11.ErrModule):
+		code = codes.FailedPrecondition
+	case errors.Is(err, pkcs11.ErrUnavailable):
+		code = codes.Unavailable
+	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
+		errors.Is(err, hsm.ErrUnknownKeyVersion), errors.Is(err, hsm.ErrOpen), errors.Is(err, hsm.ErrEnvelope):
+		code = codes.DataLoss
+	}
+	return status.Error(code, err.Error())
+}

@@ -1,0 +1,257 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/mpc/session"
+)
+
+// Session runs one protocol session. It always ends with one Outcome or one
+// Failure, unless the stream itself breaks. A panic ends the session, not the
+// node.
+func (n *Node) Session(stream nodepb.Node_SessionServer) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			// The value may hold secrets of the session: say only that it was.
+			n.cfg.Logger.Error("a session panicked and was ended")
+			err = stream.Send(outFailure(mpc.ErrPanic))
+		}
+	}()
+	select {
+	case n.sessions <- struct{}{}:
+		defer func() { <-n.sessions }()
+	default:
+		return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: &nodepb.Failure{
+			Reason: nodepb.Failure_BUSY, Text: fmt.Sprintf("the node runs %d sessions already", maxSessions)}}})
+	}
+	outcome, err := n.session(stream)
+	if err != nil {
+		if ctxErr := stream.Context().Err(); ctxErr != nil {
+			return ctxErr // the coordinator is gone or no longer interested
+		}
+		return stream.Send(outFailure(err))
+	}
+	return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Outcome{Outcome: outcome}})
+}
+
+func outFailure(err error) *nodepb.SessionOut {
+	return &nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: failure(err)}}
+}
+
+// task is an operation that has been checked and can run once the session has
+// an ID.
+type task interface {
+	// party opens what the operation needs and returns the party to run.
+	party(ctx context.Context, id mpc.SessionID) (mpc.Party, error)
+	// confirms reports whether all parties must arrive at the same record.
+	confirms() bool
+	// record returns the hash of the record arrived at; only if confirms.
+	record(id mpc.SessionID) ([32]byte, error)
+	// outcome is called last.
+	outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcome, error)
+	// wipe clears secrets, however the session ended.
+	wipe()
+}
+
+func (n *Node) session(stream nodepb.Node_SessionServer) (*nodepb.Outcome, error) {
+	ctx := stream.Context()
+	if err := n.ready(); err != nil {
+		return nil, err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return nil, refused("a session begins with its terms")
+	}
+	t, terms, err := n.prepare(start)
+	if err != nil {
+		return nil, err
+	}
+	defer t.wipe()
+
+	channel, err := n.handshake(stream, terms, mpc.Index(start.GetSelf()))
+	if err != nil {
+		return nil, err
+	}
+	party, err := t.party(ctx, channel.ID())
+	if err != nil {
+		return nil, err
+	}
+	defer party.Wipe()
+	r := &run{stream: stream, channel: channel, party: party, task: t, self: mpc.Index(start.GetSelf()),
+		members: terms.Members, confirmed: map[mpc.Index][32]byte{}}
+	if err := r.loop(ctx); err != nil {
+		return nil, err
+	}
+	return t.outcome(ctx, channel.ID())
+}
+
+// handshake exchanges hellos over the coordinator.
+func (n *Node) handshake(stream nodepb.Node_SessionServer, terms session.Terms, self mpc.Index) (*session.Channel, error) {
+	h, hello, err := session.Begin(terms, self, n.identity)
+	if err != nil {
+		return nil, refusedError{err}
+	}
+	err = stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Hello{Hello: &nodepb.Hello{
+		Index: uint32(self), Nonce: hello.Nonce[:], Ephemeral: hello.Ephemeral[:], Signature: hello.Signature[:]}}})
+	if err != nil {
+		return nil, err
+	}
+	in, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if in.GetHellos() == nil {
+		return nil, refused("hellos expected")
+	}
+	hellos := map[mpc.Index]session.Hello{}
+	for _, w := range in.GetHellos().GetHellos() {
+		var hello session.Hello
+		if len(w.GetNonce()) != len(hello.Nonce) || len(w.GetEphemeral()) != len(hello.Ephemeral) ||
+			len(w.GetSignature()) != len(hello.Signature) || w.GetIndex() < 1 || w.GetIndex() > mpc.MaxShares {
+			return nil, session.ErrHello
+		}
+		copy(hello.Nonce[:], w.GetNonce())
+		copy(hello.Ephemeral[:], w.GetEphemeral())
+		copy(hello.Signature[:], w.GetSignature())
+		hellos[mpc.Index(w.GetIndex())] = hello
+	}
+	return h.Complete(hellos)
+}
+
+// run is one session after its handshake. It belongs to one goroutine.
+type run struct {
+	stream    nodepb.Node_SessionServer
+	channel   *session.Channel
+	party     mpc.Party
+	task      task
+	self      mpc.Index
+	members   []session.Member
+	confirmed map[mpc.Index][32]byte // by peers, perhaps before we are done
+	record    *[32]byte              // ours, once we are done
+}
+
+// loop carries messages until the party is done and, where the operation asks
+// for it, every other party has confirmed the same record.
+func (r *run) loop(ctx context.Context) error {
+	out, err := r.party.Start()
+	if err != nil {
+		return err
+	}
+	for {
+		if err := r.send(out); err != nil {
+			return err
+		}
+		if r.party.Done() {
+			done, err := r.confirm()
+			if err != nil || done {
+				return err
+			}
+		}
+		in, err := r.stream.Recv()
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if out, err = r.receive(in.GetMessage()); err != nil {
+			return err
+		}
+	}
+}
+
+// send seals each message to each of its recipients.
+func (r *run) send(out []mpc.Message) error {
+	for _, m := range out {
+		body, err := session.EncodeProtocol(m)
+		if err != nil {
+			return err
+		}
+		for _, member := range r.members {
+			if member.Index == r.self || (!m.Broadcast && member.Index != m.To) {
+				continue
+			}
+			if err := r.sendBody(member.Index, body); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) sendBody(to mpc.Index, body []byte) error {
+	sealed, err := r.channel.Seal(to, body)
+	if err != nil {
+		return err
+	}
+	return r.stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Message{Message: &nodepb.Sealed{
+		From: uint32(r.self), To: uint32(to), Body: sealed}}})
+}
+
+// receive opens one message and hands it to the party.
+func (r *run) receive(sealed *nodepb.Sealed) ([]mpc.Message, error) {
+	if sealed == nil || sealed.GetFrom() < 1 || sealed.GetFrom() > mpc.MaxShares {
+		return nil, session.ErrMessage
+	}
+	from := mpc.Index(sealed.GetFrom())
+	plain, err := r.channel.Open(from, sealed.GetBody())
+	if err != nil {
+		return nil, err
+	}
+	body, err := session.Decode(plain, from, r.self)
+	if err != nil {
+		return nil, &mpc.AbortError{Culprits: []mpc.Index{from}, Err: err}
+	}
+	if body.Kind == session.KindConfirm {
+		r.confirmed[from] = body.Record
+		return nil, nil
+	}
+	return r.party.Step(body.Message)
+}
+
+// confirm tells the others which record we arrived at, once, and reports
+// whether all of them have said the same. It closes the gap the library leaves:
+// the last round's broadcasts are not echoed, so without it two halves of the
+// parties could end with different results.
+func (r *run) confirm() (bool, error) {
+	if !r.task.confirms() {
+		return true, nil
+	}
+	if r.record == nil {
+		hash, err := r.task.record(r.channel.ID())
+		if err != nil {
+			return false, err
+		}
+		r.record = &hash
+		for _, m := range r.members {
+			if m.Index != r.self {
+				if err := r.sendBody(m.Index, session.EncodeConfirm(hash)); err != nil {
+					return false, err
+				}
+			}
+		}
+	}
+	for _, m := range r.members {
+		if m.Index == r.self {
+			continue
+		}
+		hash, ok := r.confirmed[m.Index]
+		if !ok {
+			return false, nil
+		}
+		if hash != *r.record {
+			return false, &mpc.AbortError{Err: errDisagree}
+		}
+	}
+	return true, nil
+}
+
+var errDisagree = errors.New("the parties arrived at different public records")

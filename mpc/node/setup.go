@@ -1,0 +1,211 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// Kinds of a node's own wrapped secrets, part of their envelope's context.
+const (
+	kindIdentity  = "identity"
+	kindAuxiliary = "auxiliary"
+)
+
+// Probe logs in, reports the token and, if asked, makes a wrapping key.
+func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.ProbeReply, error) {
+	if n.ready() == nil {
+		return nil, status.Error(codes.FailedPrecondition, "a node that has been set up cannot probe: its login would hide a wrong PIN")
+	}
+	mountID, err := parseMountID(r.GetMountId())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	token, err := n.cfg.OpenToken(ctx, tokenConfig(r.GetToken()))
+	if err != nil {
+		return nil, tokenStatus(err)
+	}
+	defer token.Close()
+	reply := &nodepb.ProbeReply{Token: tokenInfo(token)}
+	if v := r.GetCreateVersion(); v > 0 {
+		label := fmt.Sprintf("vault-mpc %x v%d", mountID, v)
+		key, err := token.GenerateWrappingKey(ctx, hsm.DefaultDomain, v, label)
+		if err != nil {
+			return nil, tokenStatus(err)
+		}
+		reply.WrappingKey = wrappingKeyToWire(key)
+	}
+	return reply, nil
+}
+
+// Setup logs in, finds the wrapping keys and opens the node's own keys, or
+// makes an identity for a node that has none. It succeeds once.
+func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.SetupReply, error) {
+	n.mu.Lock()
+	if n.setup || n.token != nil {
+		n.mu.Unlock()
+		return nil, status.Error(codes.FailedPrecondition, "the node has been set up already")
+	}
+	n.mu.Unlock()
+
+	mountID, err := parseMountID(r.GetMountId())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if r.GetNodeId() == "" || len(r.GetWrappingKeys()) == 0 {
+		return nil, status.Error(codes.InvalidArgument, "a node needs a name and a wrapping key")
+	}
+	token, err := n.cfg.OpenToken(ctx, tokenConfig(r.GetToken()))
+	if err != nil {
+		return nil, tokenStatus(err)
+	}
+	fresh := &Node{cfg: n.cfg, id: r.GetNodeId(), mountID: mountID, token: token}
+	reply, err := fresh.loadKeys(ctx, r)
+	if err != nil {
+		token.Close()
+		return nil, tokenStatus(err)
+	}
+
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.setup || n.token != nil {
+		token.Close()
+		return nil, status.Error(codes.FailedPrecondition, "the node has been set up already")
+	}
+	n.id, n.mountID, n.token, n.keys = fresh.id, fresh.mountID, fresh.token, fresh.keys
+	n.identity, n.aux, n.setup = fresh.identity, fresh.aux, true
+	return reply, nil
+}
+
+// loadKeys binds the wrapping keys and opens or makes the node's own keys.
+func (n *Node) loadKeys(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.SetupReply, error) {
+	for _, w := range r.GetWrappingKeys() {
+		key := wrappingKeyFromWire(w)
+		if err := n.token.Bind(ctx, key); err != nil {
+			return nil, fmt.Errorf("wrapping key version %d: %w", key.Version, err)
+		}
+		n.keys = append(n.keys, key)
+	}
+	reply := &nodepb.SetupReply{Token: tokenInfo(n.token), Version: n.cfg.Version}
+	if err := n.loadIdentity(ctx, r, reply); err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	if len(r.GetAuxEnvelope()) > 0 {
+		if err := n.loadAuxiliary(ctx, r.GetAuxPublic(), r.GetAuxEnvelope()); err != nil {
+			// Auxiliary keys can be made anew; the node works without them.
+			n.cfg.Logger.Warn("stored auxiliary keys cannot be used, new ones will be made", "error", err)
+		}
+	}
+	return reply, nil
+}
+
+func (n *Node) loadIdentity(ctx context.Context, r *nodepb.SetupRequest, reply *nodepb.SetupReply) error {
+	c := hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0)
+	if len(r.GetIdentityEnvelope()) == 0 {
+		seed := make([]byte, ed25519.SeedSize)
+		if _, err := rand.Read(seed); err != nil {
+			return err
+		}
+		s := secret.New(seed)
+		defer s.Wipe()
+		n.identity = ed25519.NewKeyFromSeed(seed)
+		envelope, _, err := n.seal(c, s)
+		if err != nil {
+			return err
+		}
+		reply.IdentityEnvelope = envelope
+	} else {
+		seed, err := n.open(ctx, c, r.GetIdentityEnvelope())
+		if err != nil {
+			return err
+		}
+		defer seed.Wipe()
+		if seed.Len() != ed25519.SeedSize {
+			return errors.New("the stored seed has a wrong length")
+		}
+		n.identity = ed25519.NewKeyFromSeed(seed.Expose())
+	}
+	public := n.identity.Public().(ed25519.PublicKey)
+	if want := r.GetIdentity(); len(want) > 0 && !public.Equal(ed25519.PublicKey(want)) {
+		return errors.New("the stored identity is not the pinned one")
+	}
+	reply.Identity = public
+	return nil
+}
+
+// self is this node's identity.
+func (n *Node) self() mpc.NodeIdentity {
+	return mpc.NodeIdentity(n.identity.Public().(ed25519.PublicKey))
+}
+
+// SetRoster pins peers. A node that was pinned keeps its identity for as long
+// as this process lives.
+func (n *Node) SetRoster(_ context.Context, r *nodepb.SetRosterRequest) (*nodepb.SetRosterReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range r.GetMembers() {
+		if len(m.GetIdentity()) != ed25519.PublicKeySize || m.GetNodeId() == "" {
+			return nil, status.Error(codes.InvalidArgument, "malformed roster")
+		}
+		id := mpc.NodeIdentity(m.GetIdentity())
+		if old, ok := n.roster[m.GetNodeId()]; ok && old != id {
+			return nil, status.Errorf(codes.FailedPrecondition, "node %s has another identity pinned here", m.GetNodeId())
+		}
+		n.roster[m.GetNodeId()] = id
+	}
+	return &nodepb.SetRosterReply{}, nil
+}
+
+// pinned returns a peer's pinned identity.
+func (n *Node) pinned(nodeID string) (mpc.NodeIdentity, bool) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	id, ok := n.roster[nodeID]
+	return id, ok
+}
+
+func parseMountID(b []byte) (id [16]byte, err error) {
+	if len(b) != len(id) {
+		return id, errors.New("the mount ID has 16 bytes")
+	}
+	copy(id[:], b)
+	return id, nil
+}
+
+func tokenConfig(t *nodepb.Token) pkcs11.Config {
+	return pkcs11.Config{
+		Module: t.GetModulePath(),
+		Label:  t.GetLabel(),
+		Serial: t.GetSerial(),
+		PIN:    secret.New(t.GetPin()),
+	}
+}
+
+func tokenInfo(t Token) *nodepb.TokenInfo {
+	i := t.Info()
+	return &nodepb.TokenInfo{Label: i.Label, Serial: i.Serial, Manufacturer: i.Manufacturer, Model: i.Model}
+}
+
+func wrappingKeyToWire(k hsm.WrappingKey) *nodepb.WrappingKey {
+	return &nodepb.WrappingKey{Domain: k.Domain, Version: k.Version, Suite: uint32(k.Suite),
+		Id: k.ID, PublicKey: k.PublicKey, Label: k.Label}
+}
+
+func wrappingKeyFromWire(w *nodepb.WrappingKey) hsm.WrappingKey {
+	return hsm.WrappingKey{Domain: w.GetDomain(), Version: w.GetVersion(), Suite: hsm.Suite(w.GetSuite()),
+		ID: w.GetId(), PublicKey: w.GetPublicKey(), Label: w.GetLabel()}
+}

@@ -1,0 +1,50 @@
+package node
+
+import (
+	"context"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// Status reports what operators see. It answers at once: no token call is made
+// for it.
+func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusReply, error) {
+	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok"}
+	if err := n.ready(); err != nil {
+		reply.Hsm = err.Error()
+		return reply, nil
+	}
+	reply.AuxState, reply.AuxGeneration, reply.AuxProgress = n.aux.status()
+	return reply, nil
+}
+
+// OpenShare opens a stored share and checks it against the public record. The
+// share is wiped at once.
+func (n *Node) OpenShare(ctx context.Context, r *nodepb.OpenShareRequest) (*nodepb.OpenShareReply, error) {
+	if err := n.checkStored(ctx, r); err != nil {
+		return &nodepb.OpenShareReply{Failure: failure(err)}, nil
+	}
+	return &nodepb.OpenShareReply{}, nil
+}
+
+func (n *Node) checkStored(ctx context.Context, r *nodepb.OpenShareRequest) error {
+	if err := n.ready(); err != nil {
+		return err
+	}
+	record, err := mpc.ParsePublicRecord(r.GetRecord())
+	if err != nil {
+		return refusedError{err}
+	}
+	if r.GetIndex() < 1 || int(r.GetIndex()) > record.Shares {
+		return refused("share %d does not exist", r.GetIndex())
+	}
+	share, err := n.open(ctx, hsm.ShareContext(uint8(r.GetIndex()), record.Hash()), r.GetEnvelope())
+	if err != nil {
+		return err
+	}
+	defer share.Wipe()
+	return frost.CheckShare(record, mpc.Index(r.GetIndex()), share)
+}

@@ -1,0 +1,156 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+const epochLabel = "vault-plugin-secrets-mpc epoch id v1"
+
+// keyTask makes a new share epoch: the first of an account (keygen) or the one
+// after old (refresh).
+type keyTask struct {
+	node     *Node
+	self     mpc.Index
+	old      *mpc.PublicRecord // nil for keygen
+	envelope []byte            // of the old share
+	next     mpc.PublicRecord  // what is known of the new record beforehand
+
+	key   *frost.KeyParty
+	share *mpc.KeyShare
+}
+
+func (n *Node) newKeygen(s *nodepb.Start, self mpc.Index) (task, error) {
+	t := &keyTask{node: n, self: self}
+	t.next = mpc.PublicRecord{
+		Algorithm: mpc.Algorithm(s.GetAlgorithm()),
+		Threshold: int(s.GetThreshold()),
+		Shares:    int(s.GetShares()),
+		Epoch:     1,
+	}
+	for _, f := range []struct {
+		dst, src []byte
+	}{
+		{t.next.AccountID[:], s.GetAccountId()},
+		{t.next.RecipientsHash[:], s.GetRecipientsHash()},
+		{t.next.PolicyHash[:], s.GetPolicyHash()},
+	} {
+		if len(f.src) != len(f.dst) {
+			return nil, refused("malformed key generation request")
+		}
+		copy(f.dst, f.src)
+	}
+	return t, t.checkMembers(s)
+}
+
+func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
+	old, err := mpc.ParsePublicRecord(s.GetRecord())
+	if err != nil {
+		return nil, refusedError{err}
+	}
+	t := &keyTask{node: n, self: self, old: old, envelope: s.GetEnvelope(), next: *old}
+	t.next.Epoch++
+	return t, t.checkMembers(s)
+}
+
+// checkMembers demands all n shares, in order.
+func (t *keyTask) checkMembers(s *nodepb.Start) error {
+	if !t.next.Algorithm.Valid() || t.next.Threshold < mpc.MinThreshold ||
+		t.next.Threshold > t.next.Shares || t.next.Shares > mpc.MaxShares {
+		return refused("%s with threshold %d of %d shares cannot be made", t.next.Algorithm, t.next.Threshold, t.next.Shares)
+	}
+	if len(s.GetMembers()) != t.next.Shares {
+		return refused("%d members for %d shares", len(s.GetMembers()), t.next.Shares)
+	}
+	for k, m := range s.GetMembers() {
+		if m.GetIndex() != uint32(k+1) {
+			return refused("members are not in share order")
+		}
+	}
+	return nil
+}
+
+func (t *keyTask) config(id mpc.SessionID) frost.KeyConfig {
+	return frost.KeyConfig{Self: t.self, Algorithm: t.next.Algorithm, Threshold: t.next.Threshold,
+		Shares: t.next.Shares, SessionID: id}
+}
+
+func (t *keyTask) party(ctx context.Context, id mpc.SessionID) (_ mpc.Party, err error) {
+	if t.old == nil {
+		t.key, err = frost.NewKeygen(t.config(id))
+		return t.key, err
+	}
+	share, err := t.node.open(ctx, hsm.ShareContext(uint8(t.self), t.old.Hash()), t.envelope)
+	if err != nil {
+		return nil, err
+	}
+	defer share.Wipe()
+	t.key, err = frost.NewRefresh(t.config(id), t.old, share)
+	return t.key, err
+}
+
+func (t *keyTask) confirms() bool { return true }
+
+// record completes the new public record from the protocol's result.
+func (t *keyTask) record(id mpc.SessionID) ([32]byte, error) {
+	share, err := t.key.Result()
+	if err != nil {
+		return [32]byte{}, err
+	}
+	t.share = share
+	t.next.PublicShares = share.PublicShares
+	if t.old == nil {
+		t.next.PublicKey = share.PublicKey
+		t.next.ChainCode = share.ChainCode
+	} else if string(share.PublicKey) != string(t.old.PublicKey) {
+		return [32]byte{}, errors.New("the refresh would change the public key")
+	}
+	sum := sha256.Sum256(append([]byte(epochLabel), id[:]...))
+	copy(t.next.EpochID[:], sum[:])
+	if err := frost.CheckRecord(&t.next); err != nil {
+		return [32]byte{}, err
+	}
+	if err := frost.CheckShare(&t.next, t.self, share.Share); err != nil {
+		return [32]byte{}, err
+	}
+	return t.next.Hash(), nil
+}
+
+// outcome wraps the share, opens what it wrapped and endorses the record. The
+// public half of the wrapping key would be enough to wrap; opening proves that
+// this token can.
+func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcome, error) {
+	c := hsm.ShareContext(uint8(t.self), t.next.Hash())
+	envelope, version, err := t.node.seal(c, t.share.Share)
+	if err != nil {
+		return nil, fmt.Errorf("wrapping the share: %w", err)
+	}
+	opened, err := t.node.open(ctx, c, envelope)
+	if err != nil {
+		return nil, fmt.Errorf("opening the share just wrapped: %w", err)
+	}
+	defer opened.Wipe()
+	if !opened.Equal(t.share.Share) {
+		return nil, errors.New("the share just wrapped opens to something else")
+	}
+	return &nodepb.Outcome{
+		SessionId:       id[:],
+		Record:          t.next.Marshal(),
+		Envelope:        envelope,
+		Endorsement:     mpc.Endorse(t.node.identity, &t.next),
+		WrappingVersion: version,
+	}, nil
+}
+
+func (t *keyTask) wipe() {
+	if t.share != nil {
+		t.share.Share.Wipe()
+	}
+}

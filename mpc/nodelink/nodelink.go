@@ -1,0 +1,78 @@
+// Package nodelink is the link between a coordinator and the local nodes it
+// starts as go-plugin subprocesses: the handshake, the gRPC service on it, and
+// the pipe that ends a node when its parent is gone.
+//
+// Border: it carries nodepb; it knows neither what a node does nor who it is.
+package nodelink
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// Name is the plugin's name in the go-plugin set.
+const Name = "node"
+
+// MaxMessage bounds one gRPC message, in bytes. The largest is a node's public
+// auxiliary keys with their proofs, about 85 KiB.
+const MaxMessage = 1 << 20
+
+// parentPipe is the file descriptor of the inherited pipe: the first of
+// exec.Cmd.ExtraFiles.
+const parentPipe = 3
+
+// Handshake keeps a user from starting a node by hand and a node from talking
+// to a coordinator of another protocol version. It is no secret.
+func Handshake() plugin.HandshakeConfig {
+	return plugin.HandshakeConfig{
+		ProtocolVersion:  1,
+		MagicCookieKey:   "VAULT_MPC_NODE",
+		MagicCookieValue: "8f1d6c0e-threshold-node",
+	}
+}
+
+// Plugin implements plugin.GRPCPlugin. Node is set on the node's side only.
+type Plugin struct {
+	plugin.NetRPCUnsupportedPlugin
+	Node nodepb.NodeServer
+}
+
+// GRPCServer implements plugin.GRPCPlugin.
+func (p *Plugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
+	if p.Node == nil {
+		return errors.New("nodelink: no node to serve")
+	}
+	nodepb.RegisterNodeServer(s, p.Node)
+	return nil
+}
+
+// GRPCClient implements plugin.GRPCPlugin.
+func (p *Plugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
+	return nodepb.NewNodeClient(c), nil
+}
+
+// ExitWithParent ends this process when the pipe inherited from the parent is
+// closed, which happens however the parent ends. It returns an error when there
+// is no such pipe; the process should then not go on.
+func ExitWithParent(exit func()) error {
+	f := os.NewFile(parentPipe, "parent")
+	if f == nil {
+		return errors.New("nodelink: no pipe from a parent; nodes are started by the plugin")
+	}
+	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return errors.New("nodelink: file descriptor 3 is no pipe; nodes are started by the plugin")
+	}
+	go func() {
+		// The parent never writes: anything but blocking means it is gone.
+		_, _ = io.Copy(io.Discard, f)
+		exit()
+	}()
+	return nil
+}

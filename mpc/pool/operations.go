@@ -1,0 +1,200 @@
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// Create makes a new key among Shares nodes.
+func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) {
+	if settings, ok := p.currentSettings(); ok && settings.Local < r.Shares {
+		return nil, &TooFewNodesError{Ready: settings.Local, Needed: r.Shares, Configured: settings.Local}
+	}
+	j := &job{
+		pool: p, operation: "create", n: r.Shares, count: r.Shares, need: r.Shares, seen: mpc.Exposures{},
+		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
+			return &nodepb.Start{
+				Operation: "keygen", Members: members, Self: uint32(a.index),
+				AccountId: r.AccountID[:], Algorithm: string(r.Algorithm),
+				Threshold: uint32(r.Threshold), Shares: uint32(r.Shares),
+				RecipientsHash: r.RecipientsHash[:], PolicyHash: r.PolicyHash[:],
+			}
+		},
+	}
+	chosen, outcomes, err := j.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return agree(chosen, outcomes)
+}
+
+// Refresh makes the next share epoch of an account among all n shares.
+func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error) {
+	record := r.Account.Record.Marshal()
+	n := r.Account.Record.Shares
+	if len(r.Account.Shares) != n {
+		return nil, errors.New("pool: the account's shares are incomplete")
+	}
+	j := &job{
+		pool: p, operation: "refresh", n: n, count: n, need: n, seen: maps.Clone(r.Account.Exposures), expose: r.Expose,
+		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
+			return &nodepb.Start{
+				Operation: "refresh", Members: members, Self: uint32(a.index), Record: record,
+				Envelope: r.Account.Shares[a.index-1].Envelope,
+			}
+		},
+	}
+	chosen, outcomes, err := j.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	result, err := agree(chosen, outcomes)
+	if err != nil {
+		return nil, err
+	}
+	old, next := r.Account.Record, result.Account.Record
+	if next.AccountID != old.AccountID || next.Epoch != old.Epoch+1 || !bytes.Equal(next.PublicKey, old.PublicKey) {
+		return nil, errors.New("refresh: the new record is not this account's next epoch; the old shares stay in force")
+	}
+	return result, nil
+}
+
+// agree checks that all n nodes report the same record and have endorsed it.
+func agree(chosen []assignment, outcomes map[mpc.Index]*nodepb.Outcome) (*KeyResult, error) {
+	result := &KeyResult{}
+	var first []byte
+	for _, a := range chosen {
+		o := outcomes[a.index]
+		if first == nil {
+			first = o.GetRecord()
+			record, err := mpc.ParsePublicRecord(first)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", a.node.id, err)
+			}
+			result.Account = mpc.Account{Record: *record, Exposures: mpc.Exposures{}}
+			result.WrappingVersion = o.GetWrappingVersion()
+			if len(o.GetSessionId()) != len(result.SessionID) {
+				return nil, fmt.Errorf("%s: malformed session ID", a.node.id)
+			}
+			copy(result.SessionID[:], o.GetSessionId())
+		}
+		if !bytes.Equal(first, o.GetRecord()) || !bytes.Equal(result.SessionID[:], o.GetSessionId()) ||
+			o.GetWrappingVersion() != result.WrappingVersion {
+			return nil, fmt.Errorf("%s arrived at another result", a.node.id)
+		}
+		if !mpc.VerifyEndorsement(a.node.identity, &result.Account.Record, o.GetEndorsement()) {
+			return nil, fmt.Errorf("%s did not endorse the record", a.node.id)
+		}
+		result.Certificate = append(result.Certificate, Endorsement{NodeID: a.node.id, Identity: a.node.identity, Signature: o.GetEndorsement()})
+		result.Account.Shares = append(result.Account.Shares, mpc.WrappedShare{Index: a.index, Envelope: o.GetEnvelope()})
+		result.Account.Exposures[a.node.identity] = a.index
+	}
+	if len(result.Account.Shares) != result.Account.Record.Shares {
+		return nil, errors.New("the session did not produce all shares")
+	}
+	return result, nil
+}
+
+// Sign makes one signature with t of the n shares, and tries again with other
+// nodes when one fails.
+func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
+	record := &r.Account.Record
+	if len(r.Account.Shares) != record.Shares {
+		return nil, errors.New("pool: the account's shares are incomplete")
+	}
+	message, err := mpc.SigningInput(record.Algorithm, r.MessageType, r.Hash, r.Input)
+	if err != nil {
+		return nil, err
+	}
+	encoded := record.Marshal()
+	j := &job{
+		pool: p, operation: "sign", n: record.Shares, count: record.Threshold, need: 1,
+		seen: maps.Clone(r.Account.Exposures), expose: r.Expose,
+		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
+			return &nodepb.Start{
+				Operation: "sign", Members: members, Self: uint32(a.index), Record: encoded,
+				Envelope: r.Account.Shares[a.index-1].Envelope,
+				Input:    r.Input, MessageType: string(r.MessageType), HashAlgorithm: string(r.Hash),
+			}
+		},
+	}
+	if record.Algorithm.NeedsAuxiliaryKeys() {
+		p.demandAuxiliary(j)
+	}
+	chosen, outcomes, err := j.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range outcomes { // one is enough: it is verified here
+		result := &SignResult{Attempts: j.attempts, Signature: mpc.Signature{
+			Bytes: o.GetSignature(), RecoveryID: int(o.GetRecoveryId()), Digest: message}}
+		copy(result.Signature.R[:], o.GetR())
+		copy(result.Signature.S[:], o.GetS())
+		copy(result.SessionID[:], o.GetSessionId())
+		for _, a := range chosen {
+			result.Signers = append(result.Signers, mpc.Signer{Index: a.index, NodeID: a.node.id})
+		}
+		slices.SortFunc(result.Signers, func(a, b mpc.Signer) int { return int(a.Index) - int(b.Index) })
+		if err := checkSignature(record, message, &result.Signature); err != nil {
+			return nil, err
+		}
+		return result, nil
+	}
+	return nil, errors.New("pool: a session without an outcome")
+}
+
+// OpenCheck has each share opened from its stored form by a node that has
+// handled it already. An error that wraps ErrShareUnusable means a share that
+// does not open; other errors mean that the check could not be made.
+func (p *Pool) OpenCheck(ctx context.Context, a mpc.Account) error {
+	record := a.Record.Marshal()
+	for _, share := range a.Shares {
+		client, id, err := p.holder(ctx, a.Exposures, share.Index)
+		if err != nil {
+			return err
+		}
+		reply, err := client.OpenShare(ctx, &nodepb.OpenShareRequest{Record: record, Index: uint32(share.Index), Envelope: share.Envelope})
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		switch f := reply.GetFailure(); {
+		case f == nil:
+		case f.GetReason() == nodepb.Failure_SHARE_UNUSABLE:
+			return fmt.Errorf("%w: share %d on %s: %s", ErrShareUnusable, share.Index, id, f.GetText())
+		case f.GetReason() == nodepb.Failure_HSM_UNAVAILABLE:
+			return fmt.Errorf("%w: %s: %s", ErrHSMUnavailable, id, f.GetText())
+		default:
+			return fmt.Errorf("%s: %s", id, f.GetText())
+		}
+	}
+	return nil
+}
+
+// holder waits for a ready node that has seen share i.
+func (p *Pool) holder(ctx context.Context, seen mpc.Exposures, i mpc.Index) (nodepb.NodeClient, string, error) {
+	for {
+		nodes, _, changed, err := p.ready()
+		if err != nil {
+			return nil, "", err
+		}
+		for _, n := range nodes {
+			if c, ok := n.candidate(); ok && seen[c.identity] == i {
+				if client := n.client(); client != nil {
+					return client, n.id, nil
+				}
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, "", &NoEligibleNodeError{Index: i}
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+)
+
+// Config configures a pool.
+type Config struct {
+	// Store keeps the nodes' wrapped keys.
+	Store  KeyStore
+	Logger hclog.Logger
+	// Executable is run with the argument "node" to start a local node;
+	// default /proc/self/exe, since the file may have been replaced since its
+	// checksum was verified.
+	Executable string
+	// Env is the whole environment of local nodes; see NodeEnv.
+	Env []string
+	// RestartMin and RestartMax bound the pause before a node that ended is
+	// started again; defaults 100 ms and 15 s. It doubles while a node keeps
+	// ending within a minute.
+	RestartMin, RestartMax time.Duration
+}
+
+// Pool runs nodes and uses them. All methods may be called concurrently.
+type Pool struct {
+	cfg    Config
+	launch launcher
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	settings *Settings
+	nodes    map[string]*localNode
+	// changed is closed and replaced whenever a node's readiness changes.
+	changed chan struct{}
+	closed  bool
+}
+
+// New returns a pool without nodes; Apply starts them.
+func New(cfg Config) *Pool {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if cfg.Executable == "" {
+		cfg.Executable = "/proc/self/exe"
+	}
+	if cfg.RestartMin <= 0 {
+		cfg.RestartMin = 100 * time.Millisecond
+	}
+	if cfg.RestartMax <= 0 {
+		cfg.RestartMax = 15 * time.Second
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Pool{
+		cfg:     cfg,
+		launch:  launcher{executable: cfg.Executable, env: cfg.Env, logger: cfg.Logger},
+		ctx:     ctx,
+		cancel:  cancel,
+		nodes:   map[string]*localNode{},
+		changed: make(chan struct{}),
+	}
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		p.auxiliaryLoop()
+	}()
+	return p
+}
+
+// Apply starts, stops or restarts nodes so that they fit the settings. It does
+// not wait for them to be ready. A new PIN alone restarts only nodes that
+// failed with the old one; the others are logged in already.
+func (p *Pool) Apply(_ context.Context, s Settings) error {
+	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.ModulePath == "" {
+		return errors.New("pool: incomplete settings")
+	}
+	s.Token.PIN = s.Token.PIN.Clone()
+	s.WrappingKeys = slices.Clone(s.WrappingKeys)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	renew := p.settings != nil && !sameKeys(*p.settings, s)
+	p.settings = &s
+	for i := 1; i <= s.Local; i++ {
+		id := fmt.Sprintf("local-%d", i)
+		n := p.nodes[id]
+		if n != nil && (renew || n.isFailed()) {
+			n.cancel() // its goroutine stops the process and ends
+			n = nil
+		}
+		if n == nil {
+			p.startNodeLocked(id)
+		}
+	}
+	for id, n := range p.nodes {
+		var i int
+		if _, err := fmt.Sscanf(id, "local-%d", &i); err != nil || i > s.Local {
+			n.cancel()
+			delete(p.nodes, id)
+		}
+	}
+	p.notifyLocked()
+	return nil
+}
+
+// sameKeys reports whether running nodes can go on under the new settings.
+func sameKeys(a, b Settings) bool {
+	return a.MountID == b.MountID && a.Token.ModulePath == b.Token.ModulePath &&
+		a.Token.Label == b.Token.Label && a.Token.Serial == b.Token.Serial &&
+		slices.EqualFunc(a.WrappingKeys, b.WrappingKeys, func(x, y hsm.WrappingKey) bool {
+			return x.Version == y.Version && x.Domain == y.Domain && bytes.Equal(x.ID, y.ID)
+		})
+}
+
+// startNodeLocked replaces the entry for id by a new supervised node. An old
+// one under that name was cancelled before; the new one waits for its end, so
+// that a name has one process at most.
+func (p *Pool) startNodeLocked(id string) {
+	old := p.nodes[id]
+	ctx, cancel := context.WithCancel(p.ctx)
+	n := &localNode{pool: p, id: id, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
+	p.nodes[id] = n
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		defer close(n.done)
+		if old != nil {
+			<-old.done
+		}
+		n.supervise(ctx)
+	}()
+}
+
+// Close stops all nodes and waits for them, at most until ctx ends. The pool
+// cannot be used afterwards.
+func (p *Pool) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	done := make(chan struct{})
+	go func() {
+		p.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Nodes returns a snapshot of every node, ordered by name.
+func (p *Pool) Nodes() []NodeStatus {
+	nodes := p.all()
+	out := make([]NodeStatus, 0, len(nodes))
+	for _, n := range nodes {
+		s := n.status()
+		s.Aux.Peers = len(nodes) - 1
+		for _, peer := range nodes {
+			if peer != n && n.accepted(peer) && peer.accepted(n) {
+				s.Aux.PeersReady++
+			}
+		}
+		s.Aux.complete()
+		out = append(out, s)
+	}
+	return out
+}
+
+// all returns the nodes ordered by name.
+func (p *Pool) all() []*localNode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*localNode, 0, len(p.nodes))
+	for _, n := range p.nodes {
+		out = append(out, n)
+	}
+	slices.SortFunc(out, func(a, b *localNode) int {
+		if len(a.id) != len(b.id) {
+			return len(a.id) - len(b.id) // local-2 before local-10
+		}
+		return bytes.Compare([]byte(a.id), []byte(b.id))
+	})
+	return out
+}
+
+// ready returns the nodes that can take part in sessions now, and a channel
+// that is closed when that may have changed.
+func (p *Pool) ready() (nodes []*localNode, configured int, changed <-chan struct{}, err error) {
+	p.mu.Lock()
+	changed, closed, settings := p.changed, p.closed, p.settings
+	p.mu.Unlock()
+	switch {
+	case closed:
+		return nil, 0, nil, ErrClosed
+	case settings == nil:
+		return nil, 0, nil, ErrNotConfigured
+	}
+	all := p.all()
+	for _, n := range all {
+		if n.isReady() {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes, len(all), changed, nil
+}
+
+// notify wakes everybody who waits for a change.
+func (p *Pool) notify() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notifyLocked()
+}
+
+func (p *Pool) notifyLocked() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *Pool) currentSettings() (Settings, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settings == nil {
+		return Settings{}, false
+	}
+	return *p.settings, true
+}

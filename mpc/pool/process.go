@@ -1,0 +1,107 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"vault-plugin-secrets-mpc/mpc/nodelink"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// startTimeout bounds the start of a node process; it takes about 25 ms.
+const startTimeout = 15 * time.Second
+
+// process is one running node subprocess.
+type process struct {
+	client nodepb.NodeClient
+	pid    int
+	plug   *plugin.Client
+	// alive is the write end of the pipe whose closing ends the node.
+	alive *os.File
+	once  sync.Once
+}
+
+// launcher starts node processes.
+type launcher struct {
+	executable string
+	env        []string
+	logger     hclog.Logger
+}
+
+// start executes the plugin's own binary again as a node. The node ends when
+// the pipe closes, so also when this process is killed.
+func (l launcher) start(name string) (*process, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close() // the child has its own copy
+	cmd := exec.Command(l.executable, "node")
+	cmd.ExtraFiles = []*os.File{r}
+	cmd.Env = l.env
+	c := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  nodelink.Handshake(),
+		Plugins:          plugin.PluginSet{nodelink.Name: &nodelink.Plugin{}},
+		Cmd:              cmd,
+		Managed:          true, // main's CleanupClients ends what Close forgot
+		SkipHostEnv:      true,
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		StartTimeout:     startTimeout,
+		Logger:           l.logger.Named(name),
+		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(nodelink.MaxMessage), grpc.MaxCallSendMsgSize(nodelink.MaxMessage))},
+	})
+	p := &process{plug: c, alive: w}
+	conn, err := c.Client()
+	if err != nil {
+		p.stop()
+		return nil, fmt.Errorf("starting node process: %w", err)
+	}
+	raw, err := conn.Dispense(nodelink.Name)
+	if err != nil {
+		p.stop()
+		return nil, fmt.Errorf("starting node process: %w", err)
+	}
+	p.client = raw.(nodepb.NodeClient)
+	p.pid, _ = strconv.Atoi(c.ID()) // the ID of a subprocess is its PID
+	return p, nil
+}
+
+// exited reports whether the process has ended.
+func (p *process) exited() bool { return p.plug.Exited() }
+
+// stop ends the process and waits for it. It may be called more than once and
+// returns well within a second: closing the pipe ends the node at once.
+func (p *process) stop() {
+	p.once.Do(func() {
+		_ = p.alive.Close()
+		p.plug.Kill()
+	})
+}
+
+// waitExit polls until the process has ended or ctx is done.
+func (p *process) waitExit(ctx context.Context, every time.Duration) error {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		if p.exited() {
+			return errors.New("the node process ended")
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// queueLength is how many messages may wait for one node in one session; a
+// session never has that many, so a full queue means a broken peer.
+const queueLength = 512
+
+// participant is one node's part in a session.
+type participant struct {
+	assignment
+	client nodepb.NodeClient
+	start  *nodepb.Start
+}
+
+// ending is how a session ended for the coordinator.
+type ending struct {
+	outcomes map[mpc.Index]*nodepb.Outcome
+	// err is nil when enough outcomes came in.
+	err error
+	// failure is the first failure a node reported, with its reporter.
+	failure  *nodepb.Failure
+	reporter mpc.Index
+	// suspects are the shares whose nodes broke off, stayed silent or were
+	// named by the protocol: other nodes should be tried.
+	suspects []mpc.Index
+}
+
+// event is something one stream produced.
+type event struct {
+	from mpc.Index
+	out  *nodepb.SessionOut
+	err  error
+}
+
+// link is the coordinator's end of one node's stream.
+type link struct {
+	participant
+	stream nodepb.Node_SessionClient
+	queue  chan *nodepb.SessionIn
+	heard  time.Time // of the last message from the node
+	hello  *nodepb.Hello
+}
+
+// runSession routes one session until need outcomes have come in, a node
+// fails, or ctx ends. It returns after all its goroutines have ended.
+func runSession(ctx context.Context, parts []participant, need int) ending {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	events := make(chan event)
+	emit := func(e event) {
+		select {
+		case events <- e:
+		case <-ctx.Done():
+		}
+	}
+	r := &router{links: map[mpc.Index]*link{}, need: need, result: ending{outcomes: map[mpc.Index]*nodepb.Outcome{}}}
+	for _, p := range parts {
+		stream, err := p.client.Session(ctx)
+		if err != nil {
+			r.result.err = fmt.Errorf("%s: %w", p.node.id, err)
+			r.result.suspects = []mpc.Index{p.index}
+			return r.result
+		}
+		l := &link{participant: p, stream: stream, queue: make(chan *nodepb.SessionIn, queueLength), heard: time.Now()}
+		r.links[p.index] = l
+		l.queue <- &nodepb.SessionIn{Kind: &nodepb.SessionIn_Start{Start: p.start}}
+		wg.Add(2)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case m := <-l.queue:
+					if err := l.stream.Send(m); err != nil {
+						return // Recv reports why
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+		go func() {
+			defer wg.Done()
+			for {
+				out, err := l.stream.Recv()
+				emit(event{l.index, out, err})
+				if err != nil {
+					return
+				}
+			}
+		}()
+	}
+	for {
+		select {
+		case e := <-events:
+			if r.handle(e) {
+				return r.result
+			}
+		case <-ctx.Done():
+			r.result.err = ctx.Err()
+			r.result.suspects = r.silent()
+			return r.result
+		}
+	}
+}
+
+// router is the state of one session in the coordinator. One goroutine uses it.
+type router struct {
+	links  map[mpc.Index]*link
+	hellos int
+	need   int
+	result ending
+}
+
+// handle processes one event and reports whether the session is over.
+func (r *router) handle(e event) bool {
+	l := r.links[e.from]
+	if e.err != nil {
+		if r.result.outcomes[e.from] != nil {
+			return false // its stream ended after its outcome
+		}
+		r.result.err = fmt.Errorf("%s broke off: %w", l.node.id, e.err)
+		r.result.suspects = []mpc.Index{e.from}
+		return true
+	}
+	l.heard = time.Now()
+	switch {
+	case e.out.GetHello() != nil:
+		return r.greet(l, e.out.GetHello())
+	case e.out.GetMessage() != nil:
+		return r.forward(l, e.out.GetMessage())
+	case e.out.GetOutcome() != nil:
+		r.result.outcomes[e.from] = e.out.GetOutcome()
+		return len(r.result.outcomes) >= r.need
+	case e.out.GetFailure() != nil:
+		f := e.out.GetFailure()
+		r.result.failure, r.result.reporter = f, e.from
+		r.result.err = fmt.Errorf("%s: %s", l.node.id, f.GetText())
+		for _, c := range f.GetCulprits() {
+			if r.links[mpc.Index(c)] != nil {
+				r.result.suspects = append(r.result.suspects, mpc.Index(c))
+			}
+		}
+		switch f.GetReason() {
+		case nodepb.Failure_HSM_UNAVAILABLE, nodepb.Failure_BUSY, nodepb.Failure_WRAPPING_KEY:
+			r.result.suspects = append(r.result.suspects, e.from)
+		}
+		return true
+	}
+	return r.misbehaves(l, errors.New("an empty message"))
+}
+
+// greet collects hellos and hands all of them to all nodes when complete. A
+// node sees them before any message of another, since queues keep their order.
+func (r *router) greet(l *link, h *nodepb.Hello) bool {
+	if l.hello != nil || h.GetIndex() != uint32(l.index) {
+		return r.misbehaves(l, errors.New("a second hello"))
+	}
+	l.hello = h
+	if r.hellos++; r.hellos < len(r.links) {
+		return false
+	}
+	all := &nodepb.Hellos{}
+	for _, other := range r.links {
+		all.Hellos = append(all.Hellos, other.hello)
+	}
+	for _, other := range r.links {
+		if r.enqueue(other, &nodepb.SessionIn{Kind: &nodepb.SessionIn_Hellos{Hellos: all}}) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *router) forward(l *link, m *nodepb.Sealed) bool {
+	to := r.links[mpc.Index(m.GetTo())]
+	if m.GetFrom() != uint32(l.index) || m.GetTo() > mpc.MaxShares || to == nil || to == l {
+		return r.misbehaves(l, fmt.Errorf("a message from share %d to share %d", m.GetFrom(), m.GetTo()))
+	}
+	return r.enqueue(to, &nodepb.SessionIn{Kind: &nodepb.SessionIn_Message{Message: m}})
+}
+
+func (r *router) enqueue(l *link, m *nodepb.SessionIn) bool {
+	select {
+	case l.queue <- m:
+		return false
+	default:
+		return r.misbehaves(l, errors.New("too many messages waiting for it"))
+	}
+}
+
+func (r *router) misbehaves(l *link, err error) bool {
+	r.result.err = fmt.Errorf("%s: %w", l.node.id, err)
+	r.result.suspects = []mpc.Index{l.index}
+	return true
+}
+
+// silent names who a session that ran out of time was waiting for: nodes that
+// never said hello, or else the one heard of longest ago.
+func (r *router) silent() []mpc.Index {
+	var mute []mpc.Index
+	var oldest *link
+	for i, l := range r.links {
+		if l.hello == nil {
+			mute = append(mute, i)
+		}
+		if oldest == nil || l.heard.Before(oldest.heard) {
+			oldest = l
+		}
+	}
+	if len(mute) > 0 || oldest == nil {
+		return mute
+	}
+	return []mpc.Index{oldest.index}
+}

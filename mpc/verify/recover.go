@@ -1,0 +1,26 @@
+package verify
+
+import (
+	"bytes"
+
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
+	"github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
+)
+
+// Recovers reports whether (r, s, recovery id 0…3) on the digest recovers the
+// SEC 1 compressed public key. The recovery id is bit 0: R.y is odd, bit 1:
+// R.x was reduced by the order (SEC 1 §4.1.6).
+func Recovers(pub, digest []byte, r, s [32]byte, recoveryID int) bool {
+	if recoveryID < 0 || recoveryID > 3 || len(digest) != DigestSize {
+		return false
+	}
+	// decred's compact form: 27 + recovery id + 4 for a compressed key, r, s.
+	compact := append([]byte{byte(27 + recoveryID + 4)}, r[:]...)
+	compact = append(compact, s[:]...)
+	key, _, err := ecdsa.RecoverCompact(compact, digest)
+	if err != nil {
+		return false
+	}
+	want, err := secp256k1.ParsePubKey(pub)
+	return err == nil && bytes.Equal(key.SerializeCompressed(), want.SerializeCompressed())
+}
