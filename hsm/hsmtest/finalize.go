@@ -11,7 +11,7 @@ import (
 
 // finalize lets the next test of this process see another token. The library
 // stays loaded.
-func finalize(t *testing.T, path string) {
+func finalize(t testing.TB, path string) {
 	c := p11.New(path)
 	if c == nil {
 		return

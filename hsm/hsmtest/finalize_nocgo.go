@@ -5,4 +5,4 @@ package hsmtest
 import "testing"
 
 // finalize has nothing to do: without cgo nothing was initialised.
-func finalize(*testing.T, string) {}
+func finalize(testing.TB, string) {}

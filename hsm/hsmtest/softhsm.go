@@ -32,7 +32,7 @@ func (s SoftToken) PIN() *secret.Bytes { return secret.Copy([]byte(s.pin)) }
 // of the test the module is finalised (with cgo): close every Token before.
 //
 // Without SoftHSM the test is skipped, or fails if MPC_REQUIRE_SOFTHSM=1.
-func SoftHSM(t *testing.T) SoftToken {
+func SoftHSM(t testing.TB) SoftToken {
 	t.Helper()
 	s := SoftToken{Label: "mpc-test", pin: "4321", Module: softHSMModule()}
 	util, err := exec.LookPath("softhsm2-util")

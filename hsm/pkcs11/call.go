@@ -140,22 +140,37 @@ func (t *Token) releaseSession(s p11.SessionHandle, gen uint64, err error, deliv
 	}
 }
 
-// retry runs attempt, and once more after a fault that recovering can cure.
+// retry runs attempt, and once more after a fault that recovering can cure. A
+// call whose session vanishes while it is inside the module fails with a code
+// that says nothing; such a code is retried only if the sessions turn out to
+// have been lost, and is reported otherwise.
 func (t *Token) retry(ctx context.Context, attempt func() error) error {
+	gen := t.generation()
 	err := attempt()
 	f := classify(err)
-	if !f.recoverable() {
+	if !f.recoverable() && f != faultVague {
 		return err
 	}
-	if rerr := t.recover(ctx, f); rerr != nil {
+	if rerr := t.recover(ctx, f, gen); rerr != nil {
 		return rerr
+	}
+	if f == faultVague && gen == t.generation() {
+		return err
 	}
 	return attempt()
 }
 
+// generation counts how often the sessions were lost.
+func (t *Token) generation() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.gen
+}
+
 // recover makes sure that the process is logged in, and drops what the fault
-// made doubtful.
-func (t *Token) recover(ctx context.Context, f fault) error {
+// made doubtful. gen is the generation that the faulty attempt began in: of
+// many calls that lost their sessions at once, the first drops for all.
+func (t *Token) recover(ctx context.Context, f fault, gen uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout*adminFactor)
 	defer cancel()
 	if err := t.acquire(ctx, t.admin); err != nil {
@@ -163,7 +178,7 @@ func (t *Token) recover(ctx context.Context, f fault) error {
 	}
 	_, err := await(ctx, func() (struct{}, error) {
 		relogged, err := t.ensureLogin()
-		if err == nil && (relogged || f == faultSession) {
+		if err == nil && (relogged || f == faultSession && gen == t.generation()) {
 			t.dropSessions()
 		}
 		return struct{}{}, err

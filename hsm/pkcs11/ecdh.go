@@ -172,7 +172,7 @@ func (t *Token) probe(ctx context.Context, private p11.ObjectHandle, pub *ecdh.P
 // this package's own retries explains.
 func aboutParameters(err error) bool {
 	_, ok := errors.AsType[p11.Error](err)
-	return ok && classify(err) == faultOther
+	return ok && !classify(err).recoverable() && classify(err) != faultToken
 }
 
 // derPoint is a DER OCTET STRING: 04 41 and the 65-byte point.

@@ -70,9 +70,7 @@ func (t *Token) locate(ctx context.Context, key hsm.WrappingKey) (handle, error)
 	if err != nil {
 		return handle{}, fmt.Errorf("bad public key: %w", err)
 	}
-	t.mu.Lock()
-	gen := t.gen
-	t.mu.Unlock()
+	gen := t.generation()
 	private, err := withSession(ctx, t, true, func(s p11.SessionHandle) (p11.ObjectHandle, error) {
 		p, err := findPair(t.mod, s, key.ID)
 		if err != nil {

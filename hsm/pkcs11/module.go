@@ -49,6 +49,7 @@ type fault int
 const (
 	faultNone    fault = iota
 	faultOther         // report it
+	faultVague         // may be a lost session: look, else report it
 	faultSession       // the session is gone: take a new one, retry once
 	faultLogin         // the login is gone: log in, retry once
 	faultHandle        // the object's handle is stale: find it again, retry once
@@ -74,6 +75,8 @@ func classify(err error) fault {
 		p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED,
 		p11.CKR_SESSION_COUNT, p11.CKR_CRYPTOKI_NOT_INITIALIZED:
 		return faultToken
+	case p11.CKR_GENERAL_ERROR, p11.CKR_FUNCTION_FAILED:
+		return faultVague
 	}
 	return faultOther
 }

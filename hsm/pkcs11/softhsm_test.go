@@ -9,6 +9,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +40,7 @@ func TestSoftHSM(t *testing.T) {
 	})
 }
 
-func open(t *testing.T, soft hsmtest.SoftToken) *pkcs11.Token {
+func open(t testing.TB, soft hsmtest.SoftToken) *pkcs11.Token {
 	t.Helper()
 	tok, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: soft.Module, Label: soft.Label, PIN: soft.PIN()})
 	if err != nil {
@@ -54,7 +56,7 @@ func open(t *testing.T, soft hsmtest.SoftToken) *pkcs11.Token {
 
 // rawSession works on the token past the package under test. Somebody in this
 // process must be logged in.
-func rawSession(t *testing.T, soft hsmtest.SoftToken) (*p11.Ctx, uint, p11.SessionHandle) {
+func rawSession(t testing.TB, soft hsmtest.SoftToken) (*p11.Ctx, uint, p11.SessionHandle) {
 	t.Helper()
 	c := p11.New(soft.Module)
 	if err := c.Initialize(); !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
@@ -196,6 +198,63 @@ func TestSessionLoss(t *testing.T) {
 	}
 	if _, err := tok.GenerateWrappingKey(t.Context(), "default", 2, ""); err != nil {
 		t.Fatalf("making a key after losing every session: %v", err)
+	}
+}
+
+// TestSessionLossUnderLoad: the same while many goroutines work; each request
+// is answered all the same.
+func TestSessionLossUnderLoad(t *testing.T) {
+	soft := hsmtest.SoftHSM(t)
+	tok := open(t, soft)
+	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := hsm.ShareContext(1, [32]byte{})
+	e, err := hsm.Seal(c, secret.New([]byte("share")), []hsm.WrappingKey{key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, slot, _ := rawSession(t, soft)
+	var wg sync.WaitGroup
+	var opened atomic.Int64
+	for range 16 {
+		wg.Go(func() {
+			for range 100 {
+				if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
+					t.Errorf("after %d: %v", opened.Load(), err)
+					return
+				}
+				opened.Add(1)
+			}
+		})
+	}
+	for opened.Load() < 400 && !t.Failed() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := raw.CloseAllSessions(slot); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+}
+
+// BenchmarkOpen opens a share of 32 bytes, as a node does for every signature.
+func BenchmarkOpen(b *testing.B) {
+	soft := hsmtest.SoftHSM(b)
+	tok := open(b, soft)
+	key, err := tok.GenerateWrappingKey(b.Context(), "default", 1, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := hsm.ShareContext(1, [32]byte{})
+	e, err := hsm.Seal(c, secret.New(make([]byte, 32)), []hsm.WrappingKey{key})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, _, err := hsm.Open(b.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
