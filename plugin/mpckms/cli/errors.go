@@ -47,13 +47,12 @@ func (r *refusal) Error() string {
 
 // reason says what happened in one line or what the server said.
 func (r *refusal) reason() string {
-	var netErr net.Error
 	switch {
 	case errors.Is(r.cause, errNotVault) && r.status != 0:
 		return fmt.Sprintf("%v (HTTP status %d)", r.cause, r.status)
 	case errors.Is(r.cause, context.Canceled):
 		return "interrupted"
-	case errors.Is(r.cause, context.DeadlineExceeded) || errors.As(r.cause, &netErr) && netErr.Timeout():
+	case r.timedOut():
 		return "no answer in time"
 	case errors.Is(r.cause, syscall.ECONNREFUSED):
 		return "connection refused by " + r.address()
@@ -158,6 +157,11 @@ func (r *refusal) said(part string) bool {
 		}
 	}
 	return false
+}
+
+func (r *refusal) timedOut() bool {
+	var netErr net.Error
+	return errors.Is(r.cause, context.DeadlineExceeded) || errors.As(r.cause, &netErr) && netErr.Timeout()
 }
 
 func (r *refusal) isSealed() bool {

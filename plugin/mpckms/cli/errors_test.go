@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -148,8 +150,9 @@ func TestNetworkErrors(t *testing.T) {
 		t.Errorf("the address's password was printed:\n%s", res.stderr)
 	}
 
-	tls := httptest.NewTLSServer(http.NotFoundHandler())
-	tls.Config.ErrorLog = nil
+	tls := httptest.NewUnstartedServer(http.NotFoundHandler())
+	tls.Config.ErrorLog = log.New(io.Discard, "", 0)
+	tls.StartTLS()
 	defer tls.Close()
 	t.Setenv("VAULT_MAX_RETRIES", "0")
 	t.Setenv("VAULT_ADDR", tls.URL)

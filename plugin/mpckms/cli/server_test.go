@@ -75,6 +75,12 @@ func (s *server) on(key string, h http.HandlerFunc) {
 	s.answers[key] = h
 }
 
+func (s *server) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = nil
+}
+
 func (s *server) called(key string) (found []call) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +136,7 @@ func runConfig(t *testing.T, cfg Config) result {
 		cfg.retryPause = time.Millisecond
 	}
 	if cfg.progressPause == 0 {
-		cfg.progressPause = time.Millisecond
+		cfg.progressPause = time.Hour // only tests of progress want it
 	}
 	code := Run(t.Context(), cfg)
 	res := result{code, out.String(), errOut.String()}

@@ -34,7 +34,7 @@ func TestSignInputs(t *testing.T) {
 		{[]string{"--digest", digest}, strings.Repeat("\xab", 32), "digest", nil},
 		{[]string{"--digest", "0x" + digest}, strings.Repeat("\xab", 32), "digest", nil},
 	} {
-		s.calls = nil
+		s.forget()
 		runConfig(t, Config{
 			Args:  append([]string{"account", "sign", "treasury"}, test.args...),
 			Stdin: strings.NewReader("from stdin"),
@@ -80,7 +80,7 @@ func TestSignWaitsForAuxiliaryKeys(t *testing.T) {
 		}
 		data(signData)(w, r)
 	})
-	res := run(t, "account", "sign", "treasury", "--input", "x", "-o", "json")
+	res := runWatching(t, "account", "sign", "treasury", "--input", "x", "-o", "json")
 	res.want(t, 0, "Auxiliary keys: local-1 ready, local-2 40 %, local-3 0 %")
 	if !strings.Contains(res.stdout, `"signature": "MEQ="`) || strings.Contains(res.stdout, "Auxiliary") {
 		t.Errorf("stdout:\n%s", res.stdout)
@@ -105,14 +105,14 @@ func TestSignWaitsWithoutNodesPermission(t *testing.T) {
 		}
 		data(signData)(w, r)
 	})
-	run(t, "account", "sign", "treasury", "--input", "x").want(t, 0, "Waiting up to 2m0s: "+pendingMessage)
+	runWatching(t, "account", "sign", "treasury", "--input", "x").want(t, 0, "Waiting up to 2m0s: "+pendingMessage)
 }
 
 func TestSignGivesUp(t *testing.T) {
 	s := engine(t)
 	s.on("PUT mpc/sign/treasury", fails(409, pendingMessage))
-	res := run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "100ms")
-	res.want(t, 1, "no signature within 100ms", pendingMessage, "--timeout 10m", "are safe")
+	res := run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "500ms")
+	res.want(t, 1, "no signature within 500ms", pendingMessage, "--timeout 10m", "are safe")
 	if n := len(s.called("PUT mpc/sign/treasury")); n < 2 {
 		t.Errorf("%d requests, want several", n)
 	}
@@ -131,13 +131,44 @@ func TestSignGivesUp(t *testing.T) {
 		}
 		<-release
 	})
-	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "100ms").want(t, 1, "no signature within 100ms", pendingMessage)
+	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "300ms").want(t, 1, "no signature within 300ms", pendingMessage)
+
+	// The server never answers; the nodes say why, or nothing does.
+	s.on("PUT mpc/sign/treasury", func(http.ResponseWriter, *http.Request) { <-release })
+	runWatching(t, "account", "sign", "treasury", "--input", "x", "--timeout", "300ms").
+		want(t, 1, "no signature within 300ms: auxiliary keys are still being made (local-1 ready, local-2 40 %")
+	s.on("LIST mpc/nodes", fails(403, "permission denied"))
+	runWatching(t, "account", "sign", "treasury", "--input", "x", "--timeout", "300ms").
+		want(t, 1, "no signature within 300ms: no answer in time", "doing it again does no harm")
+}
+
+// A slow signature of a scheme without auxiliary keys says nothing of them.
+func TestSignSlowWithoutAuxiliaryKeys(t *testing.T) {
+	s := engine(t)
+	s.on("GET mpc/accounts/treasury", data(strings.Replace(accountData, "ecdsa-secp256k1", "bip340-secp256k1", 1)))
+	s.on("PUT mpc/sign/treasury", func(w http.ResponseWriter, r *http.Request) {
+		for range 500 {
+			if len(s.called("GET mpc/accounts/treasury")) > 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(50 * time.Millisecond)
+		data(signData)(w, r)
+	})
+	runWatching(t, "account", "sign", "treasury", "--input", "x").want(t, 0)
+	if n := len(s.called("GET mpc/accounts/treasury")); n != 1 {
+		t.Errorf("the account was read %d times, want 1", n)
+	}
+	if n := len(s.called("LIST mpc/nodes")); n != 0 {
+		t.Errorf("the nodes were listed %d times", n)
+	}
 }
 
 func TestSignNoWait(t *testing.T) {
 	s := engine(t)
 	s.on("PUT mpc/sign/treasury", fails(409, pendingMessage))
-	run(t, "account", "sign", "treasury", "--input", "x", "--no-wait").want(t, 1, pendingMessage, "mpckms status")
+	runWatching(t, "account", "sign", "treasury", "--input", "x", "--no-wait").want(t, 1, pendingMessage, "mpckms status")
 	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
 		t.Errorf("%d requests, want 1", n)
 	}
@@ -153,4 +184,10 @@ func TestSignOtherConflict(t *testing.T) {
 	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
 		t.Errorf("%d requests, want 1", n)
 	}
+}
+
+// runWatching is run with progress looked at all the time.
+func runWatching(t *testing.T, args ...string) result {
+	t.Helper()
+	return runConfig(t, Config{Args: args, progressPause: time.Millisecond})
 }

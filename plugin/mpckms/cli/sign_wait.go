@@ -15,7 +15,7 @@ import (
 func (a *app) signWaiting(ctx context.Context, c *client, req request, doc *signDoc, timeout time.Duration, noWait bool) error {
 	waitCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	progress := &progressLine{app: a, client: c}
+	progress := &progressLine{app: a, client: c, account: req.account}
 	var pending *refusal
 	for {
 		found, err := a.signOnce(waitCtx, c, req, doc, progress, noWait)
@@ -29,8 +29,10 @@ func (a *app) signWaiting(ctx context.Context, c *client, req request, doc *sign
 		if !errors.As(err, &r) {
 			return err
 		}
-		if auxiliaryKeysPending(r) {
+		switch {
+		case auxiliaryKeysPending(r):
 			pending = r
+			progress.needed = true
 			r.advice = waitAdvice
 			if noWait {
 				return r
@@ -39,19 +41,17 @@ func (a *app) signWaiting(ctx context.Context, c *client, req request, doc *sign
 				a.note("Waiting up to %s: %s", timeout, strings.Join(r.messages, "; "))
 				progress.shown = true
 			}
-		} else if pending == nil || waitCtx.Err() == nil || ctx.Err() != nil {
+		case ctx.Err() == nil && r.timedOut() && expired(waitCtx):
+			return gaveUp(r, pending, progress.last, timeout)
+		default:
 			return r
 		}
-		// Here keys were pending at the last answer.
 		select {
 		case <-ctx.Done():
 			r.cause = ctx.Err()
 			return r
 		case <-waitCtx.Done():
-			return &refusal{
-				what:   fmt.Sprintf("no signature within %s", timeout),
-				status: pending.status, messages: pending.messages, client: c, req: req, advice: waitAdvice,
-			}
+			return gaveUp(r, pending, progress.last, timeout)
 		case <-time.After(a.retryPause):
 		}
 	}
@@ -59,6 +59,32 @@ func (a *app) signWaiting(ctx context.Context, c *client, req request, doc *sign
 
 const waitAdvice = "The account and its key are safe. Nodes make auxiliary keys once after they start; 'mpckms status'\n" +
 	"shows how far they are. Try again later, or wait longer with --timeout 10m."
+
+// expired reports whether ctx is at its deadline. A dialer or socket that was
+// given the deadline may see it a moment before ctx itself does.
+func expired(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) < 100*time.Millisecond
+}
+
+// gaveUp is the error for a wait that ended without a signature: r ended it,
+// pending is the last answer that named missing keys, progress what the nodes
+// last said; both may be missing.
+func gaveUp(r, pending *refusal, progress string, timeout time.Duration) *refusal {
+	end := &refusal{
+		what:   fmt.Sprintf("no signature within %s", timeout),
+		client: r.client, req: r.req, path: r.path,
+	}
+	switch {
+	case pending != nil:
+		end.status, end.messages, end.advice = pending.status, pending.messages, waitAdvice
+	case progress != "":
+		end.status, end.messages, end.advice = http.StatusConflict, []string{"auxiliary keys are still being made (" + progress + ")"}, waitAdvice
+	default:
+		end.cause = context.DeadlineExceeded
+	}
+	return end
+}
 
 // signOnce sends req once and shows the nodes' progress while it is pending.
 func (a *app) signOnce(ctx context.Context, c *client, req request, doc *signDoc, progress *progressLine, quiet bool) (bool, error) {
@@ -84,20 +110,27 @@ func auxiliaryKeysPending(r *refusal) bool {
 	return r.status == http.StatusConflict && r.said("auxiliary key")
 }
 
+// ecdsaPrefix starts the names of the algorithms that need auxiliary keys.
+const ecdsaPrefix = "ecdsa-"
+
 // progressLine reports how far auxiliary keys are whenever that changes. Only
 // one goroutine at a time uses it: watch, or signWaiting between its calls.
 type progressLine struct {
 	app    *app
 	client *client
-	shown  bool
-	last   string
-	denied bool // the token may not read nodes/
+	// account is asked for its algorithm before anything is shown, unless
+	// needed is already known.
+	account string
+	needed  bool // the signature needs auxiliary keys
+	stopped bool // it does not, or the token may not read nodes/
+	shown   bool
+	last    string
 }
 
-// watch runs until ctx ends. It prints nothing where every node is ready, so
-// that signatures that need no auxiliary keys stay quiet.
+// watch runs until ctx ends. It prints nothing where every node is ready or the
+// account needs no auxiliary keys.
 func (p *progressLine) watch(ctx context.Context) {
-	for !p.denied {
+	for !p.stopped {
 		select {
 		case <-ctx.Done():
 			return
@@ -106,10 +139,20 @@ func (p *progressLine) watch(ctx context.Context) {
 		// Only a report: its warnings and errors are not the caller's.
 		quiet := *p.client
 		quiet.warn = func(string) {}
+		if !p.needed {
+			acc, err := quiet.readAccount(ctx, p.account)
+			if err != nil {
+				return // a 409 may still tell
+			}
+			p.needed = strings.HasPrefix(acc.Algorithm, ecdsaPrefix)
+			if p.stopped = !p.needed; p.stopped {
+				return
+			}
+		}
 		nodes, err := quiet.nodes(ctx)
 		if err != nil {
 			var r *refusal
-			p.denied = errors.As(err, &r) && r.status >= 400 && r.status < 500
+			p.stopped = errors.As(err, &r) && r.status >= 400 && r.status < 500
 			continue
 		}
 		if line := auxProgress(nodes); line != "" && line != p.last {
