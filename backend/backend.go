@@ -1,0 +1,243 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/locksutil"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/rotation"
+)
+
+// defaultVersion is reported to Vault where Config names none.
+const defaultVersion = "v0.1.0"
+
+// Config is what main decides about a backend. NewEngine is required.
+type Config struct {
+	// Version of the plugin as Vault's catalogue shows it, "v" and semantic
+	// version; default v0.1.0.
+	Version string
+	// NewEngine makes the node pool of a mount.
+	NewEngine NewEngineFunc
+	// Modules is the host's list of PKCS#11 modules, "name=path,name=path":
+	// the value of MPC_PKCS11_MODULES. A broken list is reported by
+	// config/hsm, not at start, so that a mount stays readable.
+	Modules string
+
+	now func() time.Time // default time.Now
+	// rotationInterval is the runner's timer; default rotation.DefaultInterval.
+	rotationInterval time.Duration
+}
+
+// backend is one mount.
+type backend struct {
+	*framework.Backend
+	cfg    Config
+	log    hclog.Logger
+	store  *store
+	runner *rotation.Runner
+
+	accountLocks []*locksutil.LockEntry // striped by account name
+	busy         busySet
+
+	// ctx ends with Clean; what works in the background works under it.
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // background goroutines; Add only under engMu while open
+
+	applyTurn chan struct{} // capacity 1: held while settings are applied
+
+	engMu      sync.Mutex
+	eng        Engine
+	applied    bool   // eng runs with the stored settings
+	generation uint64 // of the stored settings
+	closed     bool
+	background bool // startBackground has run
+}
+
+// Factory returns the function with which Vault makes a mount's backend. Vault
+// calls it also to learn about paths and versions, so it is inert: it starts
+// no goroutine and no process and touches no storage.
+func Factory(cfg Config) logical.Factory {
+	return func(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+		b, err := newBackend(cfg, conf)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.Setup(ctx, conf); err != nil {
+			return nil, err
+		}
+		return b, nil
+	}
+}
+
+func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
+	if cfg.NewEngine == nil {
+		return nil, errors.New("backend: Config.NewEngine is required")
+	}
+	if conf == nil {
+		return nil, errors.New("backend: no configuration from Vault")
+	}
+	if cfg.Version == "" {
+		cfg.Version = defaultVersion
+	}
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
+	log := conf.Logger
+	if log == nil {
+		log = hclog.NewNullLogger()
+	}
+	b := &backend{
+		cfg:          cfg,
+		log:          log,
+		store:        &store{s: conf.StorageView},
+		accountLocks: locksutil.CreateLocks(),
+		applyTurn:    make(chan struct{}, 1),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.runner = rotation.New(rotation.Config{
+		Store:     b,
+		Refresher: b,
+		Policy:    rotationPolicy(defaultRotation()),
+		Interval:  cfg.rotationInterval,
+		Logger:    log.Named("rotation"),
+	})
+	b.Backend = &framework.Backend{
+		BackendType:    logical.TypeLogical,
+		RunningVersion: cfg.Version,
+		Help:           strings.TrimSpace(backendHelp),
+		PathsSpecial: &logical.Paths{
+			Root:            []string{prefixConfig + "*", "destroy/*"},
+			SealWrapStorage: sealWrapped(),
+		},
+		Paths: framework.PathAppend(
+			b.pathConfigHSM(),
+			b.pathConfigNodes(),
+			b.pathConfigRotation(),
+			b.pathNodes(),
+			b.pathAccounts(),
+			b.pathSign(),
+			b.pathVerify(),
+			b.pathDestroy(),
+			b.pathUnknown(), // last: it matches everything
+		),
+		InitializeFunc: b.initialize,
+		PeriodicFunc:   b.periodic,
+		Invalidate:     b.invalidate,
+		Clean:          b.clean,
+	}
+	return b, nil
+}
+
+// initialize runs inside unsealing and must not delay it: it only begins the
+// background work, and only on a server that may write.
+func (b *backend) initialize(context.Context, *logical.InitializationRequest) error {
+	b.startBackground()
+	return nil
+}
+
+// periodic is called every minute on the active server, also during unmount.
+// It is the safety net of the runner's own timer and returns at once.
+func (b *backend) periodic(context.Context, *logical.Request) error {
+	b.startBackground()
+	b.runner.Kick()
+	return nil
+}
+
+// startBackground starts nodes and the rotation runner. Later calls have no
+// effect, nor have calls on a server that cannot write or after Clean.
+func (b *backend) startBackground() {
+	if !b.WriteSafeReplicationState() {
+		return
+	}
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	if b.closed || b.background {
+		return
+	}
+	b.background = true
+	b.tasks.Go(func() {
+		b.loadPolicy(b.ctx)
+		b.runner.Start(b.ctx)
+		if _, err := b.engine(b.ctx); err != nil && !errors.Is(err, pool.ErrNotConfigured) && b.ctx.Err() == nil {
+			// The next request that needs nodes tries again.
+			b.log.Error("nodes were not started", "error", err)
+		}
+	})
+}
+
+// loadPolicy tells the runner what config/rotation says.
+func (b *backend) loadPolicy(ctx context.Context) {
+	r, err := b.store.rotationConfig(ctx)
+	if err != nil {
+		b.log.Warn("config/rotation cannot be read, defaults are used", "error", err)
+		r = defaultRotation()
+	}
+	b.runner.SetPolicy(rotationPolicy(r))
+}
+
+// invalidate is called when another server changed an entry.
+func (b *backend) invalidate(_ context.Context, key string) {
+	b.store.invalidate(key)
+	switch {
+	case key == keyMount, key == keyHSM, key == keyNodes, strings.HasPrefix(key, prefixWrapping):
+		b.settingsChanged()
+	case strings.HasPrefix(key, prefixAccounts):
+		// The runner reads the account again when its turn comes.
+	}
+}
+
+// clean ends everything this mount runs, within a second. Vault may not call
+// it at all; nodes end by themselves when this process does.
+func (b *backend) clean(context.Context) {
+	b.engMu.Lock()
+	first := !b.closed
+	b.closed = true
+	eng := b.eng
+	b.engMu.Unlock()
+	if !first {
+		return
+	}
+	b.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { // ends with ctx, or with what it waits for
+		var errs []error
+		if eng != nil {
+			errs = append(errs, eng.Close(ctx))
+		}
+		errs = append(errs, b.runner.Stop(ctx))
+		b.tasks.Wait()
+		ended <- errors.Join(errs...)
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			b.log.Warn("the mount did not end cleanly", "error", err)
+		}
+	case <-ctx.Done():
+		b.log.Warn("the mount did not end within its time; its nodes end with this process")
+	}
+}
+
+const backendHelp = `
+Threshold keys: every account's private key exists only as n shares, each
+wrapped by a key in a PKCS#11 token and stored by Vault. Any t of them sign
+together on MPC nodes; the key itself is never put together. Shares are
+refreshed all the time while the public key stays the same.
+
+Begin with the token, then create an account and sign:
+
+  $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=1234
+  $ vault write mpc/accounts/alice algorithm=bip340-secp256k1 threshold=2 shares=3
+  $ vault write mpc/sign/alice input=$(printf hello | base64)
+`

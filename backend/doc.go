@@ -1,0 +1,13 @@
+// Package backend is the Vault side of the engine: paths, storage, account
+// life cycle, and when nodes are asked to do what.
+//
+// Border: the only package besides the executables that imports vault/sdk. It
+// opens no PKCS#11 library and never holds a plaintext share; nodes do, and it
+// reaches them through Engine. Every storage key and record is in storage.go,
+// every translation of an error into an answer in errors.go.
+//
+// Locks. An account's record is changed under its stripe of accountLocks, held
+// for storage calls only and never while the engine works: what was read
+// before such a call is read again and compared after it. Names under way
+// (creation, refresh) are reserved in memory by busySet.
+package backend

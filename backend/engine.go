@@ -1,0 +1,153 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
+)
+
+// Engine is what the backend needs of the node pool; *pool.Pool satisfies it.
+// Methods may be called concurrently and honour their context.
+type Engine interface {
+	// Apply starts or adjusts nodes to the settings; it returns without
+	// waiting for them to be ready, and what it starts outlives ctx. It takes
+	// ownership of the settings' PIN.
+	Apply(ctx context.Context, s pool.Settings) error
+	// Probe starts one throwaway node process that logs in to the token for
+	// real. With createVersion > 0 it also makes that wrapping-key version in
+	// the token (label carries mount ID and version). The PIN stays the
+	// caller's to wipe.
+	Probe(ctx context.Context, mountID [16]byte, token pool.Token, createVersion uint32) (pool.TokenInfo, *hsm.WrappingKey, error)
+	Create(ctx context.Context, r pool.CreateRequest) (*pool.KeyResult, error)
+	Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResult, error)
+	Refresh(ctx context.Context, r pool.RefreshRequest) (*pool.KeyResult, error)
+	// OpenCheck lets the node that holds each share open it from the given
+	// stored bytes; its error wraps pool.ErrShareUnusable when one does not
+	// open, and only then.
+	OpenCheck(ctx context.Context, a mpc.Account) error
+	Nodes() []pool.NodeStatus
+	Close(ctx context.Context) error
+}
+
+// NewEngineFunc makes an engine that has no nodes yet. It starts nothing.
+type NewEngineFunc func(pool.KeyStore, hclog.Logger) Engine
+
+// closeTimeout bounds Clean: Vault waits no longer than a second for it.
+const closeTimeout = 900 * time.Millisecond
+
+// engine returns the engine with the stored settings applied. The first call
+// after start or a change of settings applies them.
+func (b *backend) engine(ctx context.Context) (Engine, error) {
+	b.engMu.Lock()
+	eng, applied := b.eng, b.applied
+	b.engMu.Unlock()
+	if eng != nil && applied {
+		return eng, nil
+	}
+	return b.applySettings(ctx)
+}
+
+// unconfiguredEngine returns the engine for a probe, before there is anything
+// to apply.
+func (b *backend) unconfiguredEngine() (Engine, error) {
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	if b.closed {
+		return nil, pool.ErrClosed
+	}
+	if b.eng == nil {
+		b.eng = b.cfg.NewEngine(b.store, b.log.Named("pool"))
+	}
+	return b.eng, nil
+}
+
+// settingsChanged makes the next use of the engine apply the settings anew.
+func (b *backend) settingsChanged() {
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	b.applied = false
+	b.generation++
+}
+
+// applySettings loads the settings and applies them, one caller at a time.
+func (b *backend) applySettings(ctx context.Context) (Engine, error) {
+	select {
+	case b.applyTurn <- struct{}{}:
+		defer func() { <-b.applyTurn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for node settings to be applied: %w", ctx.Err())
+	}
+	eng, err := b.unconfiguredEngine()
+	if err != nil {
+		return nil, err
+	}
+	b.engMu.Lock()
+	applied, generation := b.applied, b.generation
+	b.engMu.Unlock()
+	if applied { // the caller before us did it
+		return eng, nil
+	}
+	settings, err := b.settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := eng.Apply(ctx, *settings); err != nil {
+		return nil, fmt.Errorf("starting nodes: %w", err)
+	}
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	// Settings that changed in between are applied by the next caller.
+	b.applied = b.generation == generation
+	return eng, nil
+}
+
+// settings puts together what the pool needs from storage and the host's
+// module list; pool.ErrNotConfigured before config/hsm was written.
+func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
+	conf, err := b.store.hsmConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if conf == nil {
+		return nil, pool.ErrNotConfigured
+	}
+	mount, err := b.store.mount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if mount == nil {
+		return nil, errors.New("the mount's identity is missing from storage: restore it from a backup")
+	}
+	keys, err := b.store.wrappingKeys(ctx, conf.Token.Serial)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%w: no wrapping key of token %s is in storage, write config/hsm again", pool.ErrWrappingKey, conf.Token.Serial)
+	}
+	nodes, err := b.store.nodesConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	modules, err := ParseModules(b.cfg.Modules)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", pool.ErrModule, err)
+	}
+	path, ok := modules[conf.Module]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modulesVariable)
+	}
+	return &pool.Settings{
+		MountID:      mount.ID,
+		Token:        conf.poolToken(path),
+		WrappingKeys: keys,
+		Local:        nodes.Local,
+	}, nil
+}

@@ -1,0 +1,163 @@
+package backend
+
+import (
+	"context"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// requestTimeout bounds every request but ECDSA signing. Vault gives requests
+// no deadline of its own, and an open one holds up sealing and failover.
+const requestTimeout = 5 * time.Second
+
+// operationPrefix begins every OpenAPI operation ID.
+const operationPrefix = "mpc"
+
+// handle wraps a handler with what all share: unknown fields are refused, the
+// deadline is set, and errors are translated. timeout 0 means requestTimeout.
+func (b *backend) handle(op string, timeout time.Duration, h framework.OperationFunc) framework.OperationFunc {
+	if timeout == 0 {
+		timeout = requestTimeout
+	}
+	return func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		defer context.AfterFunc(b.ctx, cancel)()
+		err := refuseUnknownFields(req, data)
+		var resp *logical.Response
+		if err == nil {
+			resp, err = h(ctx, req, data)
+		}
+		if err != nil {
+			return b.translate(op, err)
+		}
+		return resp, nil
+	}
+}
+
+// exists wraps an existence check in the same way.
+func (b *backend) exists(f func(ctx context.Context, data *framework.FieldData) (bool, error)) framework.ExistenceFunc {
+	return func(ctx context.Context, _ *logical.Request, data *framework.FieldData) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		return f(ctx, data)
+	}
+}
+
+// refuseUnknownFields fails for a field of the body that the path does not
+// have. Vault would only warn, and a misspelt policy or period would be lost.
+func refuseUnknownFields(req *logical.Request, data *framework.FieldData) error {
+	if req.Operation != logical.CreateOperation && req.Operation != logical.UpdateOperation {
+		return nil
+	}
+	var strange []string
+	for name := range req.Data {
+		if _, ok := data.Schema[name]; !ok {
+			strange = append(strange, clip(name))
+		}
+	}
+	if len(strange) == 0 {
+		return nil
+	}
+	slices.Sort(strange)
+	known := slices.Sorted(maps.Keys(data.Schema))
+	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" })
+	if len(known) == 0 {
+		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
+	}
+	return invalid("unknown field %s: the fields are %s", strings.Join(strange, ", "), strings.Join(known, ", "))
+}
+
+// operation describes one operation of a path. effects says that it does more
+// than read storage, so that it must run on the active server of the primary.
+func (b *backend) operation(summary string, effects bool, h framework.OperationFunc, response map[string]*framework.FieldSchema) *framework.PathOperation {
+	return &framework.PathOperation{
+		Callback:                    h,
+		Summary:                     summary,
+		ForwardPerformanceStandby:   effects,
+		ForwardPerformanceSecondary: effects,
+		Responses: map[int][]framework.Response{
+			200: {{Description: "OK", Fields: response}},
+		},
+	}
+}
+
+// noContent is an operation that answers 204.
+func (b *backend) noContent(summary string, h framework.OperationFunc) *framework.PathOperation {
+	op := b.operation(summary, true, h, nil)
+	op.Responses = map[int][]framework.Response{204: {{Description: "Done"}}}
+	return op
+}
+
+// field is one field of a response schema.
+func field(t framework.FieldType, description string) *framework.FieldSchema {
+	return &framework.FieldSchema{Type: t, Description: description, Required: true}
+}
+
+// optional is a field that not every response has.
+func optional(t framework.FieldType, description string) *framework.FieldSchema {
+	return &framework.FieldSchema{Type: t, Description: description}
+}
+
+// namePattern captures a path segment; checkAccountName says later and in
+// words what is wrong with it.
+const namePattern = `(?P<name>[^/]+)`
+
+var accountName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$`) // read only
+
+// nameField is the account's name as captured from the path.
+func nameField() *framework.FieldSchema {
+	return &framework.FieldSchema{
+		Type:         framework.TypeString,
+		Description:  "Name of the account: up to 128 letters, digits, dots, dashes and underscores, with a letter or digit at both ends.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Account", Identifier: true},
+	}
+}
+
+func checkAccountName(data *framework.FieldData) (string, error) {
+	name, _ := data.Get("name").(string)
+	if len(name) > maxAccountNameLen || !accountName.MatchString(name) {
+		return "", invalid("%q is not an account name: use up to %d letters, digits, dots, dashes and underscores, with a letter or digit at both ends", clip(name), maxAccountNameLen)
+	}
+	return name, nil
+}
+
+// busySet reserves names in memory while something is done with them that
+// must not be done twice at once.
+type busySet struct {
+	mu   sync.Mutex
+	what map[string]string
+}
+
+// reserve returns a release function, or a 409 that says what is under way.
+func (s *busySet) reserve(key, doing string) (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now, taken := s.what[key]; taken {
+		return nil, conflict("%s %s: wait for it to finish, then look at the result", key, now)
+	}
+	if s.what == nil {
+		s.what = map[string]string{}
+	}
+	s.what[key] = doing
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.what, key)
+	}, nil
+}
+
+// rfc3339 formats a time for a response; the zero time is an empty string.
+func rfc3339(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}

@@ -1,0 +1,246 @@
+package backend
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/rotation"
+)
+
+// Bounds on an account's metadata.
+const (
+	maxMetadata      = 32  // pairs
+	maxMetadataKey   = 128 // bytes
+	maxMetadataValue = 512 // bytes
+)
+
+func accountAnswerFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"name":               field(framework.TypeString, "Name of the account."),
+		"id":                 field(framework.TypeString, "Random ID to which everything authenticated is bound, in hex."),
+		"algorithm":          field(framework.TypeString, "Signature algorithm."),
+		"threshold":          field(framework.TypeInt, "Shares needed to sign."),
+		"shares":             field(framework.TypeInt, "Number of shares."),
+		"public_key":         field(framework.TypeString, "Public key as PEM SubjectPublicKeyInfo."),
+		"public_key_hex":     field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340)."),
+		"share_epoch":        field(framework.TypeInt64, "Counts refreshes from 1."),
+		"epoch_id":           field(framework.TypeString, "Random ID of the share epoch, in hex."),
+		"record_hash":        field(framework.TypeString, "SHA-256 of the epoch's public record, in hex."),
+		"wrapping_version":   field(framework.TypeInt, "Version of the wrapping key that the shares are sealed to."),
+		"state":              field(framework.TypeString, "active."),
+		"created_time":       field(framework.TypeString, "When the account was created."),
+		"last_refresh_time":  field(framework.TypeString, "When the account got its present shares."),
+		"next_refresh_time":  field(framework.TypeString, "When it gets the next ones."),
+		"refresh_period":     field(framework.TypeInt64, "Longest time between two refreshes, in seconds."),
+		"last_refresh_error": field(framework.TypeString, "Why the last refresh failed, empty when it did not."),
+		"metadata":           field(framework.TypeMap, "Key-value pairs of the owner."),
+		"birth_certificate":  field(framework.TypeSlice, "Signatures of the nodes that made the key: node, identity (hex), signature (base64)."),
+		"birth_record_hash":  field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
+	}
+}
+
+func (b *backend) pathAccounts() []*framework.Path {
+	created := accountAnswerFields()
+	created["session_id"] = optional(framework.TypeString, "ID of the protocol session, in hex.")
+	refreshed := accountAnswerFields()
+	refreshed["session_id"] = field(framework.TypeString, "ID of the protocol session, in hex.")
+	return []*framework.Path{
+		{
+			Pattern: "accounts/?$",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: operationPrefix, OperationSuffix: "accounts", Navigation: true, ItemType: "Account",
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: b.operation("List the accounts.", false, b.handle("accounts", 0, b.accountsList),
+					map[string]*framework.FieldSchema{"keys": optional(framework.TypeStringSlice, "Names of the accounts.")}),
+			},
+			HelpSynopsis: "The accounts of this mount.",
+			HelpDescription: `
+Lists the accounts:
+
+  $ vault list mpc/accounts
+
+One is created with: vault write mpc/accounts/alice algorithm=bip340-secp256k1
+`,
+		},
+		{
+			Pattern: "accounts/" + namePattern + "/refresh$",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: operationPrefix, OperationVerb: "refresh", OperationSuffix: "account",
+			},
+			Fields: map[string]*framework.FieldSchema{"name": nameField()},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: b.operation("Give an account new shares now.", true, b.handle("accounts/refresh", 0, b.accountRefresh), refreshed),
+			},
+			HelpSynopsis: "Give an account new shares of the same key, now.",
+			HelpDescription: `
+Replaces every share of the account; the public key stays:
+
+  $ vault write -force mpc/accounts/alice/refresh
+
+This happens by itself every refresh_period. All n shares take part, so as
+many nodes must be ready.
+`,
+		},
+		{
+			Pattern: "accounts/" + namePattern + "$",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: operationPrefix, OperationSuffix: "account", ItemType: "Account",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				"name": nameField(),
+				"algorithm": {
+					Type:         framework.TypeString,
+					Description:  "bip340-secp256k1 or ecdsa-secp256k1. Cannot be changed later.",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Algorithm"},
+				},
+				"threshold": {
+					Type:         framework.TypeInt,
+					Description:  "Shares needed to sign, 2 to shares; default 2. Cannot be changed later.",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Threshold", Value: defaultThreshold},
+				},
+				"shares": {
+					Type:         framework.TypeInt,
+					Description:  "Number of shares, at most the number of nodes and 16; default 3. Cannot be changed later.",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Shares", Value: defaultShares},
+				},
+				"refresh_period": {
+					Type:         framework.TypeDurationSecond,
+					Description:  "Longest time between two refreshes, 1s to a year; 0 for that of config/rotation (default).",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Refresh period"},
+				},
+				"metadata": {
+					Type:         framework.TypeKVPairs,
+					Description:  "Up to 32 key-value pairs for people; not secret. Replaces what was there.",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Metadata"},
+				},
+			},
+			ExistenceCheck: b.exists(func(ctx context.Context, data *framework.FieldData) (bool, error) {
+				name, err := checkAccountName(data)
+				if err != nil {
+					return false, nil // the handler says what is wrong
+				}
+				entry, err := b.store.s.Get(ctx, prefixAccounts+name)
+				return entry != nil, err
+			}),
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: b.operation("Create an account.", true, b.handle("accounts/create", 0, b.accountCreate), created),
+				logical.UpdateOperation: b.operation("Change an account's settings.", true, b.handle("accounts/update", 0, b.accountUpdate), created),
+				logical.ReadOperation:   b.operation("Read an account.", false, b.handle("accounts/read", 0, b.accountRead), accountAnswerFields()),
+			},
+			HelpSynopsis: "A threshold key: create it, read its public facts, change its settings.",
+			HelpDescription: `
+Creates an account whose private key exists only as wrapped shares:
+
+  $ vault write mpc/accounts/alice algorithm=bip340-secp256k1 threshold=2 shares=3
+  $ vault write mpc/accounts/bob algorithm=ecdsa-secp256k1 refresh_period=1h metadata=team=ops
+
+On an account that exists the same command changes refresh_period and
+metadata; the other fields cannot be changed. Sign with mpc/sign/alice, remove
+the account with mpc/destroy/alice.
+`,
+		},
+	}
+}
+
+func (b *backend) accountsList(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := b.store.accountNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(names), nil
+}
+
+func (b *backend) accountRead(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := checkAccountName(data)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return b.accountAnswer(name, r)
+}
+
+// accountAnswer is what is said about an account: public facts only.
+func (b *backend) accountAnswer(name string, r *accountRecord) (*logical.Response, error) {
+	a, err := r.Current.account()
+	if err != nil {
+		return nil, err
+	}
+	record := &a.Record
+	pemKey, err := publicKeyPEM(record)
+	if err != nil {
+		return nil, err
+	}
+	policy := b.runner.Policy()
+	period := policy.Period
+	if r.RefreshPeriod > 0 {
+		period = time.Duration(r.RefreshPeriod) * time.Second
+	}
+	status, scheduled := b.runner.Status(name)
+	if !scheduled {
+		status.Next = rotation.Next(scheduleOf(name, r), policy)
+	}
+	certificate := make([]map[string]any, len(r.Birth.Certificate))
+	for i, c := range r.Birth.Certificate {
+		certificate[i] = map[string]any{
+			"node": c.Node, "identity": c.Identity, "signature": base64.StdEncoding.EncodeToString(c.Signature),
+		}
+	}
+	metadata := r.Metadata
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	hash := record.Hash()
+	return &logical.Response{Data: map[string]any{
+		"name":               name,
+		"id":                 r.ID,
+		"algorithm":          string(record.Algorithm),
+		"threshold":          record.Threshold,
+		"shares":             record.Shares,
+		"public_key":         pemKey,
+		"public_key_hex":     hex.EncodeToString(record.PublicKey),
+		"share_epoch":        record.Epoch,
+		"epoch_id":           record.EpochID.String(),
+		"record_hash":        hex.EncodeToString(hash[:]),
+		"wrapping_version":   int(r.Current.WrappingVersion),
+		"state":              "active",
+		"created_time":       rfc3339(r.Created),
+		"last_refresh_time":  rfc3339(r.Current.Started),
+		"next_refresh_time":  rfc3339(status.Next),
+		"refresh_period":     int64(period / time.Second),
+		"last_refresh_error": status.LastError,
+		"metadata":           metadata,
+		"birth_certificate":  certificate,
+		"birth_record_hash":  r.Birth.RecordHash,
+	}}, nil
+}
+
+func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := checkAccountName(data)
+	if err != nil {
+		return nil, err
+	}
+	res, err := b.refreshAccount(ctx, name)
+	if err != nil {
+		b.runner.Failed(name, err)
+		return nil, err
+	}
+	b.runner.Set(scheduleOf(name, res.record))
+	resp, err := b.accountAnswer(name, res.record)
+	if err != nil {
+		return nil, err
+	}
+	resp.Data["session_id"] = res.sessionID.String()
+	if res.unchecked != nil {
+		resp.AddWarning(res.unchecked.Error())
+	}
+	return resp, nil
+}

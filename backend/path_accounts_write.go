@@ -1,0 +1,227 @@
+package backend
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
+)
+
+// Defaults of a new account.
+const (
+	defaultThreshold = 2
+	defaultShares    = 3
+)
+
+// accountCreate makes a key on the nodes and then stores it by one Put. Until
+// that Put there is nothing, so a failure or a crash leaves nothing behind.
+func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := checkAccountName(data)
+	if err != nil {
+		return nil, err
+	}
+	request, err := b.createRequest(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	r := &accountRecord{Version: recordVersion, ID: request.AccountID.String()}
+	if err := takeSettings(r, data); err != nil {
+		return nil, err
+	}
+	release, err := b.busy.reserve(prefixAccounts+name, "is being created")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	taken := func() error {
+		if old, err := b.store.account(ctx, name); err != nil {
+			return err
+		} else if old != nil {
+			return conflict("account %q exists already: choose another name, or read it", name)
+		}
+		return nil
+	}
+	if err := taken(); err != nil {
+		return nil, err
+	}
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := eng.Create(ctx, *request)
+	if err != nil {
+		return nil, err
+	}
+	r.Created = b.cfg.now().UTC()
+	epoch, err := epochFrom(res, r.Created)
+	if err != nil {
+		return nil, fmt.Errorf("no account was created: %w", err)
+	}
+	if err := checkCreated(request, &res.Account.Record); err != nil {
+		return nil, fmt.Errorf("no account was created: %w", err)
+	}
+	r.Current = *epoch
+	hash := res.Account.Record.Hash()
+	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
+	if err := b.putNewAccount(ctx, name, r, taken); err != nil {
+		return nil, err
+	}
+	b.runner.Set(scheduleOf(name, r))
+	resp, err := b.accountAnswer(name, r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Data["session_id"] = res.SessionID.String()
+	return resp, nil
+}
+
+func (b *backend) putNewAccount(ctx context.Context, name string, r *accountRecord, taken func() error) error {
+	defer b.lockAccount(name)()
+	if err := taken(); err != nil {
+		return err
+	}
+	return b.store.putAccount(ctx, name, r)
+}
+
+// createRequest validates what cannot be changed later.
+func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) (*pool.CreateRequest, error) {
+	request := &pool.CreateRequest{
+		Algorithm:      mpc.Algorithm(data.Get("algorithm").(string)),
+		Threshold:      defaultThreshold,
+		Shares:         defaultShares,
+		RecipientsHash: mpc.EmptySetHash(),
+		PolicyHash:     mpc.EmptySetHash(),
+	}
+	if !request.Algorithm.Valid() {
+		return nil, invalid("algorithm %q is not one of %v", clip(string(request.Algorithm)), mpc.Algorithms())
+	}
+	if v, ok := data.GetOk("threshold"); ok {
+		request.Threshold = v.(int)
+	}
+	if v, ok := data.GetOk("shares"); ok {
+		request.Shares = v.(int)
+	}
+	switch {
+	case request.Threshold < mpc.MinThreshold:
+		return nil, invalid("threshold must be at least %d: with %d a single node would hold the key", mpc.MinThreshold, request.Threshold)
+	case request.Threshold > request.Shares:
+		return nil, invalid("threshold %d is more than the %d shares: lower threshold or raise shares", request.Threshold, request.Shares)
+	case request.Shares > mpc.MaxShares:
+		return nil, invalid("shares must be at most %d", mpc.MaxShares)
+	}
+	nodes, err := b.store.nodesConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if request.Shares > nodes.Local {
+		return nil, invalid("%d shares need as many nodes and there are %d: vault write <mount>/config/nodes local=%d, or use fewer shares", request.Shares, nodes.Local, request.Shares)
+	}
+	rand.Read(request.AccountID[:])
+	return request, nil
+}
+
+func checkCreated(request *pool.CreateRequest, got *mpc.PublicRecord) error {
+	if got.AccountID != request.AccountID || got.Algorithm != request.Algorithm ||
+		got.Threshold != request.Threshold || got.Shares != request.Shares ||
+		got.RecipientsHash != request.RecipientsHash || got.PolicyHash != request.PolicyHash || got.Epoch != 1 {
+		return fmt.Errorf("nodes made another account than the one that was asked for")
+	}
+	return nil
+}
+
+// accountUpdate changes settings of an account that exists.
+func (b *backend) accountUpdate(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := checkAccountName(data)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.changeSettings(ctx, name, data)
+	if err != nil {
+		return nil, err
+	}
+	b.runner.Set(scheduleOf(name, r))
+	return b.accountAnswer(name, r)
+}
+
+func (b *backend) changeSettings(ctx context.Context, name string, data *framework.FieldData) (*accountRecord, error) {
+	defer b.lockAccount(name)()
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	a, err := r.Current.account()
+	if err != nil {
+		return nil, err
+	}
+	for field, present := range map[string]any{
+		"algorithm": string(a.Record.Algorithm),
+		"threshold": a.Record.Threshold,
+		"shares":    a.Record.Shares,
+	} {
+		if v, ok := data.GetOk(field); ok && v != present {
+			return nil, invalid("account %q exists and its %s is %v, which cannot be changed: choose another name for a new account", name, field, present)
+		}
+	}
+	if err := takeSettings(r, data); err != nil {
+		return nil, err
+	}
+	return r, b.store.putAccount(ctx, name, r)
+}
+
+// takeSettings validates and sets what may be changed at any time.
+func takeSettings(r *accountRecord, data *framework.FieldData) error {
+	if v, ok := data.GetOk("refresh_period"); ok {
+		seconds := int64(v.(int))
+		if seconds != 0 || !isZero(data.Raw["refresh_period"]) {
+			if err := checkRefreshPeriod(seconds); err != nil {
+				return err
+			}
+		}
+		r.RefreshPeriod = seconds
+	}
+	if v, ok := data.GetOk("metadata"); ok {
+		pairs := v.(map[string]string)
+		if len(pairs) > maxMetadata {
+			return invalid("metadata has %d pairs, at most %d are kept", len(pairs), maxMetadata)
+		}
+		for k, v := range pairs {
+			if k == "" || len(k) > maxMetadataKey || len(v) > maxMetadataValue {
+				return invalid("metadata: keys have 1 to %d bytes, values up to %d", maxMetadataKey, maxMetadataValue)
+			}
+			if !printable(k) || !printable(v) {
+				return invalid("metadata: keys and values are printable UTF-8")
+			}
+		}
+		r.Metadata = pairs
+	}
+	return nil
+}
+
+// isZero tells 0 from a period below one second, which is rounded to 0.
+func isZero(raw any) bool {
+	switch fmt.Sprint(raw) {
+	case "0", "0s", "":
+		return true
+	}
+	return false
+}
+
+func printable(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	for _, c := range s {
+		if unicode.IsControl(c) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,291 @@
+package backend
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// maxPIN bounds the PIN in bytes; CK_TOKEN_INFO says what a token takes.
+const maxPIN = 255
+
+func (b *backend) pathConfigHSM() []*framework.Path {
+	answer := map[string]*framework.FieldSchema{
+		"uri":                field(framework.TypeString, "The token as it was configured."),
+		"module":             field(framework.TypeString, "Name of the PKCS#11 module in the host's list."),
+		"token_label":        field(framework.TypeString, "Label of the token, from the token itself."),
+		"token_serial":       field(framework.TypeString, "Serial number of the token; it selects the token from now on."),
+		"token_model":        field(framework.TypeString, "Model of the token."),
+		"token_manufacturer": field(framework.TypeString, "Manufacturer of the token."),
+		"suite":              field(framework.TypeString, "How keys are sealed to the token."),
+		"wrapping_version":   field(framework.TypeInt, "Version of the wrapping key that new shares are sealed to."),
+		"pin_set":            field(framework.TypeBool, "Whether a PIN is stored; it is never returned."),
+	}
+	write := b.handle("config/hsm", 0, b.configHSMWrite)
+	return []*framework.Path{{
+		Pattern: "config/hsm$",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix, OperationSuffix: "hsm-configuration",
+		},
+		Fields: map[string]*framework.FieldSchema{
+			"uri": {
+				Type:         framework.TypeString,
+				Description:  "Token and module as an RFC 7512 URI: pkcs11:token=LABEL;serial=NUMBER?module-name=NAME. One of token and serial is enough. Modules are named in the plugin's environment.",
+				DisplayAttrs: &framework.DisplayAttributes{Name: "PKCS#11 URI", Value: "pkcs11:token=prod?module-name=softhsm"},
+			},
+			"pin": {
+				Type:         framework.TypeString,
+				Description:  "User PIN of the token. Stored, never returned. May be left out when only the URI changes.",
+				DisplayAttrs: &framework.DisplayAttributes{Name: "PIN", Sensitive: true},
+			},
+			"suite": {
+				Type:         framework.TypeString,
+				Description:  "How keys are sealed to the token: hpke-p256.",
+				Default:      hsm.SuiteHPKEP256.String(),
+				DisplayAttrs: &framework.DisplayAttributes{Name: "Sealing suite"},
+			},
+		},
+		ExistenceCheck: b.exists(func(ctx context.Context, _ *framework.FieldData) (bool, error) {
+			r, err := b.store.hsmConfig(ctx)
+			return r != nil, err
+		}),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.CreateOperation: b.operation("Configure the token.", true, write, answer),
+			logical.UpdateOperation: b.operation("Configure the token.", true, write, answer),
+			logical.ReadOperation:   b.operation("Read the token's configuration without the PIN.", false, b.handle("config/hsm", 0, b.configHSMRead), answer),
+		},
+		HelpSynopsis: "The PKCS#11 token whose key wraps every share.",
+		HelpDescription: `
+Names the token and gives nodes its PIN:
+
+  $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=1234
+
+A fresh process logs in to the token for real before anything is stored. A
+wrong PIN is refused at once and not tried again. The first write makes the
+wrapping key, which cannot leave the token. Later writes may change the PIN or
+the module of the same token, without restart.
+
+Module names come from MPC_PKCS11_MODULES=name=/path,… in the plugin's
+environment (vault plugin register -env=…). The API takes no paths, since a
+module is code that runs on Vault's host.
+`,
+	}}
+}
+
+func (b *backend) configHSMRead(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	r, err := b.store.hsmConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, nil // Vault answers 404
+	}
+	return b.hsmAnswer(ctx, r)
+}
+
+func (b *backend) hsmAnswer(ctx context.Context, r *hsmRecord) (*logical.Response, error) {
+	keys, err := b.store.wrappingKeys(ctx, r.Token.Serial)
+	if err != nil {
+		return nil, err
+	}
+	var version uint32
+	if len(keys) > 0 {
+		version = keys[len(keys)-1].Version
+	}
+	return &logical.Response{Data: map[string]any{
+		"uri":                r.URI,
+		"module":             r.Module,
+		"token_label":        r.Token.Label,
+		"token_serial":       r.Token.Serial,
+		"token_model":        r.Token.Model,
+		"token_manufacturer": r.Token.Manufacturer,
+		"suite":              r.Suite,
+		"wrapping_version":   int(version),
+		"pin_set":            r.PIN != "",
+	}}, nil
+}
+
+// configHSMWrite tries the settings out, stores them in an order in which a
+// crash strands nothing (mount identity, wrapping key, and last the
+// configuration that refers to both), and applies them.
+func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	release, err := b.busy.reserve(keyHSM, "is being written by another request")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	old, err := b.store.hsmConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	next, modulePath, err := b.nextHSM(data, old)
+	if err != nil {
+		return nil, err
+	}
+	mount, mountIsNew, err := b.mountOrNew(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, key, err := b.tryToken(ctx, mount, next, modulePath)
+	if err != nil {
+		return nil, err
+	}
+	next.Token = tokenRecord{Label: info.Label, Serial: info.Serial, Manufacturer: info.Manufacturer, Model: info.Model}
+	next.Updated = b.cfg.now().UTC()
+
+	if mountIsNew {
+		if err := b.store.put(ctx, keyMount, mount); err != nil {
+			return nil, err
+		}
+	}
+	if key != nil {
+		r := &wrappingRecord{
+			Version: recordVersion, KeyVersion: key.Version, TokenSerial: info.Serial, Domain: key.Domain,
+			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated,
+		}
+		if err := b.store.put(ctx, wrappingKey(key.Version), r); err != nil {
+			return nil, err
+		}
+	}
+	err = b.store.put(ctx, keyHSM, next)
+	b.settingsChanged() // also after an error: the write may have happened
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.applySettings(ctx); err != nil {
+		return nil, fmt.Errorf("the token's configuration is stored, but nodes were not started: %w", err)
+	}
+	return b.hsmAnswer(ctx, next)
+}
+
+// nextHSM validates the fields over what is stored. Token facts are missing
+// until the token was tried.
+func (b *backend) nextHSM(data *framework.FieldData, old *hsmRecord) (*hsmRecord, string, error) {
+	next := &hsmRecord{Version: recordVersion, Suite: hsm.SuiteHPKEP256.String()}
+	if old != nil {
+		next.URI, next.PIN, next.Suite = old.URI, old.PIN, old.Suite
+	}
+	if v, ok := data.GetOk("uri"); ok {
+		next.URI = v.(string)
+	}
+	if v, ok := data.GetOk("pin"); ok {
+		next.PIN = v.(string)
+	}
+	if v, ok := data.GetOk("suite"); ok {
+		next.Suite = v.(string)
+	}
+	if next.URI == "" {
+		return nil, "", invalid("uri is missing: for example uri=\"pkcs11:token=prod?module-name=softhsm\"")
+	}
+	uri, err := parseTokenURI(next.URI)
+	if err != nil {
+		return nil, "", invalid("%v", err)
+	}
+	modules, err := ParseModules(b.cfg.Modules)
+	if err != nil {
+		return nil, "", invalid("the host's module list is broken: %v; correct the plugin's environment and reload the plugin", err)
+	}
+	path, ok := modules[uri.Module]
+	if !ok {
+		return nil, "", invalid("module %q is not on this host's list (%s): register the plugin with -env=%s=NAME=/path/to/module.so, or use a name on the list",
+			clip(uri.Module), moduleNames(modules), modulesVariable)
+	}
+	if next.PIN == "" || len(next.PIN) > maxPIN {
+		return nil, "", invalid("pin is missing or longer than %d bytes", maxPIN)
+	}
+	if _, err := hsm.ParseSuite(next.Suite); err != nil {
+		return nil, "", invalid("suite: %v", err)
+	}
+	next.Module = uri.Module
+	// For the probe: what the URI asks for.
+	next.Token = tokenRecord{Label: uri.Label, Serial: uri.Serial}
+	return next, path, nil
+}
+
+// mountOrNew returns the stored mount record, or a new one that is not stored.
+func (b *backend) mountOrNew(ctx context.Context) (*mountRecord, bool, error) {
+	m, err := b.store.mount(ctx)
+	if err != nil || m != nil {
+		return m, false, err
+	}
+	m = &mountRecord{Version: recordVersion, Created: b.cfg.now().UTC()}
+	rand.Read(m.ID[:])
+	m.IDHex = hex.EncodeToString(m.ID[:])
+	return m, true, nil
+}
+
+// tryToken logs in to the token and makes a wrapping key in it when this mount
+// has none there. The key is nil when there is one.
+func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord, modulePath string) (pool.TokenInfo, *hsm.WrappingKey, error) {
+	eng, err := b.unconfiguredEngine()
+	if err != nil {
+		return pool.TokenInfo{}, nil, err
+	}
+	known, err := b.store.wrappingRecords(ctx)
+	if err != nil {
+		return pool.TokenInfo{}, nil, err
+	}
+	var create uint32
+	if len(known) == 0 {
+		create = 1 // the first login makes the key as well
+	}
+	info, key, err := probe(ctx, eng, mount.ID, next.poolToken(modulePath), create)
+	if err != nil || create > 0 {
+		return info, key, err
+	}
+	for _, k := range known {
+		if k.TokenSerial == info.Serial {
+			return info, nil, nil
+		}
+	}
+	if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
+		return info, nil, err
+	}
+	// Nothing depends on the other token: begin anew in this one.
+	token := next.poolToken(modulePath)
+	token.Label, token.Serial = info.Label, info.Serial
+	return probe(ctx, eng, mount.ID, token, known[len(known)-1].KeyVersion+1)
+}
+
+// probe calls the engine's Probe, marks what it finds wrong as the caller's to
+// mend, and checks what it returns. It wipes the token's PIN.
+func probe(ctx context.Context, eng Engine, mountID [16]byte, token pool.Token, create uint32) (pool.TokenInfo, *hsm.WrappingKey, error) {
+	defer token.PIN.Wipe()
+	lent := token
+	lent.PIN = secret.Copy(token.PIN.Expose())
+	defer lent.PIN.Wipe()
+	info, key, err := eng.Probe(ctx, mountID, lent, create)
+	switch {
+	case err != nil:
+		return info, nil, &probeError{fmt.Errorf("nothing was stored: %w", err)}
+	case info.Serial == "":
+		return info, nil, invalid("the token has no serial number, by which it is found again: nothing was stored; use another token")
+	case create > 0 && (key == nil || key.Version != create):
+		return info, nil, errors.New("nothing was stored: the token was asked for a wrapping key and none came back")
+	}
+	return info, key, nil
+}
+
+// refuseTokenChange fails while anything is wrapped by the token in use.
+func (b *backend) refuseTokenChange(ctx context.Context, serial string, info pool.TokenInfo) error {
+	for _, prefix := range []string{prefixAccounts, prefixNodeKeys} {
+		keys, err := b.store.list(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		if len(keys) > 0 {
+			return invalid("keys of this mount are wrapped by the token with serial number %s and cannot be read with token %s: keep that token, or enable the engine on another path for the new one",
+				serial, info.Serial)
+		}
+	}
+	return nil
+}

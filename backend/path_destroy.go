@@ -1,0 +1,58 @@
+package backend
+
+import (
+	"context"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func (b *backend) pathDestroy() []*framework.Path {
+	destroy := b.handle("destroy", 0, b.destroy)
+	return []*framework.Path{{
+		Pattern: "destroy/" + namePattern + "$",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix, OperationVerb: "destroy", OperationSuffix: "account",
+		},
+		Fields: map[string]*framework.FieldSchema{"name": nameField()},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.DeleteOperation: b.noContent("Destroy an account.", destroy),
+			logical.UpdateOperation: b.noContent("Destroy an account.", destroy),
+		},
+		HelpSynopsis: "Remove an account and its shares for good.",
+		HelpDescription: `
+Removes every share of the account from Vault's storage:
+
+  $ vault delete mpc/destroy/alice
+  $ vault write -force mpc/destroy/alice
+
+There is no way back but a backup of Vault's storage, and that only while the
+wrapping key it was sealed to exists. The path needs the sudo capability.
+`,
+	}}
+}
+
+// destroy removes the account first and its exposures after it: the other way
+// round, a crash would leave an account that forgot which node saw what.
+func (b *backend) destroy(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := checkAccountName(data)
+	if err != nil {
+		return nil, err
+	}
+	defer b.lockAccount(name)()
+	// Only existence and ID are needed: a record that is damaged or too new
+	// to read must not be lost by accident, so it is not removed here.
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.store.delete(ctx, prefixAccounts+name); err != nil {
+		return nil, err
+	}
+	b.runner.Remove(name)
+	if err := b.store.delete(ctx, prefixExposures+r.ID); err != nil {
+		// Nothing refers to it; the next start removes it.
+		b.log.Warn("exposures of a destroyed account stay for now", "error", err)
+	}
+	return nil, nil
+}

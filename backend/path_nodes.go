@@ -1,0 +1,121 @@
+package backend
+
+import (
+	"context"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc/pool"
+)
+
+func (b *backend) pathNodes() []*framework.Path {
+	answer := map[string]*framework.FieldSchema{
+		"id":              field(framework.TypeString, "The node's ID."),
+		"state":           field(framework.TypeString, "starting, ready, restarting, or failed (not tried again before the settings change)."),
+		"since":           field(framework.TypeString, "Since when it is in this state."),
+		"version":         field(framework.TypeString, "Version of the node's program."),
+		"pid":             field(framework.TypeInt, "Process ID on Vault's host."),
+		"identity":        field(framework.TypeString, "The node's Ed25519 public key in hex; empty before it has one."),
+		"sessions":        field(framework.TypeInt, "Protocol sessions running now."),
+		"restarts":        field(framework.TypeInt, "How often the node was started again."),
+		"hsm":             field(framework.TypeString, "ok, or what is wrong with the node's session on the token."),
+		"last_error":      field(framework.TypeString, "The last error, empty when there was none."),
+		"aux_state":       field(framework.TypeString, "Auxiliary keys for ECDSA signing: none, generating, checking or ready."),
+		"aux_generation":  field(framework.TypeInt64, "Generation of the auxiliary keys."),
+		"aux_progress":    field(framework.TypeInt, "Percent done of making and checking auxiliary keys."),
+		"aux_peers_ready": field(framework.TypeInt, "Other nodes with which auxiliary keys are checked both ways."),
+		"aux_peers":       field(framework.TypeInt, "Number of other nodes."),
+	}
+	return []*framework.Path{
+		{
+			Pattern: "nodes/?$",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: operationPrefix, OperationSuffix: "nodes",
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: b.operation("List the nodes and their condition.", true, b.handle("nodes", 0, b.nodesList),
+					map[string]*framework.FieldSchema{
+						"keys":     field(framework.TypeStringSlice, "Node IDs."),
+						"key_info": field(framework.TypeMap, "Each node's condition by ID."),
+					}),
+			},
+			HelpSynopsis: "The MPC nodes of this mount and their condition.",
+			HelpDescription: `
+Lists the nodes:
+
+  $ vault list -detailed mpc/nodes
+
+How many there are is set with: vault write mpc/config/nodes local=5
+`,
+		},
+		{
+			Pattern: "nodes/(?P<id>[^/]+)$",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: operationPrefix, OperationSuffix: "node",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				"id": {Type: framework.TypeString, Description: "The node's ID, for example local-1."},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: b.operation("Read a node's condition.", true, b.handle("nodes", 0, b.nodeRead), answer),
+			},
+			HelpSynopsis: "One MPC node's condition.",
+			HelpDescription: `
+Shows one node, with the progress of its auxiliary keys and its last error:
+
+  $ vault read mpc/nodes/local-1
+
+How many there are is set with: vault write mpc/config/nodes local=5
+`,
+		},
+	}
+}
+
+func (b *backend) nodesList(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	info := map[string]any{}
+	for _, n := range eng.Nodes() {
+		keys = append(keys, n.ID)
+		info[n.ID] = nodeAnswer(n)
+	}
+	return logical.ListResponseWithInfo(keys, info), nil
+}
+
+func (b *backend) nodeRead(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	id := data.Get("id").(string)
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range eng.Nodes() {
+		if n.ID == id {
+			return &logical.Response{Data: nodeAnswer(n)}, nil
+		}
+	}
+	return nil, unknown("there is no node %q: list nodes/ for the nodes there are", clip(id))
+}
+
+func nodeAnswer(n pool.NodeStatus) map[string]any {
+	return map[string]any{
+		"id":              n.ID,
+		"state":           string(n.State),
+		"since":           rfc3339(n.Since),
+		"version":         n.Version,
+		"pid":             n.PID,
+		"identity":        n.Identity,
+		"sessions":        n.Sessions,
+		"restarts":        n.Restarts,
+		"hsm":             n.HSM,
+		"last_error":      n.LastError,
+		"aux_state":       n.Aux.State,
+		"aux_generation":  n.Aux.Generation,
+		"aux_progress":    n.Aux.Progress,
+		"aux_peers_ready": n.Aux.PeersReady,
+		"aux_peers":       n.Aux.Peers,
+	}
+}

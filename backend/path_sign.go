@@ -1,0 +1,281 @@
+package backend
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/mpc/verify"
+)
+
+// maxInput bounds what is signed, in bytes after base64.
+const maxInput = 512 << 10
+
+// messageFields are the fields that say what is signed.
+func messageFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"name": nameField(),
+		"input": {
+			Type:         framework.TypeString,
+			Description:  "What is signed, in base64: the message, or a 32-byte digest with message_type=digest. At most 512 KiB.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Input"},
+		},
+		"message_type": {
+			Type:         framework.TypeString,
+			Description:  "raw: input is the message (default). digest: input is a 32-byte digest made by the caller.",
+			Default:      string(mpc.MessageRaw),
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Message type"},
+		},
+		"hash_algorithm": {
+			Type:         framework.TypeString,
+			Description:  "Hash of a raw message before ECDSA: sha2-256 (default) or keccak-256. BIP-340 hashes by itself and takes none.",
+			DisplayAttrs: &framework.DisplayAttributes{Name: "Hash algorithm"},
+		},
+	}
+}
+
+func (b *backend) pathSign() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "sign/" + namePattern + "$",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix, OperationVerb: "sign",
+		},
+		Fields: messageFields(),
+		Operations: map[logical.Operation]framework.OperationHandler{
+			// The deadline depends on the account's algorithm: b.sign sets a
+			// shorter one where it can.
+			logical.UpdateOperation: b.operation("Sign.", true, b.handle("sign", maxSessionTimeout, b.sign), map[string]*framework.FieldSchema{
+				"signature":     field(framework.TypeString, "The signature in base64: DER with low s (ECDSA), 64 bytes (BIP-340)."),
+				"signature_hex": field(framework.TypeString, "The signature in hex."),
+				"r":             field(framework.TypeString, "First half, 32 bytes in hex."),
+				"s":             field(framework.TypeString, "Second half, 32 bytes in hex."),
+				"v":             optional(framework.TypeInt, "Recovery ID 0 to 3, ECDSA only."),
+				"digest":        optional(framework.TypeString, "The 32 bytes that were signed, in hex. Not with a raw message under BIP-340, which has no digest."),
+				"public_key":    field(framework.TypeString, "Public key in hex."),
+				"share_epoch":   field(framework.TypeInt64, "Share epoch that signed."),
+				"signers":       field(framework.TypeSlice, "Share index and node of each signer."),
+				"session_id":    field(framework.TypeString, "ID of the protocol session, in hex."),
+				"attempts":      field(framework.TypeInt, "Sessions that were needed."),
+			}),
+		},
+		HelpSynopsis: "Sign with an account's threshold key.",
+		HelpDescription: `
+Lets t nodes sign together:
+
+  $ vault write mpc/sign/alice input=$(printf hello | base64)
+  $ vault write mpc/sign/bob input=$(printf hello | base64) hash_algorithm=keccak-256
+  $ vault write mpc/sign/bob message_type=digest input=$(openssl dgst -sha256 -binary file | base64)
+
+When a node fails, others take its place within the request's time limit (5 s;
+session_timeout of config/nodes for ECDSA).
+`,
+	}}
+}
+
+// message is the validated "what is signed" of sign and verify.
+type message struct {
+	input []byte
+	kind  mpc.MessageType
+	hash  mpc.HashAlgorithm
+}
+
+// parseMessage reads the fields for an account of the given algorithm.
+func parseMessage(alg mpc.Algorithm, data *framework.FieldData) (*message, error) {
+	input, err := decodeBase64(data, "input", maxInput)
+	if err != nil {
+		return nil, err
+	}
+	m := &message{
+		input: input,
+		kind:  mpc.MessageType(data.Get("message_type").(string)),
+		hash:  mpc.HashAlgorithm(data.Get("hash_algorithm").(string)),
+	}
+	switch m.kind {
+	case mpc.MessageRaw:
+	case mpc.MessageDigest:
+		if len(input) != verify.DigestSize {
+			return nil, invalid("with message_type=digest the input must have %d bytes, not %d: send the digest itself in base64, not its hex text", verify.DigestSize, len(input))
+		}
+	default:
+		return nil, invalid("message_type %q is not raw or digest", clip(string(m.kind)))
+	}
+	if alg == mpc.BIP340Secp256k1 {
+		if m.hash != "" && m.hash != mpc.HashNone {
+			return nil, invalid("%s hashes by itself: leave hash_algorithm out, or send a digest of your own with message_type=digest", alg)
+		}
+		m.hash = mpc.HashNone
+		return m, nil
+	}
+	switch m.hash {
+	case "":
+		m.hash = mpc.HashSHA256
+	case mpc.HashSHA256, mpc.HashKeccak256:
+	case mpc.HashNone:
+		if m.kind == mpc.MessageDigest {
+			break
+		}
+		return nil, invalid("%s signs a digest: use hash_algorithm=sha2-256 or keccak-256, or message_type=digest", alg)
+	default:
+		return nil, invalid("hash_algorithm %q is not sha2-256 or keccak-256", clip(string(m.hash)))
+	}
+	if m.kind == mpc.MessageDigest {
+		m.hash = mpc.HashNone // it says how the digest was made; nothing is hashed here
+	}
+	return m, nil
+}
+
+func decodeBase64(data *framework.FieldData, field string, most int) ([]byte, error) {
+	text := data.Get(field).(string)
+	if text == "" {
+		return nil, invalid("%s is missing: send it in base64", field)
+	}
+	if len(text) > base64.StdEncoding.EncodedLen(most) {
+		return nil, invalid("%s is longer than %d bytes: send a digest with message_type=digest", field, most)
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, invalid("%s is not base64 (standard alphabet, with padding): for example %s=$(printf hello | base64)", field, field)
+	}
+	if len(b) == 0 || len(b) > most {
+		return nil, invalid("%s must have 1 to %d bytes", field, most)
+	}
+	return b, nil
+}
+
+func (b *backend) sign(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name, err := checkAccountName(data)
+	if err != nil {
+		return nil, err
+	}
+	r, a, timeout, err := b.readForSigning(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseMessage(a.Record.Algorithm, data)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, used, err := b.signAccount(ctx, eng, name, r, a, m)
+	if err != nil {
+		return nil, err
+	}
+	return signAnswer(m, res, &used.Record), nil
+}
+
+// readForSigning reads what a signature needs, and how long it may take.
+func (b *backend) readForSigning(ctx context.Context, name string) (*accountRecord, *mpc.Account, time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	a, err := b.store.usable(ctx, r)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	if !a.Record.Algorithm.NeedsAuxiliaryKeys() {
+		return r, a, requestTimeout, nil
+	}
+	nodes, err := b.store.nodesConfig(ctx)
+	return r, a, nodes.sessionTimeout(), err
+}
+
+// signAccount signs, and once more after the account's epoch changed under it
+// or an epoch that was never settled has been. It returns the account as it
+// was when it signed.
+func (b *backend) signAccount(ctx context.Context, eng Engine, name string, r *accountRecord, a *mpc.Account, m *message) (*pool.SignResult, *mpc.Account, error) {
+	try := func() (*pool.SignResult, error) {
+		return eng.Sign(ctx, pool.SignRequest{
+			Account: *a, Input: m.input, MessageType: m.kind, Hash: m.hash, Expose: b.expose(name, &a.Record),
+		})
+	}
+	res, err := try()
+	if err == nil {
+		return res, a, nil
+	}
+	switch {
+	case errors.Is(err, errEpochChanged):
+	case errors.Is(err, pool.ErrShareUnusable) && r.Previous != nil:
+		if settleErr := b.settleForSigning(ctx, eng, name, a.Record.EpochID); settleErr != nil {
+			return nil, nil, errors.Join(err, settleErr)
+		}
+	default:
+		return nil, nil, err
+	}
+	id := a.Record.AccountID
+	if r, err = b.needAccount(ctx, name); err != nil {
+		return nil, nil, err
+	}
+	if a, err = b.store.usable(ctx, r); err != nil {
+		return nil, nil, err
+	}
+	if a.Record.AccountID != id { // destroyed, and the name was taken anew
+		return nil, nil, errEpochChanged
+	}
+	res, err = try()
+	return res, a, err
+}
+
+// settleForSigning settles the account unless it has left the epoch already.
+func (b *backend) settleForSigning(ctx context.Context, eng Engine, name string, id mpc.EpochID) error {
+	release, err := b.busy.reserve(prefixAccounts+name, "is being settled after a refresh")
+	if err != nil {
+		return err
+	}
+	defer release()
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return err
+	}
+	current, err := r.Current.account()
+	if err != nil || r.Previous == nil || current.Record.EpochID != id {
+		return err
+	}
+	back, err := b.settle(ctx, eng, name, r)
+	if errors.Is(err, errRolledBack) {
+		b.runner.Set(scheduleOf(name, back))
+		b.runner.Failed(name, err)
+		return nil
+	}
+	return err
+}
+
+func signAnswer(m *message, res *pool.SignResult, record *mpc.PublicRecord) *logical.Response {
+	sig := res.Signature
+	signers := make([]map[string]any, len(res.Signers))
+	for i, s := range res.Signers {
+		signers[i] = map[string]any{"index": int(s.Index), "node": s.NodeID}
+	}
+	out := map[string]any{
+		"signature":     base64.StdEncoding.EncodeToString(sig.Bytes),
+		"signature_hex": hex.EncodeToString(sig.Bytes),
+		"r":             hex.EncodeToString(sig.R[:]),
+		"s":             hex.EncodeToString(sig.S[:]),
+		"public_key":    hex.EncodeToString(record.PublicKey),
+		"share_epoch":   record.Epoch,
+		"signers":       signers,
+		"session_id":    res.SessionID.String(),
+		"attempts":      res.Attempts,
+	}
+	if sig.RecoveryID >= 0 {
+		out["v"] = sig.RecoveryID
+	}
+	if record.Algorithm != mpc.BIP340Secp256k1 || m.kind == mpc.MessageDigest {
+		out["digest"] = hex.EncodeToString(sig.Digest)
+	}
+	return &logical.Response{Data: out}
+}

@@ -1,0 +1,335 @@
+package backend
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// Everything this mount stores. One entry per key, JSON, each record with the
+// version of its own format; []byte fields are base64. A prefix ends in "/".
+//
+//	mount                       mountRecord
+//	config/hsm                  hsmRecord       holds the PIN; seal-wrapped
+//	config/nodes                nodesRecord
+//	config/rotation             rotationRecord
+//	wrapping-keys/<version>     wrappingRecord
+//	node-keys/<node id>         nodeKeysRecord
+//	accounts/<name>             accountRecord   everything of an account but
+//	exposures/<account id>      exposuresRecord … exposures since its epoch began
+const (
+	keyMount          = "mount"
+	prefixConfig      = "config/"
+	keyHSM            = prefixConfig + "hsm"
+	keyNodes          = prefixConfig + "nodes"
+	keyRotation       = prefixConfig + "rotation"
+	prefixWrapping    = "wrapping-keys/"
+	prefixNodeKeys    = "node-keys/"
+	prefixAccounts    = "accounts/"
+	prefixExposures   = "exposures/"
+	recordVersion     = 1       // of every record type, until one changes
+	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
+	maxAccountNameLen = 128
+)
+
+// sealWrapped lists the prefixes that Vault encrypts once more with its seal
+// where it has one. They need the trailing slash and no "*".
+func sealWrapped() []string {
+	return []string{prefixConfig, prefixNodeKeys, prefixAccounts, prefixWrapping}
+}
+
+// errNewerRecord: a record written by a later version of this plugin.
+var errNewerRecord = errors.New("written by a newer version of this plugin: run that version or restore a backup")
+
+// mountRecord is the mount's identity, drawn when config/hsm is first written.
+type mountRecord struct {
+	Version int       `json:"version"`
+	ID      [16]byte  `json:"-"`
+	IDHex   string    `json:"id"` // 32 hex digits
+	Created time.Time `json:"created_time"`
+}
+
+// hsmRecord is config/hsm.
+type hsmRecord struct {
+	Version int         `json:"version"`
+	URI     string      `json:"uri"`
+	Module  string      `json:"module"` // name in the host's list, never a path
+	Token   tokenRecord `json:"token"`
+	PIN     string      `json:"pin"`
+	Suite   string      `json:"suite"`
+	Updated time.Time   `json:"updated_time"`
+}
+
+// tokenRecord is what the token said when config/hsm was written. The serial
+// number is what selects it from then on, whatever the URI named.
+type tokenRecord struct {
+	Label        string `json:"label"`
+	Serial       string `json:"serial"`
+	Manufacturer string `json:"manufacturer"`
+	Model        string `json:"model"`
+}
+
+// poolToken returns the token for the pool; the PIN is a copy for it to own.
+func (r *hsmRecord) poolToken(modulePath string) pool.Token {
+	return pool.Token{
+		ModuleName: r.Module,
+		ModulePath: modulePath,
+		Label:      r.Token.Label,
+		Serial:     r.Token.Serial,
+		PIN:        secret.New([]byte(r.PIN)),
+	}
+}
+
+// String and GoString keep the PIN out of every formatted output.
+func (r *hsmRecord) String() string   { return "hsm configuration of token " + r.Token.Serial }
+func (r *hsmRecord) GoString() string { return r.String() }
+
+// nodesRecord is config/nodes.
+type nodesRecord struct {
+	Version        int   `json:"version"`
+	Local          int   `json:"local"`
+	SessionTimeout int64 `json:"session_timeout_seconds"`
+}
+
+// rotationRecord is config/rotation.
+type rotationRecord struct {
+	Version       int   `json:"version"`
+	RefreshPeriod int64 `json:"refresh_period_seconds"`
+}
+
+// wrappingRecord pins one version of a wrapping key in one token.
+type wrappingRecord struct {
+	Version     int       `json:"version"`
+	KeyVersion  uint32    `json:"key_version"`
+	TokenSerial string    `json:"token_serial"`
+	Domain      string    `json:"domain"`
+	Suite       string    `json:"suite"`
+	ID          []byte    `json:"id"`
+	PublicKey   []byte    `json:"public_key"`
+	Label       string    `json:"label"`
+	Created     time.Time `json:"created_time"`
+}
+
+// nodeKeysRecord is pool.NodeKeys.
+type nodeKeysRecord struct {
+	Version          int        `json:"version"`
+	Identity         string     `json:"identity"` // hex
+	IdentityEnvelope []byte     `json:"identity_envelope"`
+	Aux              *auxRecord `json:"aux,omitempty"`
+}
+
+type auxRecord struct {
+	Generation uint64            `json:"generation"`
+	Public     []byte            `json:"public"`
+	Envelope   []byte            `json:"envelope"`
+	Receipts   map[string][]byte `json:"receipts,omitempty"`
+}
+
+// accountRecord is all there is of an account. It is replaced as a whole by
+// one Put, so an account has a consistent epoch at every moment.
+type accountRecord struct {
+	Version int       `json:"version"`
+	ID      string    `json:"id"` // hex, 16 bytes
+	Created time.Time `json:"created_time"`
+	// Birth is what the nodes signed at creation. It stays when epochs pass.
+	Birth birthRecord `json:"birth"`
+	// RefreshPeriod is 0 where config/rotation decides.
+	RefreshPeriod int64             `json:"refresh_period_seconds"`
+	Metadata      map[string]string `json:"metadata,omitempty"`
+	Current       epochRecord       `json:"current"`
+	// Previous stays until the current epoch has been opened once.
+	Previous *epochRecord `json:"previous,omitempty"`
+}
+
+type birthRecord struct {
+	RecordHash  string              `json:"record_hash"` // hex, 32 bytes
+	Certificate []endorsementRecord `json:"certificate"`
+}
+
+// epochRecord is one share epoch.
+type epochRecord struct {
+	Record []byte   `json:"record"` // mpc.PublicRecord.Marshal
+	Shares [][]byte `json:"shares"` // hsm envelopes in index order
+	// Exposures are those at the start of the epoch, or, in a previous epoch,
+	// all of them.
+	Exposures       map[string]mpc.Index `json:"exposures"` // by node identity, hex
+	Certificate     []endorsementRecord  `json:"certificate"`
+	WrappingVersion uint32               `json:"wrapping_version"`
+	Started         time.Time            `json:"started_time"`
+}
+
+type endorsementRecord struct {
+	Node      string `json:"node"`
+	Identity  string `json:"identity"` // hex
+	Signature []byte `json:"signature"`
+}
+
+// exposuresRecord holds exposures added since an epoch began. It is ignored
+// when the account is in another epoch.
+type exposuresRecord struct {
+	Version   int                  `json:"version"`
+	EpochID   string               `json:"epoch_id"` // hex, 16 bytes
+	Exposures map[string]mpc.Index `json:"exposures"`
+}
+
+// decodeRecord reads a record: find its version, refuse a newer one, bring an
+// older one up to date, then decode strictly. A field that this version does
+// not know would be lost with the next write, so it is an error.
+func decodeRecord(raw []byte, into interface{ check() error }) error {
+	if len(raw) > maxStoredRecord {
+		return fmt.Errorf("has %d bytes, more than any valid record", len(raw))
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return errors.New("is not a JSON record")
+	}
+	switch {
+	case head.Version > recordVersion:
+		return errNewerRecord
+	case head.Version < 1:
+		return errors.New("has no version")
+	}
+	// Version 1 is current: nothing to migrate yet.
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		// Syntax errors may quote a value and so a PIN: they are not passed on.
+		return errors.New("does not have the fields of its version")
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("is followed by other data")
+	}
+	return into.check()
+}
+
+func (r *mountRecord) check() error { return decodeHex(r.IDHex, r.ID[:], "mount ID") }
+
+func (r *hsmRecord) check() error {
+	if r.Module == "" || r.Token.Serial == "" || r.PIN == "" {
+		return errors.New("lacks module, token serial number or PIN")
+	}
+	return nil
+}
+
+func (r *nodesRecord) check() error {
+	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 {
+		return errors.New("is out of bounds")
+	}
+	return nil
+}
+
+func (r *rotationRecord) check() error {
+	if r.RefreshPeriod < 1 {
+		return errors.New("is out of bounds")
+	}
+	return nil
+}
+
+func (r *wrappingRecord) check() error {
+	if r.KeyVersion == 0 || len(r.ID) == 0 || len(r.PublicKey) == 0 {
+		return errors.New("lacks version, ID or public key")
+	}
+	return nil
+}
+
+func (r *nodeKeysRecord) check() error {
+	_, err := mpc.ParseNodeIdentity(r.Identity)
+	return err
+}
+
+func (r *exposuresRecord) check() error {
+	var id mpc.EpochID
+	if err := decodeHex(r.EpochID, id[:], "epoch ID"); err != nil {
+		return err
+	}
+	_, err := parseExposures(r.Exposures)
+	return err
+}
+
+func (r *accountRecord) check() error {
+	var id mpc.AccountID
+	if err := decodeHex(r.ID, id[:], "account ID"); err != nil {
+		return err
+	}
+	epochs := []*epochRecord{&r.Current}
+	if r.Previous != nil {
+		epochs = append(epochs, r.Previous)
+	}
+	for _, e := range epochs {
+		a, err := e.account()
+		if err != nil {
+			return err
+		}
+		if a.Record.AccountID != id {
+			return errors.New("holds the public record of another account")
+		}
+	}
+	return nil
+}
+
+// account returns the epoch as the pool takes it.
+func (e *epochRecord) account() (*mpc.Account, error) {
+	record, err := mpc.ParsePublicRecord(e.Record)
+	if err != nil {
+		return nil, err
+	}
+	if len(e.Shares) != record.Shares {
+		return nil, fmt.Errorf("holds %d of %d shares", len(e.Shares), record.Shares)
+	}
+	a := &mpc.Account{Record: *record}
+	for i, envelope := range e.Shares {
+		a.Shares = append(a.Shares, mpc.WrappedShare{Index: mpc.Index(i + 1), Envelope: envelope})
+	}
+	if a.Exposures, err = parseExposures(e.Exposures); err != nil {
+		return nil, err
+	}
+	for _, index := range a.Exposures {
+		if int(index) > record.Shares {
+			return nil, fmt.Errorf("exposes share %d of %d", index, record.Shares)
+		}
+	}
+	return a, nil
+}
+
+func parseExposures(in map[string]mpc.Index) (mpc.Exposures, error) {
+	out := make(mpc.Exposures, len(in))
+	for node, index := range in {
+		id, err := mpc.ParseNodeIdentity(node)
+		if err != nil {
+			return nil, err
+		}
+		if index < 1 || index > mpc.MaxShares {
+			return nil, fmt.Errorf("exposes share %d", index)
+		}
+		out[id] = index
+	}
+	return out, nil
+}
+
+func formatExposures(in mpc.Exposures) map[string]mpc.Index {
+	out := make(map[string]mpc.Index, len(in))
+	for node, index := range in {
+		out[node.String()] = index
+	}
+	return out
+}
+
+func decodeHex(s string, dst []byte, what string) error {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(dst) || s != strings.ToLower(s) {
+		return fmt.Errorf("%s must be %d lower-case hex digits", what, 2*len(dst))
+	}
+	copy(dst, b)
+	return nil
+}

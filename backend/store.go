@@ -1,0 +1,287 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
+)
+
+// store reads and writes records. It may be used concurrently; who changes an
+// account holds that account's lock. Only config/nodes is cached, because
+// signing asks for it; everything else is read from Vault every time.
+type store struct {
+	s logical.Storage
+
+	mu         sync.Mutex
+	nodes      *nodesRecord // nil: not read yet
+	nodesReads uint64       // changes with every invalidation
+}
+
+var _ pool.KeyStore = (*store)(nil)
+
+// get returns false when there is no entry under the key.
+func (s *store) get(ctx context.Context, key string, into interface{ check() error }) (bool, error) {
+	entry, err := s.s.Get(ctx, key)
+	if err != nil {
+		return false, fmt.Errorf("reading %s from storage: %w", key, err)
+	}
+	if entry == nil {
+		return false, nil
+	}
+	if err := decodeRecord(entry.Value, into); err != nil {
+		return false, fmt.Errorf("stored record %s %w", key, err)
+	}
+	return true, nil
+}
+
+func (s *store) put(ctx context.Context, key string, record any) error {
+	value, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", key, err)
+	}
+	if err := s.s.Put(ctx, &logical.StorageEntry{Key: key, Value: value}); err != nil {
+		return fmt.Errorf("writing %s to storage: %w", key, err)
+	}
+	return nil
+}
+
+func (s *store) delete(ctx context.Context, key string) error {
+	if err := s.s.Delete(ctx, key); err != nil {
+		return fmt.Errorf("deleting %s from storage: %w", key, err)
+	}
+	return nil
+}
+
+func (s *store) list(ctx context.Context, prefix string) ([]string, error) {
+	keys, err := s.s.List(ctx, prefix)
+	if err != nil {
+		return nil, fmt.Errorf("listing %s in storage: %w", prefix, err)
+	}
+	return keys, nil
+}
+
+// invalidate drops what is cached of a key that changed behind our back.
+func (s *store) invalidate(key string) {
+	if key == keyNodes {
+		s.mu.Lock()
+		s.nodes = nil
+		s.nodesReads++
+		s.mu.Unlock()
+	}
+}
+
+// mount returns nil before config/hsm was first written.
+func (s *store) mount(ctx context.Context) (*mountRecord, error) {
+	r := &mountRecord{}
+	ok, err := s.get(ctx, keyMount, r)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return r, nil
+}
+
+// hsmConfig returns nil when nothing is configured.
+func (s *store) hsmConfig(ctx context.Context) (*hsmRecord, error) {
+	r := &hsmRecord{}
+	ok, err := s.get(ctx, keyHSM, r)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return r, nil
+}
+
+// nodesConfig returns the defaults when nothing is stored.
+func (s *store) nodesConfig(ctx context.Context) (nodesRecord, error) {
+	s.mu.Lock()
+	cached, reads := s.nodes, s.nodesReads
+	s.mu.Unlock()
+	if cached != nil {
+		return *cached, nil
+	}
+	r := defaultNodes()
+	if _, err := s.get(ctx, keyNodes, &r); err != nil {
+		return nodesRecord{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.nodesReads == reads { // not written in between
+		s.nodes = &r
+	}
+	return r, nil
+}
+
+func (s *store) putNodesConfig(ctx context.Context, r nodesRecord) error {
+	defer s.invalidate(keyNodes)
+	return s.put(ctx, keyNodes, &r)
+}
+
+// rotationConfig returns the defaults when nothing is stored.
+func (s *store) rotationConfig(ctx context.Context) (rotationRecord, error) {
+	r := defaultRotation()
+	_, err := s.get(ctx, keyRotation, &r)
+	return r, err
+}
+
+// wrappingRecords returns all versions in ascending order, of any token.
+func (s *store) wrappingRecords(ctx context.Context) ([]wrappingRecord, error) {
+	keys, err := s.list(ctx, prefixWrapping)
+	if err != nil {
+		return nil, err
+	}
+	var out []wrappingRecord
+	for _, k := range keys {
+		var r wrappingRecord
+		if ok, err := s.get(ctx, prefixWrapping+k, &r); err != nil {
+			return nil, err
+		} else if ok {
+			out = append(out, r)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].KeyVersion < out[j].KeyVersion })
+	return out, nil
+}
+
+// wrappingKeys returns the token's versions in ascending order. Versions of
+// another token can be left by a crash during a change of token; they belong
+// to nothing.
+func (s *store) wrappingKeys(ctx context.Context, serial string) ([]hsm.WrappingKey, error) {
+	records, err := s.wrappingRecords(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []hsm.WrappingKey
+	for _, r := range records {
+		if r.TokenSerial != serial {
+			continue
+		}
+		suite, err := hsm.ParseSuite(r.Suite)
+		if err != nil {
+			return nil, fmt.Errorf("stored wrapping key %d: %w", r.KeyVersion, err)
+		}
+		out = append(out, hsm.WrappingKey{
+			Domain: r.Domain, Version: r.KeyVersion, Suite: suite,
+			ID: r.ID, PublicKey: r.PublicKey, Label: r.Label,
+		})
+	}
+	return out, nil
+}
+
+func wrappingKey(version uint32) string {
+	return prefixWrapping + strconv.FormatUint(uint64(version), 10)
+}
+
+// NodeKeys implements pool.KeyStore.
+func (s *store) NodeKeys(ctx context.Context, nodeID string) (*pool.NodeKeys, error) {
+	if err := checkNodeID(nodeID); err != nil {
+		return nil, err
+	}
+	var r nodeKeysRecord
+	ok, err := s.get(ctx, prefixNodeKeys+nodeID, &r)
+	if err != nil || !ok {
+		return nil, err
+	}
+	id, err := mpc.ParseNodeIdentity(r.Identity)
+	if err != nil {
+		return nil, err
+	}
+	k := &pool.NodeKeys{Identity: id, IdentityEnvelope: r.IdentityEnvelope}
+	if r.Aux != nil {
+		k.Aux = &pool.AuxKeys{
+			Generation: r.Aux.Generation, Public: r.Aux.Public,
+			Envelope: r.Aux.Envelope, Receipts: r.Aux.Receipts,
+		}
+	}
+	return k, nil
+}
+
+// PutNodeKeys implements pool.KeyStore.
+func (s *store) PutNodeKeys(ctx context.Context, nodeID string, k *pool.NodeKeys) error {
+	if err := checkNodeID(nodeID); err != nil {
+		return err
+	}
+	r := &nodeKeysRecord{
+		Version:          recordVersion,
+		Identity:         k.Identity.String(),
+		IdentityEnvelope: k.IdentityEnvelope,
+	}
+	if k.Aux != nil {
+		r.Aux = &auxRecord{
+			Generation: k.Aux.Generation, Public: k.Aux.Public,
+			Envelope: k.Aux.Envelope, Receipts: k.Aux.Receipts,
+		}
+	}
+	return s.put(ctx, prefixNodeKeys+nodeID, r)
+}
+
+func checkNodeID(id string) error {
+	if id == "" || len(id) > 64 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return fmt.Errorf("node ID %q is not made of 1 to 64 of a-z, 0-9 and dash", clip(id))
+	}
+	return nil
+}
+
+// account returns nil for a name that is not taken.
+func (s *store) account(ctx context.Context, name string) (*accountRecord, error) {
+	r := &accountRecord{}
+	ok, err := s.get(ctx, prefixAccounts+name, r)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (s *store) putAccount(ctx context.Context, name string, r *accountRecord) error {
+	return s.put(ctx, prefixAccounts+name, r)
+}
+
+// usable returns the account's current epoch as the pool takes it, with every
+// exposure so far.
+func (s *store) usable(ctx context.Context, r *accountRecord) (*mpc.Account, error) {
+	a, err := r.Current.account()
+	if err != nil {
+		return nil, err
+	}
+	added, err := s.addedExposures(ctx, &a.Record)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(a.Exposures, added)
+	return a, nil
+}
+
+// addedExposures returns the exposures since the epoch of the record began.
+func (s *store) addedExposures(ctx context.Context, record *mpc.PublicRecord) (mpc.Exposures, error) {
+	var r exposuresRecord
+	ok, err := s.get(ctx, prefixExposures+record.AccountID.String(), &r)
+	if err != nil || !ok || r.EpochID != record.EpochID.String() {
+		return nil, err
+	}
+	return parseExposures(r.Exposures)
+}
+
+func (s *store) putExposures(ctx context.Context, record *mpc.PublicRecord, added mpc.Exposures) error {
+	return s.put(ctx, prefixExposures+record.AccountID.String(), &exposuresRecord{
+		Version:   recordVersion,
+		EpochID:   record.EpochID.String(),
+		Exposures: formatExposures(added),
+	})
+}
+
+// accountNames lists the accounts in order.
+func (s *store) accountNames(ctx context.Context) ([]string, error) {
+	names, err := s.list(ctx, prefixAccounts)
+	slices.Sort(names)
+	return names, err
+}
