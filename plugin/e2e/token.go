@@ -1,0 +1,88 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Token is a fresh SoftHSM token in a private folder.
+type Token struct {
+	Label  string
+	PIN    string // of a token that lives for one test run
+	Conf   string // path for SOFTHSM2_CONF
+	Module string // path of the PKCS#11 library
+}
+
+// URI is what config/hsm takes, with the module name that Enable registers.
+func (t Token) URI() string { return "pkcs11:token=" + t.Label + "?module-name=softhsm" }
+
+// newToken makes a token in a store, and so a configuration, of its own. The
+// tokens of one Vault must share one: more of them are made by AddToken.
+func newToken(dir, label string) (Token, error) {
+	module, err := softhsmModule()
+	if err != nil {
+		return Token{}, err
+	}
+	conf := filepath.Join(dir, "softhsm2.conf")
+	tokens := filepath.Join(dir, "tokens")
+	if err := os.Mkdir(tokens, 0o700); err != nil {
+		return Token{}, err
+	}
+	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", tokens)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return Token{}, err
+	}
+	return addToken(conf, module, label)
+}
+
+// addToken makes one more token in the store that conf names.
+func addToken(conf, module, label string) (Token, error) {
+	t := Token{Label: label, PIN: randomHex(8), Conf: conf, Module: module}
+	// softhsm2-util takes PINs from arguments or a terminal only: fit for a
+	// token that is thrown away, and for no other.
+	cmd := exec.Command("softhsm2-util", "--init-token", "--free", "--label", label, "--pin", t.PIN, "--so-pin", randomHex(8))
+	cmd.Env = append(os.Environ(), "SOFTHSM2_CONF="+conf)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return Token{}, fmt.Errorf("softhsm2-util: %w: %s", err, strings.ReplaceAll(string(out), t.PIN, "(PIN)"))
+	}
+	return t, nil
+}
+
+// softhsmModule finds SoftHSM's library in the places scripts/softhsm.sh knows.
+func softhsmModule() (string, error) {
+	candidates := []string{os.Getenv("MPC_SOFTHSM_MODULE"), "/usr/lib/softhsm/libsofthsm2.so"}
+	multiarch, _ := filepath.Glob("/usr/lib/*/softhsm/libsofthsm2.so")
+	candidates = append(candidates, multiarch...)
+	candidates = append(candidates, "/usr/lib64/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
+	for _, c := range candidates {
+		if info, err := os.Stat(c); c != "" && err == nil && info.Mode().IsRegular() {
+			return c, nil
+		}
+	}
+	return "", fmt.Errorf("libsofthsm2.so not found; run make setup, or set MPC_SOFTHSM_MODULE")
+}
+
+// randomHex returns n random bytes as 2n hex digits.
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// AddToken makes one more token that this Vault's plugins can reach.
+func (v *Vault) AddToken(t testing.TB, label string) Token {
+	t.Helper()
+	token, err := addToken(v.Token.Conf, v.Token.Module, label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
