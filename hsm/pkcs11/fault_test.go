@@ -481,3 +481,28 @@ func TestSecondLogin(t *testing.T) {
 	}
 	f.set(func() { f.login = nil })
 }
+
+// TestSessionVanishesInCall: the module loses everything during a derivation
+// and says no more than that it failed.
+func TestSessionVanishesInCall(t *testing.T) {
+	f := &faulty{}
+	tok, key, eph := ready(t, f)
+	lost := false
+	f.set(func() {
+		f.derive = func() error {
+			if lost {
+				return nil
+			}
+			lost = true
+			if err := f.module.(*p11.Ctx).CloseAllSessions(tok.slot); err != nil {
+				t.Error(err)
+			}
+			return p11.Error(p11.CKR_GENERAL_ERROR)
+		}
+	})
+	z, err := tok.ECDH(t.Context(), key, eph.PublicKey())
+	if err != nil || !lost {
+		t.Fatalf("got %v", err)
+	}
+	right(t, key, eph, z)
+}

@@ -9,8 +9,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,43 +197,6 @@ func TestSessionLoss(t *testing.T) {
 	if _, err := tok.GenerateWrappingKey(t.Context(), "default", 2, ""); err != nil {
 		t.Fatalf("making a key after losing every session: %v", err)
 	}
-}
-
-// TestSessionLossUnderLoad: the same while many goroutines work; each request
-// is answered all the same.
-func TestSessionLossUnderLoad(t *testing.T) {
-	soft := hsmtest.SoftHSM(t)
-	tok := open(t, soft)
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := hsm.ShareContext(1, [32]byte{})
-	e, err := hsm.Seal(c, secret.New([]byte("share")), []hsm.WrappingKey{key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, slot, _ := rawSession(t, soft)
-	var wg sync.WaitGroup
-	var opened atomic.Int64
-	for range 16 {
-		wg.Go(func() {
-			for range 100 {
-				if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
-					t.Errorf("after %d: %v", opened.Load(), err)
-					return
-				}
-				opened.Add(1)
-			}
-		})
-	}
-	for opened.Load() < 400 && !t.Failed() {
-		time.Sleep(time.Millisecond)
-	}
-	if err := raw.CloseAllSessions(slot); err != nil {
-		t.Error(err)
-	}
-	wg.Wait()
 }
 
 // BenchmarkOpen opens a share of 32 bytes, as a node does for every signature.
