@@ -10,6 +10,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
@@ -58,6 +60,22 @@ func (p *Plugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.Cli
 	return nodepb.NewNodeClient(c), nil
 }
 
+// socketDirPrefix marks directories that this package made and may remove.
+const socketDirPrefix = "vault-mpc-node-"
+
+// MakeSocketDir makes a directory for one node's socket, mode 0700.
+func MakeSocketDir() (string, error) { return os.MkdirTemp("", socketDirPrefix) }
+
+// SocketDirEnv is the environment entry that makes a node use dir.
+func SocketDirEnv(dir string) string { return plugin.EnvUnixSocketDir + "=" + dir }
+
+// RemoveSocketDir removes a directory made by MakeSocketDir and nothing else.
+func RemoveSocketDir(dir string) {
+	if strings.HasPrefix(filepath.Base(dir), socketDirPrefix) {
+		_ = os.RemoveAll(dir)
+	}
+}
+
 // ExitWithParent ends this process when the pipe inherited from the parent is
 // closed, which happens however the parent ends. It returns an error when there
 // is no such pipe; the process should then not go on.
@@ -72,6 +90,8 @@ func ExitWithParent(exit func()) error {
 	go func() {
 		// The parent never writes: anything but blocking means it is gone.
 		_, _ = io.Copy(io.Discard, f)
+		// A parent that was killed has not tidied up.
+		RemoveSocketDir(os.Getenv(plugin.EnvUnixSocketDir))
 		exit()
 	}()
 	return nil

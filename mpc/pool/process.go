@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -28,7 +29,9 @@ type process struct {
 	plug   *plugin.Client
 	// alive is the write end of the pipe whose closing ends the node.
 	alive *os.File
-	once  sync.Once
+	// dir holds the node's socket; mode 0700.
+	dir  string
+	once sync.Once
 }
 
 // launcher starts node processes.
@@ -46,9 +49,14 @@ func (l launcher) start(name string) (*process, error) {
 		return nil, err
 	}
 	defer r.Close() // the child has its own copy
+	dir, err := nodelink.MakeSocketDir()
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
 	cmd := exec.Command(l.executable, "node")
 	cmd.ExtraFiles = []*os.File{r}
-	cmd.Env = l.env
+	cmd.Env = append(slices.Clip(l.env), nodelink.SocketDirEnv(dir))
 	c := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  nodelink.Handshake(),
 		Plugins:          plugin.PluginSet{nodelink.Name: &nodelink.Plugin{}},
@@ -62,7 +70,7 @@ func (l launcher) start(name string) (*process, error) {
 		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(nodelink.MaxMessage), grpc.MaxCallSendMsgSize(nodelink.MaxMessage))},
 	})
-	p := &process{plug: c, alive: w}
+	p := &process{plug: c, alive: w, dir: dir}
 	conn, err := c.Client()
 	if err != nil {
 		p.stop()
@@ -87,6 +95,7 @@ func (p *process) stop() {
 	p.once.Do(func() {
 		_ = p.alive.Close()
 		p.plug.Kill()
+		nodelink.RemoveSocketDir(p.dir)
 	})
 }
 

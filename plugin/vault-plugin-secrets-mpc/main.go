@@ -77,7 +77,7 @@ func exitWithVault() {
 // files and the HSM needs, and what the operator names in MPC_NODE_ENV.
 func nodeEnv(environ []string) []string {
 	allowed := map[string]bool{"PATH": true, "HOME": true, "TMPDIR": true, "LD_LIBRARY_PATH": true,
-		"SOFTHSM2_CONF": true, "PLUGIN_UNIX_SOCKET_DIR": true}
+		"SOFTHSM2_CONF": true}
 	for _, kv := range environ {
 		if list, ok := strings.CutPrefix(kv, "MPC_NODE_ENV="); ok {
 			for name := range strings.SplitSeq(list, ",") {
