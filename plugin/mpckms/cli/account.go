@@ -31,6 +31,7 @@ type account struct {
 	PublicKeyHex     string            `json:"public_key_hex"`
 	ShareEpoch       uint64            `json:"share_epoch"`
 	EpochID          string            `json:"epoch_id"`
+	RecordHash       string            `json:"record_hash"` // of the epoch's public record, hex
 	WrappingVersion  uint32            `json:"wrapping_version"`
 	State            string            `json:"state"`
 	Created          string            `json:"created_time"`
@@ -40,6 +41,7 @@ type account struct {
 	LastRefreshError string            `json:"last_refresh_error"`
 	Metadata         map[string]string `json:"metadata"`
 	BirthCertificate any               `json:"birth_certificate"`
+	BirthRecordHash  string            `json:"birth_record_hash"` // what the certificate signs
 }
 
 func (acc *account) sharing() string {
@@ -63,6 +65,7 @@ func (acc *account) write(t *text) {
 		"Public key", acc.PublicKeyHex,
 		"Share epoch", count64(acc.ShareEpoch),
 		"Epoch ID", acc.EpochID,
+		"Record hash", acc.RecordHash,
 		"Wrapping version", count64(uint64(acc.WrappingVersion)),
 		"Created", acc.Created,
 		"Refresh period", period,

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,6 +55,9 @@ func (a *app) accountCreateCommand() *cobra.Command {
 }
 
 func (a *app) createAccount(cmd *cobra.Command, c *client, name string, body map[string]any) error {
+	if err := c.refuseExisting(cmd.Context(), name); err != nil {
+		return err
+	}
 	acc := &account{Name: name}
 	_, err := c.do(cmd.Context(), request{
 		what:       fmt.Sprintf("create account %q", name),
@@ -64,6 +70,27 @@ func (a *app) createAccount(cmd *cobra.Command, c *client, name string, body map
 		return err
 	}
 	return a.print(acc, acc.write)
+}
+
+// refuseExisting looks first, because a write to an account that exists changes
+// its settings and would look like a new account. A token that may create but
+// not read passes: without "update" as well, Vault refuses the write.
+func (c *client) refuseExisting(ctx context.Context, name string) error {
+	_, err := c.readAccount(ctx, name)
+	var r *refusal
+	if errors.As(err, &r) && (r.status == http.StatusForbidden || r.status == http.StatusNotFound && !r.noRoute() && !r.unsupportedPath()) {
+		return nil
+	}
+	if r != nil {
+		r.what = fmt.Sprintf("cannot create account %q", name)
+	}
+	if err != nil {
+		return err
+	}
+	return &refusal{
+		what:   fmt.Sprintf("account %q exists already; nothing was changed", name),
+		advice: "Look at it with 'mpckms account show " + name + "', or choose another name.",
+	}
 }
 
 func parseMetadata(pairs []string) (map[string]string, error) {

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/spf13/cobra"
 )
@@ -11,19 +14,23 @@ type accountListDoc struct {
 	Accounts []accountSummary `json:"accounts"`
 }
 
-// accountSummary is what a list tells of an account. Fields that the server
-// leaves out of its list are empty.
+// accountSummary is what a list tells of an account. Everything but the name is
+// left out where the server does not tell it.
 type accountSummary struct {
 	Name         string `json:"name"`
-	ID           string `json:"id"`
-	Algorithm    string `json:"algorithm"`
-	Threshold    int    `json:"threshold"`
-	Shares       int    `json:"shares"`
-	State        string `json:"state"`
-	PublicKeyHex string `json:"public_key_hex"`
-	ShareEpoch   uint64 `json:"share_epoch"`
-	LastRefresh  string `json:"last_refresh_time"`
+	ID           string `json:"id,omitempty"`
+	Algorithm    string `json:"algorithm,omitempty"`
+	Threshold    int    `json:"threshold,omitempty"`
+	Shares       int    `json:"shares,omitempty"`
+	State        string `json:"state,omitempty"`
+	PublicKeyHex string `json:"public_key_hex,omitempty"`
+	ShareEpoch   uint64 `json:"share_epoch,omitempty"`
+	LastRefresh  string `json:"last_refresh_time,omitempty"`
 }
+
+// maxDetails is how many accounts a list reads one by one where the server's
+// list holds names only: about a millisecond each.
+const maxDetails = 100
 
 func (a *app) accountListCommand() *cobra.Command {
 	return &cobra.Command{
@@ -41,16 +48,57 @@ func (a *app) accountListCommand() *cobra.Command {
 			}
 			doc := accountListDoc{Mount: c.mount, Accounts: []accountSummary{}}
 			for _, name := range found.Keys {
-				acc := accountSummary{}
-				if err := decodeInfo(found.KeyInfo[name], &acc); err != nil {
-					return &refusal{what: fmt.Sprintf("what the list says about account %q cannot be read", name), cause: err}
+				acc, err := summary(found, name)
+				if err != nil {
+					return err
 				}
-				acc.Name = name
 				doc.Accounts = append(doc.Accounts, acc)
+			}
+			if err := a.fillDetails(cmd.Context(), c, doc.Accounts); err != nil {
+				return err
 			}
 			return a.print(doc, doc.write)
 		},
 	}
+}
+
+func summary(found listing, name string) (accountSummary, error) {
+	var acc accountSummary
+	if err := decodeInfo(found.KeyInfo[name], &acc); err != nil {
+		return acc, &refusal{what: fmt.Sprintf("what the list says about account %q cannot be read", name), cause: err}
+	}
+	acc.Name = name
+	return acc, nil
+}
+
+// fillDetails reads accounts of which the list told no more than the name.
+// Accounts that the token may not read, or that are gone, stay as they are.
+func (a *app) fillDetails(ctx context.Context, c *client, accounts []accountSummary) error {
+	bare := 0
+	for i := range accounts {
+		acc := &accounts[i]
+		if acc.Algorithm != "" || !validName(acc.Name) {
+			continue
+		}
+		if bare++; bare > maxDetails {
+			a.note("Note: details are shown for the first %d accounts; 'mpckms account show NAME' has the others", maxDetails)
+			return nil
+		}
+		full, err := c.readAccount(ctx, acc.Name)
+		var r *refusal
+		switch {
+		case err == nil:
+			*acc = accountSummary{
+				Name: acc.Name, ID: full.ID, Algorithm: full.Algorithm,
+				Threshold: full.Threshold, Shares: full.Shares, State: full.State,
+				PublicKeyHex: full.PublicKeyHex, ShareEpoch: full.ShareEpoch, LastRefresh: full.LastRefresh,
+			}
+		case errors.As(err, &r) && (r.status == http.StatusForbidden || r.status == http.StatusNotFound):
+		default:
+			return err
+		}
+	}
+	return nil
 }
 
 func (doc accountListDoc) write(t *text) {

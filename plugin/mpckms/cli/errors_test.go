@@ -65,6 +65,9 @@ func TestServerErrors(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newServer(t)
+			if strings.HasPrefix(test.args, "account create") {
+				s.on("GET mpc/accounts/a", fails(404, "there is no such account"))
+			}
 			if test.answer != nil {
 				s.on(test.key, test.answer)
 			}
@@ -142,7 +145,7 @@ func TestNetworkErrors(t *testing.T) {
 
 	t.Setenv("VAULT_ADDR", closed)
 	run(t, "account", "list").want(t, 1, "connection refused by "+closed, "VAULT_ADDR")
-	run(t, "account", "create", "a", "--algorithm", "x").want(t, 1, "connection refused")
+	run(t, "account", "create", "a", "--algorithm", "x").want(t, 1, `cannot create account "a": connection refused`)
 	t.Setenv("VAULT_ADDR", strings.Replace(closed, "://", "://user:hunter2-password@", 1))
 	res := run(t, "account", "list")
 	res.want(t, 1, "connection refused")
@@ -167,6 +170,7 @@ func TestNetworkErrors(t *testing.T) {
 func TestClientTimeout(t *testing.T) {
 	s := newServer(t)
 	release := make(chan struct{})
+	s.on("GET mpc/accounts/a", fails(404, "there is no such account"))
 	s.on("PUT mpc/accounts/a", func(http.ResponseWriter, *http.Request) { <-release })
 	defer close(release)
 	t.Setenv("VAULT_CLIENT_TIMEOUT", "50ms")

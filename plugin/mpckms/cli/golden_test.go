@@ -2,6 +2,8 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -9,11 +11,12 @@ import (
 const (
 	accountData = `{"name":"treasury","id":"00112233445566778899aabbccddeeff","algorithm":"ecdsa-secp256k1",
 		"threshold":2,"shares":3,"public_key":"-----BEGIN PUBLIC KEY-----\nMFYwEAYH\n-----END PUBLIC KEY-----\n",
-		"public_key_hex":"02aabb","share_epoch":7,"epoch_id":"ffee","wrapping_version":1,"state":"active",
+		"public_key_hex":"02aabb","share_epoch":7,"epoch_id":"ffee","record_hash":"0d0e","wrapping_version":1,"state":"active",
 		"created_time":"2026-01-02T03:04:05Z","last_refresh_time":"2026-01-02T03:14:05Z",
 		"next_refresh_time":"2026-01-02T03:24:05Z","refresh_period":600,"last_refresh_error":"",
 		"metadata":{"team":"payments","desk":"3"},
-		"birth_certificate":[{"node":"local-1","signature":"AA=="},{"node":"local-2","signature":"AQ=="}]}`
+		"birth_certificate":[{"node":"local-1","signature":"AA=="},{"node":"local-2","signature":"AQ=="}],
+		"birth_record_hash":"0a0b"}`
 	signData = `{"signature":"MEQ=","signature_hex":"3044","r":"0a","s":"0b","v":1,"digest":"cc",
 		"public_key":"02aabb","share_epoch":7,"signers":[{"index":1,"node":"local-3"},{"index":3,"node":"local-1"}],
 		"session_id":"dd","attempts":2}`
@@ -44,7 +47,8 @@ func engine(t *testing.T) *server {
 	s.on("LIST mpc/accounts", data(`{"keys":["hot","treasury"],"key_info":{"treasury":`+accountData+`,
 		"hot":{"algorithm":"bip340-secp256k1","threshold":3,"shares":5,"state":"active","share_epoch":1}}}`))
 	s.on("GET mpc/accounts/treasury", data(accountData))
-	s.on("PUT mpc/accounts/treasury", data(accountData))
+	s.on("GET mpc/accounts/fresh", fails(404, "there is no account \"fresh\""))
+	s.on("PUT mpc/accounts/fresh", data(strings.Replace(accountData, "treasury", "fresh", 1)))
 	s.on("PUT mpc/accounts/treasury/refresh", data(accountData))
 	s.on("PUT mpc/sign/treasury", data(signData))
 	s.on("PUT mpc/verify/treasury", data(`{"valid":true}`))
@@ -61,7 +65,7 @@ func TestGolden(t *testing.T) {
 		{"status", "status"},
 		{"account_list", "account list"},
 		{"account_show", "account show treasury"},
-		{"account_create", "account create treasury --algorithm ecdsa-secp256k1"},
+		{"account_create", "account create fresh --algorithm ecdsa-secp256k1"},
 		{"account_refresh", "account refresh treasury"},
 		{"account_sign", "account sign treasury --input hello"},
 		{"account_verify", "account verify treasury --input hello --signature MEQ="},
@@ -105,9 +109,9 @@ func TestEmptyList(t *testing.T) {
 
 func TestCreateSendsWhatWasAsked(t *testing.T) {
 	s := engine(t)
-	run(t, "account", "create", "treasury", "--algorithm", "bip340-secp256k1", "--threshold", "3", "--shares", "5",
+	run(t, "account", "create", "fresh", "--algorithm", "bip340-secp256k1", "--threshold", "3", "--shares", "5",
 		"--refresh-period", "10m", "--metadata", "team=payments", "--metadata", "eq=a=b").want(t, 0)
-	calls := s.called("PUT mpc/accounts/treasury")
+	calls := s.called("PUT mpc/accounts/fresh")
 	if len(calls) != 1 {
 		t.Fatalf("%d requests, want 1", len(calls))
 	}
@@ -122,16 +126,71 @@ func TestCreateSendsWhatWasAsked(t *testing.T) {
 // may not read is no failure of the write.
 func TestWriteWithBareAnswer(t *testing.T) {
 	s := engine(t)
-	s.on("PUT mpc/accounts/treasury", raw(204, ""))
-	res := run(t, "account", "create", "treasury", "--algorithm", "x")
+	written := false
+	afterwards := data(accountData)
+	s.on("PUT mpc/accounts/fresh", func(w http.ResponseWriter, r *http.Request) {
+		written = true
+		raw(204, "")(w, r)
+	})
+	s.on("GET mpc/accounts/fresh", func(w http.ResponseWriter, r *http.Request) {
+		if written {
+			afterwards(w, r)
+			return
+		}
+		fails(404, "there is no such account")(w, r)
+	})
+	create := func() result {
+		written = false
+		return run(t, "account", "create", "fresh", "--algorithm", "x")
+	}
+	res := create()
 	res.want(t, 0)
 	if !strings.Contains(res.stdout, "02aabb") {
 		t.Errorf("the account was not read: %q", res.stdout)
 	}
-	s.on("GET mpc/accounts/treasury", fails(403, "1 error occurred:\n\t* permission denied\n\n"))
-	run(t, "account", "create", "treasury", "--algorithm", "x").want(t, 0, `was created, but the token may not read it`)
-	s.on("GET mpc/accounts/treasury", fails(400, "broken"))
-	run(t, "account", "create", "treasury", "--algorithm", "x").want(t, 1, `account "treasury" was created, but: cannot show`, "broken")
+	afterwards = fails(403, "1 error occurred:\n\t* permission denied\n\n")
+	create().want(t, 0, `was created, but the token may not read it`)
+	afterwards = fails(400, "broken")
+	create().want(t, 1, `account "fresh" was created, but: cannot show`, "broken")
+}
+
+// A write to an account that exists would change its settings.
+func TestCreateLooksFirst(t *testing.T) {
+	s := engine(t)
+	s.on("PUT mpc/accounts/treasury", data(accountData))
+	res := run(t, "account", "create", "treasury", "--algorithm", "ecdsa-secp256k1")
+	res.want(t, 1, `account "treasury" exists already; nothing was changed`, "account show treasury")
+	if res.stdout != "" || len(s.called("PUT mpc/accounts/treasury")) != 0 {
+		t.Errorf("the account was written; stdout %q", res.stdout)
+	}
+	// Allowed to create, not to read.
+	s.on("GET mpc/accounts/treasury", fails(403, "permission denied"))
+	run(t, "account", "create", "treasury", "--algorithm", "ecdsa-secp256k1").want(t, 0)
+}
+
+// Servers may list names only: few accounts are read one by one.
+func TestListOfNames(t *testing.T) {
+	s := engine(t)
+	s.on("LIST mpc/accounts", data(`{"keys":["fresh","hidden","treasury"]}`))
+	s.on("GET mpc/accounts/hidden", fails(403, "permission denied"))
+	res := run(t, "account", "list")
+	res.want(t, 0)
+	golden(t, "account_list_names.table", res.stdout)
+
+	names := make([]string, maxDetails+1)
+	for i := range names {
+		names[i] = fmt.Sprintf("a%03d", i)
+		s.on("GET mpc/accounts/"+names[i], data(accountData))
+	}
+	keys, _ := json.Marshal(names)
+	s.on("LIST mpc/accounts", data(`{"keys":`+string(keys)+`}`))
+	run(t, "account", "list").want(t, 0, "the first 100 accounts")
+	if n := len(s.called("GET mpc/accounts/a100")); n != 0 {
+		t.Error("more accounts were read than announced")
+	}
+	if n := len(s.called("GET mpc/accounts/a099")); n != 1 {
+		t.Error("an account within the limit was not read")
+	}
 }
 
 func TestMountFlagAndEnvironment(t *testing.T) {

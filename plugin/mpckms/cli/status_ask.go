@@ -121,6 +121,9 @@ func (doc *statusDoc) askHSM(ctx context.Context, c *client) error {
 }
 
 func (doc *statusDoc) askNodes(ctx context.Context, c *client) error {
+	if doc.HSM.Configured != nil && !*doc.HSM.Configured {
+		return nil // nodes start once they have a token to work with
+	}
 	nodes, err := c.nodes(ctx)
 	if err != nil {
 		return err
@@ -145,13 +148,14 @@ func (doc *statusDoc) judge() {
 			waiting++
 		}
 	}
-	if working < minWorking {
+	unconfigured := doc.HSM.Configured != nil && !*doc.HSM.Configured
+	if working < minWorking && !unconfigured {
 		doc.problem(fmt.Sprintf("%d of %d nodes work, a signature needs at least %d", working, len(doc.Nodes), minWorking))
 	}
 	if waiting > 0 {
 		doc.problem(fmt.Sprintf("%d of %d nodes are still making auxiliary keys: ECDSA signatures may have to wait", waiting, len(doc.Nodes)))
 	}
-	doc.Ready = working >= minWorking && (doc.HSM.Configured == nil || *doc.HSM.Configured)
+	doc.Ready = working >= minWorking && !unconfigured
 }
 
 func (doc statusDoc) write(t *text) {

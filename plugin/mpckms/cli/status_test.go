@@ -41,8 +41,8 @@ func TestStatus(t *testing.T) {
 			0, []string{"not readable with this token"}, nil},
 		{"HSM not configured", func(s *server) {
 			s.on("GET mpc/config/hsm", fails(404))
-			s.on("LIST mpc/nodes", fails(404))
-		}, 1, []string{"not configured", "vault write mpc/config/hsm", "0 of 0 nodes work"}, []string{"not ready"}},
+			s.on("LIST mpc/nodes", fails(400, "no HSM is configured"))
+		}, 1, []string{"not configured", "vault write mpc/config/hsm"}, []string{"not ready"}},
 		{"one node left", func(s *server) {
 			s.on("GET mpc/nodes/local-2", data(`{"state":"ready","hsm":"the token refused the PIN"}`))
 		},
