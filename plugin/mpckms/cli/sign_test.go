@@ -133,15 +133,15 @@ func TestSignGivesUp(t *testing.T) {
 		}
 		<-release
 	})
-	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "300ms").want(t, 1, "no signature within 300ms", pendingMessage)
+	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "1s").want(t, 1, "no signature within 1s", pendingMessage)
 
 	// The server never answers; the nodes say why, or nothing does.
 	s.on("PUT mpc/sign/treasury", func(http.ResponseWriter, *http.Request) { <-release })
-	runWatching(t, "account", "sign", "treasury", "--input", "x", "--timeout", "300ms").
-		want(t, 1, "no signature within 300ms: auxiliary keys are still being made (local-1 ready, local-2 40 %")
+	runWatching(t, "account", "sign", "treasury", "--input", "x", "--timeout", "1s").
+		want(t, 1, "no signature within 1s: auxiliary keys are still being made (local-1 ready, local-2 40 %")
 	s.on("LIST mpc/nodes", fails(403, "permission denied"))
-	runWatching(t, "account", "sign", "treasury", "--input", "x", "--timeout", "300ms").
-		want(t, 1, "no signature within 300ms: no answer in time", "doing it again does no harm")
+	runWatching(t, "account", "sign", "treasury", "--input", "x", "--timeout", "1s").
+		want(t, 1, "no signature within 1s: no answer in time", "doing it again does no harm")
 }
 
 // A slow signature of a scheme without auxiliary keys says nothing of them.
