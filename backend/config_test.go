@@ -1,0 +1,229 @@
+package backend
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc/pool"
+)
+
+func TestConfigHSM(t *testing.T) {
+	m := open(t, &logical.InmemStorage{}, newFake(t))
+	if resp, _, _ := m.do(logical.ReadOperation, "config/hsm", nil); resp != nil {
+		t.Errorf("before the first write: %v", resp.Data)
+	}
+	wrote := m.must(logical.UpdateOperation, "config/hsm", map[string]any{"uri": testURI, "pin": testPIN})
+	read := m.must(logical.ReadOperation, "config/hsm", nil)
+	for _, d := range []map[string]any{wrote, read} {
+		if d["token_serial"] != testSerial || d["module"] != "softhsm" || d["wrapping_version"] != 1 || d["pin_set"] != true || d["pin"] != nil {
+			t.Errorf("answer: %v", d)
+		}
+	}
+	if len(m.fake.applied) != 1 || m.fake.applied[0].Local != 5 || len(m.fake.applied[0].WrappingKeys) != 1 {
+		t.Errorf("applied: %d settings", len(m.fake.applied))
+	}
+	if got := m.fake.applied[0].Token; got.ModulePath != "/usr/lib/softhsm/libsofthsm2.so" || got.Serial != testSerial {
+		t.Errorf("token: %+v", got)
+	}
+
+	// A later write of the same token keeps the PIN that is not given, makes
+	// no key and adjusts the nodes.
+	m.must(logical.UpdateOperation, "config/hsm", map[string]any{"uri": "pkcs11:serial=" + testSerial + "?module-name=softhsm"})
+	if len(m.fake.created) != 1 || len(m.fake.applied) != 2 {
+		t.Errorf("second write: keys %v, applied %d", m.fake.created, len(m.fake.applied))
+	}
+}
+
+func TestWrongPIN(t *testing.T) {
+	m := open(t, &logical.InmemStorage{}, newFake(t))
+	bad := map[string]any{"uri": testURI, "pin": "wrong"}
+	m.fails(logical.UpdateOperation, "config/hsm", bad, http.StatusBadRequest, "refused the PIN")
+	if m.fake.logins != 1 || len(keys(t, m.storage)) != 0 || len(m.fake.applied) != 0 {
+		t.Errorf("%d logins, stored %v", m.fake.logins, keys(t, m.storage))
+	}
+	configure(m)
+	m.create("alice", "bip340-secp256k1")
+	m.fails(logical.UpdateOperation, "config/hsm", map[string]any{"pin": "wrong"}, http.StatusBadRequest, "nothing was stored")
+	if m.fake.logins != 2 {
+		t.Errorf("%d logins", m.fake.logins)
+	}
+	m.signs("alice")
+}
+
+func TestTokenChange(t *testing.T) {
+	m := configured(t)
+	m.fake.serial = "other"
+	other := map[string]any{"uri": "pkcs11:token=other?module-name=softhsm", "pin": testPIN}
+	m.must(logical.UpdateOperation, "config/hsm", other) // nothing depends on the first
+	if d := m.must(logical.ReadOperation, "config/hsm", nil); d["token_serial"] != "other" || d["wrapping_version"] != 2 {
+		t.Errorf("after a change of token: %v", d)
+	}
+	if s := m.fake.applied[1]; len(s.WrappingKeys) != 1 || s.WrappingKeys[0].Version != 2 {
+		t.Errorf("nodes got wrapping keys of the other token: %v", s.WrappingKeys)
+	}
+	m.create("alice", "bip340-secp256k1")
+	m.fake.serial = "third"
+	m.fails(logical.UpdateOperation, "config/hsm", other, http.StatusBadRequest, "keep that token")
+	m.must(logical.DeleteOperation, "destroy/alice", nil)
+	if err := m.b.store.PutNodeKeys(t.Context(), "local-1", &pool.NodeKeys{}); err != nil {
+		t.Fatal(err)
+	}
+	m.fails(logical.UpdateOperation, "config/hsm", other, http.StatusBadRequest, "keep that token")
+	if d := m.must(logical.ReadOperation, "config/hsm", nil); d["token_serial"] != "other" {
+		t.Errorf("a refused token was stored: %v", d)
+	}
+}
+
+func TestConfigHSMBadInput(t *testing.T) {
+	m := open(t, &logical.InmemStorage{}, newFake(t))
+	uri := func(s string) map[string]any { return map[string]any{"uri": s, "pin": testPIN} }
+	for _, c := range []struct {
+		data map[string]any
+		text string
+	}{
+		{map[string]any{"pin": testPIN}, "uri is missing"},
+		{map[string]any{"uri": testURI}, "pin is missing"},
+		{map[string]any{"uri": testURI, "pin": strings.Repeat("1", 256)}, "pin is missing or longer"},
+		{map[string]any{"uri": testURI, "pin": testPIN, "suite": "rot13"}, "hpke-p256"},
+		{map[string]any{"uri": testURI, "pin": testPIN, "pni": "1"}, "unknown field pni: the fields are pin, suite, uri"},
+		{uri("token=prod"), "must begin with pkcs11:"},
+		{uri("pkcs11:token=prod"), "names no module"},
+		{uri("pkcs11:?module-name=softhsm"), "names no token"},
+		{uri("pkcs11:token=prod?module-name=nss"), "not on this host's list (softhsm)"},
+		{uri("pkcs11:token=prod?module-path=/tmp/evil.so"), "module-path is not accepted"},
+		{uri("pkcs11:token=prod?module-name=softhsm&pin-value=1"), "pin-value is not accepted"},
+		{uri("pkcs11:token=prod?module-name=softhsm&pin-source=file:/x"), "pin-source is not accepted"},
+		{uri("pkcs11:slot-id=1?module-name=softhsm"), "slot-id is not accepted"},
+		{uri("pkcs11:object=key;token=prod?module-name=softhsm"), `"object" is not accepted`},
+		{uri("pkcs11:token=missing?module-name=softhsm"), "token not found"},
+	} {
+		m.fails(logical.UpdateOperation, "config/hsm", c.data, http.StatusBadRequest, c.text)
+	}
+	if got := keys(t, m.storage); len(got) != 0 {
+		t.Errorf("stored after refusals: %v", got)
+	}
+	m.b.cfg.Modules = "softhsm=relative.so"
+	m.fails(logical.UpdateOperation, "config/hsm", uri(testURI), http.StatusBadRequest, "must be absolute")
+}
+
+func TestProbeErrors(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		status int
+	}{
+		{pool.ErrModule, 400}, {pool.ErrPINLocked, 400}, {pool.ErrTokenNotFound, 400},
+		{pool.ErrHSMUnavailable, 503}, {fmt.Errorf("something else"), 500},
+	} {
+		m := open(t, &logical.InmemStorage{}, newFake(t))
+		m.fake.probeErr = fmt.Errorf("probing: %w", c.err)
+		m.fails(logical.UpdateOperation, "config/hsm", map[string]any{"uri": testURI, "pin": testPIN}, c.status, "nothing was stored")
+		if got := keys(t, m.storage); len(got) != 0 {
+			t.Errorf("%v: stored %v", c.err, got)
+		}
+	}
+}
+
+func TestConfigNodes(t *testing.T) {
+	m := open(t, &logical.InmemStorage{}, newFake(t))
+	if d := m.must(logical.ReadOperation, "config/nodes", nil); d["local"] != 5 || d["session_timeout"] != int64(30) {
+		t.Errorf("defaults: %v", d)
+	}
+	if d := m.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 4}); d["local"] != 4 || d["session_timeout"] != int64(30) {
+		t.Errorf("after local: %v", d)
+	}
+	if d := m.must(logical.UpdateOperation, "config/nodes", map[string]any{"session_timeout": "20s"}); d["local"] != 4 || d["session_timeout"] != int64(20) {
+		t.Errorf("a field that was not given changed: %v", d)
+	}
+	if m.fake.applied != nil {
+		t.Error("nodes were started without a token")
+	}
+	for _, c := range []struct {
+		field string
+		value any
+		text  string
+	}{
+		{"local", 1, "local must be 2 to 16"},
+		{"local", 17, "local must be 2 to 16"},
+		{"local", "many", "local"},
+		{"session_timeout", "500ms", "session_timeout must be"},
+		{"session_timeout", "61s", "session_timeout must be"},
+		{"remote", "eu-1", "unknown field remote: the fields are local, session_timeout"},
+	} {
+		m.fails(logical.UpdateOperation, "config/nodes", map[string]any{c.field: c.value}, http.StatusBadRequest, c.text)
+	}
+	configure(m)
+	m.must(logical.UpdateOperation, "accounts/wide", map[string]any{"algorithm": "bip340-secp256k1", "threshold": 2, "shares": 4})
+	m.fails(logical.UpdateOperation, "config/nodes", map[string]any{"local": 3}, http.StatusBadRequest, "account wide has 4 shares")
+	m.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 6})
+	if last := m.fake.applied[len(m.fake.applied)-1]; last.Local != 6 {
+		t.Errorf("the pool runs %d nodes", last.Local)
+	}
+}
+
+func TestConfigRotation(t *testing.T) {
+	m := open(t, &logical.InmemStorage{}, newFake(t))
+	if d := m.must(logical.ReadOperation, "config/rotation", nil); d["refresh_period"] != int64(600) {
+		t.Errorf("default: %v", d)
+	}
+	m.must(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": "2m"})
+	if p := m.b.runner.Policy(); p.Period.Seconds() != 120 {
+		t.Errorf("the runner has %v", p.Period)
+	}
+	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": 0}, 400, "must be 1s")
+	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": "9000h"}, 400, "a year")
+	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"idle_refresh_period": 1}, 400, "unknown field")
+	reopened := open(t, m.storage, m.fake)
+	reopened.b.loadPolicy(t.Context())
+	if p := reopened.b.runner.Policy(); p.Period.Seconds() != 120 {
+		t.Errorf("after a restart the runner has %v", p.Period)
+	}
+}
+
+func TestParseTokenURI(t *testing.T) {
+	good := map[string]tokenURI{
+		"pkcs11:token=a?module-name=m":                     {Label: "a", Module: "m"},
+		"pkcs11:serial=0a;token=My%20Token?module-name=m":  {Label: "My Token", Serial: "0a", Module: "m"},
+		"pkcs11:token=100%25%3B%3f%c3%a9?module-name=m":    {Label: "100%;?é", Module: "m"},
+		"pkcs11:token=a+b:[]@!$'()*,&=?module-name=m%2d.1": {Label: "a+b:[]@!$'()*,&=", Module: "m-.1"},
+	}
+	for s, want := range good {
+		if got, err := parseTokenURI(s); err != nil || *got != want {
+			t.Errorf("%s: %+v, %v; want %+v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{
+		"", "pkcs11:", "PKCS11:token=a?module-name=m", "pkcs11:token=a?module-name=",
+		"pkcs11:token=a b?module-name=m", "pkcs11:token=é?module-name=m", "pkcs11:token=%0a?module-name=m",
+		"pkcs11:token=%ff?module-name=m", "pkcs11:token=%4?module-name=m", "pkcs11:token=%zz?module-name=m",
+		"pkcs11:token=a;token=b?module-name=m", "pkcs11:token=a;?module-name=m", "pkcs11:token?module-name=m",
+		"pkcs11:=a?module-name=m", "pkcs11:token=a?module-name=m&module-name=n",
+		"pkcs11:token=" + strings.Repeat("a", 33) + "?module-name=m",
+		"pkcs11:token=a;serial=" + strings.Repeat("1", 17) + "?module-name=m",
+		"pkcs11:token=a?module-name=m&" + strings.Repeat("x", 600),
+	} {
+		if got, err := parseTokenURI(s); err == nil {
+			t.Errorf("%q was accepted: %+v", s, got)
+		} else if strings.Contains(err.Error(), "%!") {
+			t.Errorf("%q: broken message %v", s, err)
+		}
+	}
+}
+
+func TestParseModules(t *testing.T) {
+	got, err := ParseModules(" softhsm=/usr/lib/a.so ,, nss-1.0=/opt/b.so")
+	if err != nil || len(got) != 2 || got["softhsm"] != "/usr/lib/a.so" || got["nss-1.0"] != "/opt/b.so" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := ParseModules(""); err != nil || len(got) != 0 {
+		t.Errorf("empty list: %v, %v", got, err)
+	}
+	for _, bad := range []string{"a", "=/x", "A=/x", "a=", "a=x.so", "a=/x/../y.so", "a=/x,a=/y", "a b=/x", strings.Repeat("a", 65) + "=/x"} {
+		if got, err := ParseModules(bad); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
+	}
+}
