@@ -9,8 +9,8 @@ while IFS=: read -r file target; do
 	found=$((found + 1))
 	echo "fuzz: $target in $(dirname "$file") for $time"
 	go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$(dirname "$file")"
-done < <(git ls-files -co --exclude-standard '*_test.go' | sort |
-	xargs -r grep -HoE '^func Fuzz[A-Za-z0-9_]*\(' | sed -E 's/func (Fuzz[A-Za-z0-9_]*)\(/\1/')
+done < <(grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' . | sort |
+	sed -E 's#^\./##; s/func (Fuzz[A-Za-z0-9_]*)\(/\1/')
 if ((found == 0)); then
 	echo "fuzz: no fuzz target found" >&2
 	exit 1

@@ -5,6 +5,7 @@
 #   3. the pinned version in the cache folder, built there when missing.
 # Progress goes to stderr. The pin is the one in scripts/vault/go.mod.
 set -euo pipefail
+[[ -z "${MPC_VAULT_BIN:-}" ]] || MPC_VAULT_BIN=$(realpath -- "$MPC_VAULT_BIN")
 cd "$(dirname "${BASH_SOURCE[0]}")/vault"
 
 say() { printf 'vault: %s\n' "$*" >&2; }
