@@ -208,7 +208,7 @@ func TestSignVariants(t *testing.T) {
 	m.create("alice", "bip340-secp256k1")
 	m.create("bob", "ecdsa-secp256k1")
 	msg := []byte("hello")
-	digest, _ := verify.Digest(mpc.HashKeccak256, msg)
+	digest, _ := mpc.SigningInput(mpc.ECDSASecp256k1, mpc.MessageRaw, mpc.HashKeccak256, msg)
 	raw, hashed := base64.StdEncoding.EncodeToString(msg), base64.StdEncoding.EncodeToString(digest)
 	for _, c := range []struct {
 		name   string

@@ -187,12 +187,10 @@ func (b *backend) loadPolicy(ctx context.Context) {
 // invalidate is called when another server changed an entry.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
-	switch {
-	case key == keyMount, key == keyHSM, key == keyNodes, strings.HasPrefix(key, prefixWrapping):
+	if key == keyMount || key == keyHSM || key == keyNodes || strings.HasPrefix(key, prefixWrapping) {
 		b.settingsChanged()
-	case strings.HasPrefix(key, prefixAccounts):
-		// The runner reads the account again when its turn comes.
 	}
+	// Accounts are not cached; the runner reads one when its turn comes.
 }
 
 // clean ends everything this mount runs, within a second. Vault may not call

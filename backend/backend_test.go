@@ -190,8 +190,9 @@ func TestCleanReturnsWithinASecond(t *testing.T) {
 	m.b.eng = slow
 	start := time.Now()
 	m.b.Cleanup(t.Context())
-	if took := time.Since(start); took >= time.Second {
-		t.Errorf("Clean took %v", took)
+	// The limit itself is below a second; a busy machine may add to it.
+	if took := time.Since(start); closeTimeout >= time.Second || took > 5*time.Second {
+		t.Errorf("Clean took %v of %v", took, closeTimeout)
 	}
 	close(slow.release)
 }
@@ -206,9 +207,13 @@ func TestCleanCancelsRequests(t *testing.T) {
 		done <- status
 	}()
 	<-m.fake.entered
+	start := time.Now()
 	m.b.Cleanup(t.Context())
 	if status := <-done; status != http.StatusServiceUnavailable {
 		t.Errorf("status %d", status)
+	}
+	if took := time.Since(start); took > requestTimeout-time.Second {
+		t.Errorf("the request ended after %v, by its own deadline", took)
 	}
 	if strings.Contains(strings.Join(keys(t, m.storage), " "), prefixAccounts) {
 		t.Error("a half-made account stayed")

@@ -26,6 +26,9 @@ func TestConfigHSM(t *testing.T) {
 	if len(m.fake.applied) != 1 || m.fake.applied[0].Local != 5 || len(m.fake.applied[0].WrappingKeys) != 1 {
 		t.Errorf("applied: %d settings", len(m.fake.applied))
 	}
+	if n := m.fake.applied[0].Token.PIN.Len(); n != 0 {
+		t.Errorf("%d bytes of the PIN outlived Apply", n)
+	}
 	if got := m.fake.applied[0].Token; got.ModulePath != "/usr/lib/softhsm/libsofthsm2.so" || got.Serial != testSerial {
 		t.Errorf("token: %+v", got)
 	}

@@ -17,8 +17,8 @@ import (
 // Methods may be called concurrently and honour their context.
 type Engine interface {
 	// Apply starts or adjusts nodes to the settings; it returns without
-	// waiting for them to be ready, and what it starts outlives ctx. It takes
-	// ownership of the settings' PIN.
+	// waiting for them to be ready, and what it starts outlives ctx. The PIN
+	// in the settings stays the caller's to wipe.
 	Apply(ctx context.Context, s pool.Settings) error
 	// Probe starts one throwaway node process that logs in to the token for
 	// real. With createVersion > 0 it also makes that wrapping-key version in
@@ -40,7 +40,7 @@ type Engine interface {
 type NewEngineFunc func(pool.KeyStore, hclog.Logger) Engine
 
 // closeTimeout bounds Clean: Vault waits no longer than a second for it.
-const closeTimeout = 900 * time.Millisecond
+const closeTimeout = 800 * time.Millisecond
 
 // engine returns the engine with the stored settings applied. The first call
 // after start or a change of settings applies them.
@@ -98,6 +98,7 @@ func (b *backend) applySettings(ctx context.Context) (Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer settings.Token.PIN.Wipe()
 	if err := eng.Apply(ctx, *settings); err != nil {
 		return nil, fmt.Errorf("starting nodes: %w", err)
 	}

@@ -279,7 +279,7 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 		return nil, err
 	}
 	id := current.Record.EpochID
-	openErr := eng.OpenCheck(ctx, *current)
+	openErr := openCheck(ctx, eng, current)
 	if openErr == nil {
 		settled, err := b.updateAccount(ctx, name, id, func(r *accountRecord) error {
 			r.Previous = nil
@@ -299,7 +299,7 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 	if err != nil {
 		return nil, &unsettledError{errors.Join(openErr, err)}
 	}
-	if err := eng.OpenCheck(ctx, *previous); err != nil {
+	if err := openCheck(ctx, eng, previous); err != nil {
 		return nil, &unsettledError{fmt.Errorf("%w; the previous shares were not confirmed either: %w", openErr, err)}
 	}
 	back, err := b.updateAccount(ctx, name, id, func(r *accountRecord) error {
@@ -314,6 +314,17 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 	}
 	b.log.Error("refresh rolled back", "account", name, "error", openErr)
 	return back, fmt.Errorf("%w (%w)", errRolledBack, openErr)
+}
+
+// openCheck gives a check half of the time that is left. It waits for nodes
+// that are away, and what follows from its outcome takes time as well.
+func openCheck(ctx context.Context, eng Engine, a *mpc.Account) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	return eng.OpenCheck(ctx, *a)
 }
 
 // needAccount reads an account that the caller says exists.

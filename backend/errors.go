@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -99,6 +100,8 @@ func (b *backend) classify(err error) (int, string) {
 		operator = http.StatusBadRequest
 	}
 	switch {
+	case errors.Is(err, mpc.ErrInput):
+		return http.StatusBadRequest, err.Error()
 	case errors.As(err, &aux):
 		return http.StatusConflict, say("ECDSA signing works once they are ready; watch nodes/ and repeat the request then")
 	case errors.Is(err, pool.ErrNotConfigured):

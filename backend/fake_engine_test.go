@@ -16,7 +16,6 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
-	"vault-plugin-secrets-mpc/mpc/verify"
 )
 
 const (
@@ -262,12 +261,9 @@ func signWith(key *secp256k1.PrivateKey, r *mpc.PublicRecord, q *pool.SignReques
 		copy(s.S[:], b[32:])
 		return s, nil
 	}
-	digest := q.Input
-	if q.MessageType == mpc.MessageRaw {
-		var err error
-		if digest, err = verify.Digest(q.Hash, q.Input); err != nil {
-			return nil, err
-		}
+	digest, err := mpc.SigningInput(r.Algorithm, q.MessageType, q.Hash, q.Input)
+	if err != nil {
+		return nil, err
 	}
 	sig := ecdsa.Sign(key, digest)
 	sr, ss := sig.R(), sig.S()

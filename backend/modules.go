@@ -28,7 +28,7 @@ func ParseModules(list string) (map[string]string, error) {
 		case !ok || !validModuleName(name):
 			return nil, fmt.Errorf("%s: %q is not of the form name=/absolute/path", modulesVariable, entry)
 		case !filepath.IsAbs(path) || filepath.Clean(path) != path:
-			return nil, fmt.Errorf("%s: the path of module %s must be absolute and without . or ..", modulesVariable, name)
+			return nil, fmt.Errorf("%s: the path of module %s must be absolute, with no dot segments", modulesVariable, name)
 		case modules[name] != "":
 			return nil, fmt.Errorf("%s: module %s is listed twice", modulesVariable, name)
 		}

@@ -12,7 +12,6 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
-	"vault-plugin-secrets-mpc/mpc/verify"
 )
 
 // maxInput bounds what is signed, in bytes after base64.
@@ -100,8 +99,8 @@ func parseMessage(alg mpc.Algorithm, data *framework.FieldData) (*message, error
 	switch m.kind {
 	case mpc.MessageRaw:
 	case mpc.MessageDigest:
-		if len(input) != verify.DigestSize {
-			return nil, invalid("with message_type=digest the input must have %d bytes, not %d: send the digest itself in base64, not its hex text", verify.DigestSize, len(input))
+		if len(input) != mpc.DigestSize {
+			return nil, invalid("with message_type=digest the input must have %d bytes, not %d: send the digest itself in base64, not its hex text", mpc.DigestSize, len(input))
 		}
 	default:
 		return nil, invalid("message_type %q is not raw or digest", clip(string(m.kind)))

@@ -5,13 +5,15 @@ import (
 
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	"github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
+
+	"vault-plugin-secrets-mpc/mpc"
 )
 
 // Recovers reports whether (r, s, recovery id 0…3) on the digest recovers the
 // SEC 1 compressed public key. The recovery id is bit 0: R.y is odd, bit 1:
 // R.x was reduced by the order (SEC 1 §4.1.6).
 func Recovers(pub, digest []byte, r, s [32]byte, recoveryID int) bool {
-	if recoveryID < 0 || recoveryID > 3 || len(digest) != DigestSize {
+	if recoveryID < 0 || recoveryID > 3 || len(digest) != mpc.DigestSize {
 		return false
 	}
 	// decred's compact form: 27 + recovery id + 4 for a compressed key, r, s.

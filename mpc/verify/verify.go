@@ -8,56 +8,27 @@
 package verify
 
 import (
-	"crypto/sha256"
-	"errors"
 	"fmt"
 
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	"github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
-	"golang.org/x/crypto/sha3"
 
 	"vault-plugin-secrets-mpc/mpc"
 )
-
-// DigestSize is the length in bytes of every digest that ECDSA signs here.
-const DigestSize = 32
-
-// ErrHash is returned for a hash that does not belong to the scheme.
-var ErrHash = errors.New("hash algorithm does not fit the key's algorithm")
-
-// Digest hashes a raw message for ECDSA; the result has DigestSize bytes.
-func Digest(h mpc.HashAlgorithm, message []byte) ([]byte, error) {
-	switch h {
-	case mpc.HashSHA256:
-		d := sha256.Sum256(message)
-		return d[:], nil
-	case mpc.HashKeccak256:
-		k := sha3.NewLegacyKeccak256()
-		k.Write(message) // never fails, see hash.Hash
-		return k.Sum(nil), nil
-	}
-	return nil, fmt.Errorf("%w: %q", ErrHash, h)
-}
 
 // Message reports whether sig is the record's signature on input, which is
 // read as a signing request reads it. An error means that the question is
 // malformed; a signature that is malformed or wrong is just not valid.
 func Message(r *mpc.PublicRecord, t mpc.MessageType, h mpc.HashAlgorithm, input, sig []byte) (bool, error) {
-	if t == mpc.MessageDigest && len(input) != DigestSize {
-		return false, fmt.Errorf("a digest has %d bytes, not %d", DigestSize, len(input))
+	signed, err := mpc.SigningInput(r.Algorithm, t, h, input)
+	if err != nil {
+		return false, err
 	}
 	switch r.Algorithm {
 	case mpc.BIP340Secp256k1:
-		return BIP340(r.PublicKey, input, sig), nil
+		return BIP340(r.PublicKey, signed, sig), nil
 	case mpc.ECDSASecp256k1:
-		if t == mpc.MessageDigest {
-			return ECDSA(r.PublicKey, input, sig), nil
-		}
-		digest, err := Digest(h, input)
-		if err != nil {
-			return false, err
-		}
-		return ECDSA(r.PublicKey, digest, sig), nil
+		return ECDSA(r.PublicKey, signed, sig), nil
 	}
 	return false, fmt.Errorf("%w %q", mpc.ErrUnknownAlgorithm, r.Algorithm)
 }
@@ -68,7 +39,7 @@ func Message(r *mpc.PublicRecord, t mpc.MessageType, h mpc.HashAlgorithm, input,
 // of the range. The twin (r, order−s) of a signature is refused on purpose:
 // only somebody who altered a signature can present it, and chains refuse it.
 func ECDSA(pub, digest, der []byte) bool {
-	if len(digest) != DigestSize {
+	if len(digest) != mpc.DigestSize {
 		return false
 	}
 	key, err := secp256k1.ParsePubKey(pub)

@@ -98,31 +98,12 @@ func TestECDSA(t *testing.T) {
 	}
 }
 
-// TestDigest pins both hashes to published values for the empty message, so
-// that Keccak cannot turn into SHA3 (which differs in padding only).
-func TestDigest(t *testing.T) {
-	for h, want := range map[mpc.HashAlgorithm]string{
-		mpc.HashSHA256:    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-		mpc.HashKeccak256: "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470",
-	} {
-		got, err := Digest(h, nil)
-		if err != nil || hex.EncodeToString(got) != want {
-			t.Errorf("%s: %x, %v", h, got, err)
-		}
-	}
-	for _, h := range []mpc.HashAlgorithm{"", mpc.HashNone, "md5"} {
-		if _, err := Digest(h, nil); !errors.Is(err, ErrHash) {
-			t.Errorf("%q: %v", h, err)
-		}
-	}
-}
-
 func TestMessage(t *testing.T) {
 	key := secp256k1.PrivKeyFromBytes(unhex(t, "0340034003400340034003400340034003400340034003400340034003400340"))
 	r := &mpc.PublicRecord{Algorithm: mpc.ECDSASecp256k1, PublicKey: key.PubKey().SerializeCompressed()}
 	msg := []byte("message")
 	for _, h := range []mpc.HashAlgorithm{mpc.HashSHA256, mpc.HashKeccak256} {
-		digest, err := Digest(h, msg)
+		digest, err := mpc.SigningInput(r.Algorithm, mpc.MessageRaw, h, msg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +115,7 @@ func TestMessage(t *testing.T) {
 			t.Errorf("%s digest: %v %v", h, ok, err)
 		}
 	}
-	if _, err := Message(r, mpc.MessageRaw, mpc.HashNone, msg, nil); !errors.Is(err, ErrHash) {
+	if _, err := Message(r, mpc.MessageRaw, mpc.HashNone, msg, nil); !errors.Is(err, mpc.ErrInput) {
 		t.Errorf("ECDSA without a hash: %v", err)
 	}
 	if _, err := Message(r, mpc.MessageDigest, mpc.HashNone, msg, nil); err == nil {
