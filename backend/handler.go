@@ -2,6 +2,8 @@ package backend
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
 // requestTimeout bounds every request but ECDSA signing. Vault gives requests
@@ -34,6 +38,9 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		var resp *logical.Response
 		if err == nil {
 			resp, err = h(ctx, req, data)
+		}
+		if errors.Is(err, context.Canceled) && b.ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", pool.ErrClosed, err)
 		}
 		if err != nil {
 			return b.translate(op, err)
