@@ -33,15 +33,15 @@ var arrows = map[string][]string{
 	"mpc/verify":   {"mpc"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/frost", "mpc/nodepb", "mpc/session", "mpc/verify", "hsm", "hsm/pkcs11"},
+	"mpc/node":     {"mpc", "mpc/cmp", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/pkcs11"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/nodelink", "mpc/nodepb", "mpc/session", "mpc/verify", "hsm"},
+	"mpc/pool": {"mpc", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm"},
 
 	"hsm":         {},
 	"hsm/pkcs11":  {"hsm"},
 	"hsm/hsmtest": {"hsm"},
 
-	"rotation": {"mpc"},
+	"rotation": {},
 	"backend":  {"rotation", "mpc", "mpc/pool", "mpc/verify", "hsm"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},

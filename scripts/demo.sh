@@ -28,11 +28,14 @@ show() {
 	printf '\n%s%s%s\n' "$bold" "${line//$DEV_DIR/\$DIR}" "$off"
 }
 
+# answer prints what a command printed, long lines cut.
+answer() { [[ -z "$out" ]] || awk 'length($0) > 160 { $0 = substr($0, 1, 157) "..." } { print }' <<<"$out"; }
+
 # run ARGS… shows a command, runs it, and keeps what it printed in $out.
 run() {
 	show "$@"
 	out=$("$@" 2>&1) || { printf '%s\n' "$out"; die "the command above failed"; }
-	printf '%s\n' "$out"
+	answer
 }
 
 vault() { "$vault_bin" "$@"; }
@@ -84,7 +87,7 @@ sign() {
 		note "asking again in 5 s"
 		sleep 5
 	done
-	printf '%s\n' "$out"
+	answer
 }
 
 # all_keys PATH lists every key below a path of Vault's raw storage.
@@ -158,15 +161,10 @@ sign_and_verify alice
 title "What lies in Vault's storage, below Vault's own encryption: public facts and ciphertext"
 run vault read -field=uuid sys/mounts/mpc
 raw=sys/raw/logical/$out/
-note "$(all_keys "$raw" | wc -l) entries; those about accounts:"
-while read -r key; do
-	# Keys of accounts and shares, not those of the token or the nodes.
-	[[ "$key" == *account* || "$key" == *share* ]] || continue
-	show vault read -field=value "$key"
-	value=$(vault read -field=value "$key") || die "reading $key failed"
-	printf '%s' "${value:0:1500}" | fold -w 100
-	if ((${#value} > 1500)); then printf '\n… %d characters in all' "${#value}"; fi
-	echo
-	shown=1
-done < <(all_keys "$raw")
-[[ "${shown:-}" == 1 ]] || die "no entry about accounts found in storage"
+keys=$(all_keys "$raw")
+entry=$(grep -m1 'accounts/alice$' <<<"$keys") || die "storage has no entry of the account alice; it has: $keys"
+note "all entries of the mount:"
+sed "s#^$raw#   #" <<<"$keys"
+show vault read -field=value "$entry"
+value=$(vault read -field=value "$entry") || die "reading $entry failed"
+fold -w 120 <<<"$value"
