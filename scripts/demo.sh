@@ -164,7 +164,7 @@ raw=sys/raw/logical/$out/
 keys=$(all_keys "$raw")
 entry=$(grep -m1 'accounts/alice$' <<<"$keys") || die "storage has no entry of the account alice; it has: $keys"
 note "all entries of the mount:"
-sed "s#^$raw#   #" <<<"$keys"
+printf '%s\n' "${keys//$raw/   }"
 show vault read -field=value "$entry"
 value=$(vault read -field=value "$entry") || die "reading $entry failed"
 fold -w 120 <<<"$value"
