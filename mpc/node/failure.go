@@ -10,6 +10,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/cmp"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
@@ -43,7 +44,8 @@ func failure(err error) *nodepb.Failure {
 	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
 		errors.Is(err, hsm.ErrUnknownKeyVersion):
 		f.Reason = nodepb.Failure_WRAPPING_KEY
-	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen), errors.Is(err, frost.ErrShareMismatch):
+	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen),
+		errors.Is(err, frost.ErrShareMismatch), errors.Is(err, cmp.ErrShareMismatch):
 		f.Reason = nodepb.Failure_SHARE_UNUSABLE
 	case errors.As(err, &abort):
 		for _, i := range abort.Culprits {

@@ -299,3 +299,63 @@ func softToken(t *testing.T) pool.Token {
 	s := hsmtest.SoftHSM(t)
 	return pool.Token{ModuleName: "softhsm", ModulePath: s.Module, Label: s.Label, PIN: s.PIN()}
 }
+
+// TestECDSA makes auxiliary keys on real nodes, signs, refreshes, and starts
+// the pool anew on the stored keys.
+func TestECDSA(t *testing.T) {
+	f := start(t, 3)
+	account := f.create(t, mpc.ECDSASecp256k1, 2, 3)
+	l := &ledger{t: t, by: maps.Clone(account.Exposures)}
+
+	_, err := f.pool.Sign(deadline(t, 300*time.Millisecond), pool.SignRequest{Account: account, Input: []byte("too early"),
+		MessageType: mpc.MessageRaw, Hash: mpc.HashSHA256, Expose: l.expose})
+	var pending *pool.AuxPendingError
+	if !errors.As(err, &pending) || len(pending.Nodes) == 0 {
+		t.Fatalf("a signature before there are auxiliary keys: %v", err)
+	}
+
+	f.waitAuxiliary(t)
+	f.sign(t, account, l, []byte("one"))
+	r, err := f.pool.Refresh(deadline(t, 10*time.Second), pool.RefreshRequest{Account: account, Expose: l.expose})
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, l = r.Account, &ledger{t: t, by: maps.Clone(r.Account.Exposures)}
+	f.sign(t, account, l, []byte("two"))
+
+	// A new process works with stored keys and receipts: no new primes.
+	before := f.store.keys["local-1"].Aux
+	victim := f.pool.Nodes()[0]
+	if p, err := os.FindProcess(victim.PID); err != nil || p.Kill() != nil {
+		t.Fatal("cannot kill", victim.PID)
+	}
+	f.sign(t, account, l, []byte("three"))
+	f.waitReady(t, 3)
+	started := time.Now()
+	f.waitAuxiliary(t)
+	if took := time.Since(started); took > 20*time.Second {
+		t.Errorf("the node needed %v after its restart", took)
+	}
+	f.sign(t, account, l, []byte("four"))
+	if after := f.store.keys["local-1"].Aux; after.Generation != before.Generation || len(after.Receipts) != 2 {
+		t.Errorf("generation %d with %d receipts, want %d with 2", after.Generation, len(after.Receipts), before.Generation)
+	}
+}
+
+func (f *fixture) waitAuxiliary(t *testing.T) {
+	t.Helper()
+	started := time.Now()
+	for end := started.Add(5 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		ready := 0
+		for _, s := range f.pool.Nodes() {
+			if s.Aux.State == "ready" {
+				ready++
+			}
+		}
+		if ready == len(f.pool.Nodes()) {
+			t.Logf("auxiliary keys complete after %v", time.Since(started).Round(time.Millisecond))
+			return
+		}
+	}
+	t.Fatalf("nodes: %+v", f.pool.Nodes())
+}
