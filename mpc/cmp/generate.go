@@ -21,7 +21,7 @@ import (
 // that in the tail. progress, which may be nil, is called from this goroutine
 // with 0…100 in ascending order. When ctx ends, Generate returns its error
 // within a fraction of a second during the search, and after the running proof
-// (under a second) otherwise.
+// (about a second) otherwise.
 //
 // The public half is not verified here: every peer does that.
 func Generate(ctx context.Context, owner Owner, identity crypto.Signer, progress func(percent int)) (*AuxSecret, *AuxPublic, error) {

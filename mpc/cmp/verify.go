@@ -15,7 +15,7 @@ import (
 // Verify checks everything about the keys that needs no secret: that they are
 // owner's, whose pinned identity signed them; that N is a product of two primes
 // that are 3 mod 4 (mod proof); that s is a power of t (prm proof); that the
-// ElGamal keys are points. It takes about a second of one core and cannot be
+// ElGamal keys are points. It takes about 0.6 s of one core and cannot be
 // interrupted. What remains is the factor proof to each peer.
 func (p *AuxPublic) Verify(owner Owner) error {
 	if p.owner != owner {
