@@ -18,6 +18,10 @@ import (
 // errAuxPending: some member's auxiliary keys are not made or not checked yet.
 var errAuxPending = errors.New("auxiliary keys are not ready")
 
+// errUnpinned: a member of the session is not in this node's roster. It may be
+// on its way.
+var errUnpinned = errors.New("not pinned on this node")
+
 // refusedError marks a request that is wrong in itself: no other node would
 // take it either.
 type refusedError struct{ err error }
@@ -36,6 +40,8 @@ func failure(err error) *nodepb.Failure {
 	switch {
 	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput):
 		f.Reason = nodepb.Failure_REFUSED
+	case errors.Is(err, errUnpinned):
+		f.Reason = nodepb.Failure_UNPINNED
 	case errors.Is(err, errAuxPending):
 		f.Reason = nodepb.Failure_AUX_PENDING
 	case errors.Is(err, pkcs11.ErrUnavailable), errors.Is(err, pkcs11.ErrTokenNotFound),

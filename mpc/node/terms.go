@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -36,8 +37,10 @@ func (n *Node) prepare(s *nodepb.Start) (task, session.Terms, error) {
 		switch pinned, ok := n.pinned(m.GetNodeId()); {
 		case index == self && (m.GetNodeId() != n.id || id != n.self()):
 			return nil, terms, refused("share %d of the session is not this node's", self)
-		case index != self && (!ok || pinned != id):
-			return nil, terms, refused("%s is not pinned on this node with that identity", m.GetNodeId())
+		case index != self && !ok:
+			return nil, terms, fmt.Errorf("%s is %w", m.GetNodeId(), errUnpinned)
+		case index != self && pinned != id:
+			return nil, terms, refused("%s is pinned on this node with another identity", m.GetNodeId())
 		}
 		terms.Members = append(terms.Members, session.Member{Index: index, NodeID: m.GetNodeId(), Identity: id})
 	}

@@ -38,6 +38,7 @@ const (
 	Failure_PROTOCOL        Failure_Reason = 5 // the session broke; culprits may be named
 	Failure_BUSY            Failure_Reason = 6
 	Failure_WRAPPING_KEY    Failure_Reason = 7
+	Failure_UNPINNED        Failure_Reason = 8 // a member is not in this node's roster yet
 )
 
 // Enum value maps for Failure_Reason.
@@ -51,6 +52,7 @@ var (
 		5: "PROTOCOL",
 		6: "BUSY",
 		7: "WRAPPING_KEY",
+		8: "UNPINNED",
 	}
 	Failure_Reason_value = map[string]int32{
 		"UNKNOWN":         0,
@@ -61,6 +63,7 @@ var (
 		"PROTOCOL":        5,
 		"BUSY":            6,
 		"WRAPPING_KEY":    7,
+		"UNPINNED":        8,
 	}
 )
 
@@ -2082,11 +2085,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
 	"recoveryId\x12\x16\n" +
 	"\x06digest\x18\n" +
-	" \x01(\fR\x06digest\"\x89\x02\n" +
+	" \x01(\fR\x06digest\"\x97\x02\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bculprits\x18\x03 \x03(\rR\bculprits\"\x86\x01\n" +
+	"\bculprits\x18\x03 \x03(\rR\bculprits\"\x94\x01\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREFUSED\x10\x01\x12\x13\n" +
@@ -2095,7 +2098,8 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\vAUX_PENDING\x10\x04\x12\f\n" +
 	"\bPROTOCOL\x10\x05\x12\b\n" +
 	"\x04BUSY\x10\x06\x12\x10\n" +
-	"\fWRAPPING_KEY\x10\a\"\x9d\x02\n" +
+	"\fWRAPPING_KEY\x10\a\x12\f\n" +
+	"\bUNPINNED\x10\b\"\x9d\x02\n" +
 	"\n" +
 	"SessionOut\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.HelloH\x00R\x05hello\x12A\n" +

@@ -10,6 +10,10 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
+// maxAttempts bounds the sessions of one job, so that what fails every time
+// does not keep all nodes busy until the deadline.
+const maxAttempts = 8
+
 // minAttempt is the least time an attempt is given, however little is left.
 const minAttempt = 500 * time.Millisecond
 
@@ -62,7 +66,11 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 		if stop := j.learn(chosen); stop != nil {
 			return nil, nil, j.fail(stop)
 		}
-		if ctx.Err() != nil {
+		if j.attempts >= maxAttempts {
+			return nil, nil, j.fail(j.last.err)
+		}
+		// A failure that no node is known for may come back at once.
+		if len(j.last.suspects) == 0 && !pause(ctx, time.Duration(j.attempts)*20*time.Millisecond) || ctx.Err() != nil {
 			return nil, nil, j.fail(ctx.Err())
 		}
 	}
@@ -222,6 +230,10 @@ func (j *job) learn(chosen []assignment) error {
 		return fmt.Errorf("refused: %w", j.last.err)
 	case nodepb.Failure_SHARE_UNUSABLE:
 		j.broken[j.last.reporter] = true
+	case nodepb.Failure_UNPINNED:
+		if err := j.pool.introduce(); err != nil {
+			j.pool.cfg.Logger.Warn("a node did not take the roster", "error", err)
+		}
 	}
 	return nil
 }

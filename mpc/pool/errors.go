@@ -72,7 +72,6 @@ func (e *AuxPendingError) Error() string {
 // SessionError: every attempt at a session failed within the deadline.
 type SessionError struct {
 	Operation string // "create", "sign" or "refresh"
-	SessionID mpc.SessionID
 	// Culprits are the nodes the protocol itself convicts, if any.
 	Culprits []string
 	Attempts int
@@ -80,7 +79,7 @@ type SessionError struct {
 }
 
 func (e *SessionError) Error() string {
-	s := fmt.Sprintf("%s session %s failed after %d attempt(s): %v", e.Operation, e.SessionID, e.Attempts, e.Err)
+	s := fmt.Sprintf("%s failed after %d attempt(s): %v", e.Operation, e.Attempts, e.Err)
 	if len(e.Culprits) > 0 {
 		s += " (caused by " + strings.Join(e.Culprits, ", ") + ")"
 	}

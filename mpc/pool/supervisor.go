@@ -153,15 +153,20 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
 		n.aux = nodeAux{keys: keys.Aux, progress: 100, state: auxReady}
 	}
-	n.state, n.since = NodeReady, time.Now()
 	n.mu.Unlock()
-	n.pool.introduce()
-	n.pool.notify()
+	// Known to all before it is used: of any two nodes, the one that comes
+	// later introduces both to each other.
+	if err := n.pool.introduce(); err != nil {
+		n.detach()
+		return err
+	}
+	n.setState(NodeReady, nil)
 	return nil
 }
 
-// introduce tells every ready node the identities of all others.
-func (p *Pool) introduce() {
+// introduce tells every running node the identities of all others. It fails
+// when a node that is running does not take them.
+func (p *Pool) introduce() error {
 	var members []*nodepb.Member
 	nodes := p.all()
 	for _, n := range nodes {
@@ -177,10 +182,11 @@ func (p *Pool) introduce() {
 		ctx, cancel := context.WithTimeout(p.ctx, statusTimeout)
 		_, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members})
 		cancel()
-		if err != nil && p.ctx.Err() == nil {
-			p.cfg.Logger.Warn("node did not take the roster", "node", n.id, "error", err)
+		if err != nil && n.client() == client {
+			return fmt.Errorf("introducing nodes to %s: %w", n.id, err)
 		}
 	}
+	return nil
 }
 
 // pollStatus keeps the figures people see up to date.
