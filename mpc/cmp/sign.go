@@ -91,8 +91,11 @@ func NewSign(cfg SignConfig) (*SignParty, error) {
 	return p, nil
 }
 
-// Wipe implements mpc.Party.
+// Wipe implements mpc.Party. Wiping nil is allowed.
 func (p *SignParty) Wipe() {
+	if p == nil {
+		return
+	}
 	for _, x := range p.scalars {
 		wipeScalar(x)
 	}

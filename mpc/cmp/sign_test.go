@@ -211,7 +211,8 @@ func TestNewSignRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.change(&cfg)
-			_, err := NewSign(cfg)
+			p, err := NewSign(cfg)
+			p.Wipe() // a failed NewSign leaves nothing to trip over
 			if err == nil || (c.want != nil && !errors.Is(err, c.want)) {
 				t.Fatalf("got %v, want %v", err, c.want)
 			}
