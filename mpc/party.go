@@ -77,4 +77,6 @@ var (
 	ErrMalformedMessage = errors.New("malformed protocol message")
 	ErrOtherSession     = errors.New("the party runs with other inputs")
 	ErrPanic            = errors.New("the protocol library panicked on a message")
+	// ErrShareMismatch: a share does not belong to its public share.
+	ErrShareMismatch = errors.New("the share does not match its public share")
 )

@@ -20,9 +20,6 @@ import (
 // signRounds is the last round of signing.
 const signRounds = 5
 
-// ErrShareMismatch: a share does not belong to its public share.
-var ErrShareMismatch = errors.New("the share does not match its public share")
-
 // SignConfig describes one signer of an ECDSA signature.
 type SignConfig struct {
 	Self mpc.Index
@@ -156,7 +153,7 @@ func (p *SignParty) libraryConfig(c SignConfig) (*cmp.Config, error) {
 	own := c.Aux[c.Self]
 	x, err := parseScalar(group, c.Share)
 	if err != nil {
-		return nil, ErrShareMismatch
+		return nil, mpc.ErrShareMismatch
 	}
 	p.scalars = append(p.scalars, x)
 	if c.Secret.p.Len() != primeSize || c.Secret.q.Len() != primeSize {
@@ -191,7 +188,7 @@ func (p *SignParty) libraryConfig(c SignConfig) (*cmp.Config, error) {
 	}
 	self := public[handler.PartyID(c.Self)]
 	if !x.ActOnBase().Equal(self.ECDSA) {
-		return nil, ErrShareMismatch
+		return nil, mpc.ErrShareMismatch
 	}
 	if !y.ActOnBase().Equal(self.ElGamal) {
 		return nil, ErrSecretMismatch

@@ -171,11 +171,11 @@ func TestNewSignRefuses(t *testing.T) {
 		change func(*SignConfig)
 		want   error
 	}{
-		"other index's share":   {func(c *SignConfig) { c.Share = shares[2] }, ErrShareMismatch},
-		"other account's share": {func(c *SignConfig) { c.Share = otherShares[1] }, ErrShareMismatch},
-		"short share":           {func(c *SignConfig) { c.Share = secret.New(make([]byte, 31)) }, ErrShareMismatch},
-		"zero share":            {func(c *SignConfig) { c.Share = secret.New(make([]byte, 32)) }, ErrShareMismatch},
-		"no share":              {func(c *SignConfig) { c.Share = nil }, ErrShareMismatch},
+		"other index's share":   {func(c *SignConfig) { c.Share = shares[2] }, mpc.ErrShareMismatch},
+		"other account's share": {func(c *SignConfig) { c.Share = otherShares[1] }, mpc.ErrShareMismatch},
+		"short share":           {func(c *SignConfig) { c.Share = secret.New(make([]byte, 31)) }, mpc.ErrShareMismatch},
+		"zero share":            {func(c *SignConfig) { c.Share = secret.New(make([]byte, 32)) }, mpc.ErrShareMismatch},
+		"no share":              {func(c *SignConfig) { c.Share = nil }, mpc.ErrShareMismatch},
 		"too many signers":      {func(c *SignConfig) { c.Signers = []mpc.Index{1, 2, 3} }, nil},
 		"one signer":            {func(c *SignConfig) { c.Signers = []mpc.Index{1} }, nil},
 		"unordered":             {func(c *SignConfig) { c.Signers = []mpc.Index{3, 1} }, nil},

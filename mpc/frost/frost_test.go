@@ -202,7 +202,7 @@ func TestKeygenSignRefresh(t *testing.T) {
 				if shares[1].Equal(previousShare) {
 					t.Fatal("the share did not change")
 				}
-				if err := CheckShare(record, 1, previousShare); !errors.Is(err, ErrShareMismatch) {
+				if err := CheckShare(record, 1, previousShare); !errors.Is(err, mpc.ErrShareMismatch) {
 					t.Fatalf("an old share in the new epoch: %v", err)
 				}
 			}
@@ -223,7 +223,7 @@ func TestSharesOfDifferentEpochsDoNotMix(t *testing.T) {
 	next, _ := refresh(t, record, shares)
 	_, err := NewSign(SignConfig{Self: 1, Signers: []mpc.Index{1, 2}, Record: next, Share: shares[1],
 		Message: []byte("m"), SessionID: sessionID(t)})
-	if !errors.Is(err, ErrShareMismatch) {
+	if !errors.Is(err, mpc.ErrShareMismatch) {
 		t.Fatalf("got %v, want ErrShareMismatch", err)
 	}
 }

@@ -13,9 +13,6 @@ import (
 	"vault-plugin-secrets-mpc/secret"
 )
 
-// ErrShareMismatch: a share does not belong to its public share.
-var ErrShareMismatch = errors.New("the share does not match its public share")
-
 func allIndices(n int) []mpc.Index {
 	out := make([]mpc.Index, n)
 	for i := range out {
@@ -60,14 +57,14 @@ func parseShare(record *mpc.PublicRecord, i mpc.Index, share *secret.Bytes) (*cu
 	}
 	x := new(curve.Secp256k1Scalar)
 	if share.Len() != 32 {
-		return nil, ErrShareMismatch
+		return nil, mpc.ErrShareMismatch
 	}
 	if err := x.UnmarshalBinary(share.Expose()); err != nil || x.IsZero() {
-		return nil, ErrShareMismatch
+		return nil, mpc.ErrShareMismatch
 	}
 	if !x.ActOnBase().Equal(public) {
 		wipeScalar(x)
-		return nil, ErrShareMismatch
+		return nil, mpc.ErrShareMismatch
 	}
 	return x, nil
 }

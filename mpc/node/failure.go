@@ -10,8 +10,6 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
-	"vault-plugin-secrets-mpc/mpc/cmp"
-	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
@@ -51,7 +49,7 @@ func failure(err error) *nodepb.Failure {
 		errors.Is(err, hsm.ErrUnknownKeyVersion):
 		f.Reason = nodepb.Failure_WRAPPING_KEY
 	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen),
-		errors.Is(err, frost.ErrShareMismatch), errors.Is(err, cmp.ErrShareMismatch):
+		errors.Is(err, mpc.ErrShareMismatch):
 		f.Reason = nodepb.Failure_SHARE_UNUSABLE
 	case errors.As(err, &abort):
 		for _, i := range abort.Culprits {

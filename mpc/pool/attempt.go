@@ -37,7 +37,6 @@ type job struct {
 	avoid    map[string]bool    // nodes that failed in this job
 	broken   map[mpc.Index]bool // shares that did not open
 	last     ending
-	lastErr  error
 }
 
 // run tries sessions until one succeeds, the request turns out to be wrong, or
