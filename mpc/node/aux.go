@@ -212,8 +212,15 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 		verify: sync.OnceValue(func() error { return public.Verify(owner) })}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if now := n.aux.peers[peerID]; now != nil && now.hash == hash {
-		return own, now, nil // somebody else was faster
+	if now := n.aux.peers[peerID]; now != nil {
+		if now.hash == hash {
+			return own, now, nil // somebody else was faster
+		}
+		// Old keys may be known to whoever broke into the peer back then.
+		if now.owner.Generation >= owner.Generation {
+			return nil, nil, status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are in use, those of generation %d are too old",
+				peerID, now.owner.Generation, owner.Generation)
+		}
 	}
 	if n.aux.peers == nil {
 		n.aux.peers = map[string]*peerAux{}
@@ -259,8 +266,12 @@ func (in auxInputs) newSigner(t *signTask, share *secret.Bytes, id mpc.SessionID
 	if len(t.message) != mpc.DigestSize {
 		return nil, errors.New("ECDSA signs 32 bytes")
 	}
-	return cmp.NewSign(cmp.SignConfig{Self: t.self, Signers: t.signers, Record: t.account, Share: share,
+	party, err := cmp.NewSign(cmp.SignConfig{Self: t.self, Signers: t.signers, Record: t.account, Share: share,
 		Aux: in.public, Secret: in.secret, Digest: [mpc.DigestSize]byte(t.message), SessionID: id})
+	if err != nil {
+		return nil, err
+	}
+	return party, nil
 }
 
 // atLowPriority runs f on a thread of its own at the lowest priority, so that

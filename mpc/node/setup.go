@@ -37,6 +37,9 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 		return nil, tokenStatus(err)
 	}
 	defer token.Close()
+	if !token.Info().PINChecked {
+		return nil, status.Error(codes.FailedPrecondition, "the token did not look at the PIN: this process was logged in already")
+	}
 	reply := &nodepb.ProbeReply{Token: tokenInfo(token)}
 	if v := r.GetCreateVersion(); v > 0 {
 		label := fmt.Sprintf("vault-mpc %x v%d", mountID, v)

@@ -84,16 +84,20 @@ func (t *keyTask) config(id mpc.SessionID) frost.KeyConfig {
 
 func (t *keyTask) party(ctx context.Context, id mpc.SessionID) (_ mpc.Party, err error) {
 	if t.old == nil {
-		t.key, err = frost.NewKeygen(t.config(id))
-		return t.key, err
+		if t.key, err = frost.NewKeygen(t.config(id)); err != nil {
+			return nil, err
+		}
+		return t.key, nil
 	}
 	share, err := t.node.open(ctx, hsm.ShareContext(uint8(t.self), t.old.Hash()), t.envelope)
 	if err != nil {
 		return nil, err
 	}
 	defer share.Wipe()
-	t.key, err = frost.NewRefresh(t.config(id), t.old, share)
-	return t.key, err
+	if t.key, err = frost.NewRefresh(t.config(id), t.old, share); err != nil {
+		return nil, err
+	}
+	return t.key, nil
 }
 
 func (t *keyTask) confirms() bool { return true }

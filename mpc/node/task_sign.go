@@ -62,14 +62,20 @@ func (t *signTask) party(ctx context.Context, id mpc.SessionID) (mpc.Party, erro
 		return nil, err
 	}
 	defer share.Wipe()
-	t.signer, err = t.newSigner(share, id)
-	return t.signer, err
+	if t.signer, err = t.newSigner(share, id); err != nil {
+		return nil, err
+	}
+	return t.signer, nil
 }
 
 func (t *signTask) newSigner(share *secret.Bytes, id mpc.SessionID) (signer, error) {
 	if t.account.Algorithm == mpc.BIP340Secp256k1 {
-		return frost.NewSign(frost.SignConfig{Self: t.self, Signers: t.signers, Record: t.account,
+		party, err := frost.NewSign(frost.SignConfig{Self: t.self, Signers: t.signers, Record: t.account,
 			Share: share, Message: t.message, SessionID: id})
+		if err != nil {
+			return nil, err
+		}
+		return party, nil
 	}
 	return t.aux.newSigner(t, share, id)
 }
