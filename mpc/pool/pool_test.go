@@ -303,6 +303,9 @@ func softToken(t *testing.T) pool.Token {
 // TestECDSA makes auxiliary keys on real nodes, signs, refreshes, and starts
 // the pool anew on the stored keys.
 func TestECDSA(t *testing.T) {
+	if testing.Short() {
+		t.Skip("making auxiliary keys takes minutes under the race detector; this test runs without -short")
+	}
 	f := start(t, 3)
 	account := f.create(t, mpc.ECDSASecp256k1, 2, 3)
 	l := &ledger{t: t, by: maps.Clone(account.Exposures)}
