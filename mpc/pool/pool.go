@@ -46,6 +46,10 @@ type Pool struct {
 	// changed is closed and replaced whenever a node's readiness changes.
 	changed chan struct{}
 	closed  bool
+	// refusedPIN is set when the token has refused the settings' PIN.
+	refusedPIN error
+
+	login chan struct{} // capacity 1: held during a node's login
 }
 
 // New returns a pool without nodes; Apply starts them.
@@ -70,6 +74,7 @@ func New(cfg Config) *Pool {
 		cancel:  cancel,
 		nodes:   map[string]*localNode{},
 		changed: make(chan struct{}),
+		login:   make(chan struct{}, 1),
 	}
 	p.wg.Add(1)
 	go func() {
@@ -95,7 +100,7 @@ func (p *Pool) Apply(_ context.Context, s Settings) error {
 		return ErrClosed
 	}
 	renew := p.settings != nil && !sameKeys(*p.settings, s)
-	p.settings = &s
+	p.settings, p.refusedPIN = &s, nil
 	for i := 1; i <= s.Local; i++ {
 		id := fmt.Sprintf("local-%d", i)
 		n := p.nodes[id]

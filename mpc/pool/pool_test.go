@@ -362,3 +362,43 @@ func (f *fixture) waitAuxiliary(t *testing.T) {
 	}
 	t.Fatalf("nodes: %+v", f.pool.Nodes())
 }
+
+// TestRefusedPIN: a PIN that the token refuses is tried once by the whole pool,
+// the nodes say so, and a correct one brings them back.
+func TestRefusedPIN(t *testing.T) {
+	f := start(t, 5)
+	f.waitReady(t, 5)
+	wrong := f.settings
+	wrong.Token.PIN = secret.New([]byte("9876"))
+	if err := f.pool.Apply(context.Background(), wrong); err != nil {
+		t.Fatal(err)
+	}
+	f.waitReady(t, 5) // they are logged in already and go on
+	for _, s := range f.pool.Nodes() {
+		if p, err := os.FindProcess(s.PID); err != nil || p.Kill() != nil {
+			t.Fatal("cannot kill", s.PID)
+		}
+	}
+	failed := func() (n int) {
+		for _, s := range f.pool.Nodes() {
+			if s.State == pool.NodeFailed {
+				n++
+			}
+			if bytes.Contains([]byte(s.LastError), []byte("9876")) {
+				t.Fatal("an error shows the PIN")
+			}
+		}
+		return n
+	}
+	for end := time.Now().Add(10 * time.Second); failed() < 5; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("nodes: %+v", f.pool.Nodes())
+		}
+	}
+	if err := f.pool.Apply(context.Background(), f.settings); err != nil {
+		t.Fatal(err)
+	}
+	f.waitReady(t, 5)
+	account := f.create(t, mpc.BIP340Secp256k1, 2, 3)
+	f.sign(t, account, &ledger{t: t, by: maps.Clone(account.Exposures)}, []byte("back"))
+}

@@ -116,7 +116,7 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	if err != nil {
 		return fmt.Errorf("loading the node's keys: %w", err)
 	}
-	request := &nodepb.SetupRequest{NodeId: n.id, MountId: settings.MountID[:], Token: tokenToWire(settings.Token)}
+	request := &nodepb.SetupRequest{NodeId: n.id, MountId: settings.MountID[:]}
 	for _, k := range settings.WrappingKeys {
 		request.WrappingKeys = append(request.WrappingKeys, &nodepb.WrappingKey{Domain: k.Domain, Version: k.Version,
 			Suite: uint32(k.Suite), Id: k.ID, PublicKey: k.PublicKey, Label: k.Label})
@@ -127,9 +127,14 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 			request.AuxPublic, request.AuxEnvelope = keys.Aux.Public, keys.Aux.Envelope
 		}
 	}
-	reply, err := proc.client.Setup(ctx, request)
-	if err != nil {
+	var reply *nodepb.SetupReply
+	err = n.pool.logIn(ctx, func(t Token) error {
+		request.Token = tokenToWire(t)
+		reply, err = proc.client.Setup(ctx, request)
 		return fromStatus(err)
+	})
+	if err != nil {
+		return err
 	}
 	if len(reply.GetIdentity()) != len(mpc.NodeIdentity{}) {
 		return errors.New("the node reported no identity")
@@ -162,6 +167,35 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	}
 	n.setState(NodeReady, nil)
 	return nil
+}
+
+// logIn runs a node's login, one at a time over the whole pool, and none after
+// the token has refused the PIN: real tokens lock after a few wrong ones, and
+// all nodes have the same. Apply lifts the refusal.
+func (p *Pool) logIn(ctx context.Context, login func(Token) error) error {
+	select {
+	case p.login <- struct{}{}:
+		defer func() { <-p.login }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p.mu.Lock()
+	refused := p.refusedPIN
+	settings := p.settings
+	p.mu.Unlock()
+	if refused != nil {
+		return refused
+	}
+	err := login(settings.Token)
+	if errors.Is(err, ErrPINIncorrect) || errors.Is(err, ErrPINLocked) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.settings != settings {
+			return errors.New("the settings changed during a login that failed")
+		}
+		p.refusedPIN = err
+	}
+	return err
 }
 
 // introduce tells every running node the identities of all others. It fails
@@ -287,6 +321,9 @@ func tokenToWire(t Token) *nodepb.Token {
 // fromStatus maps the gRPC codes of a node's token errors back to this
 // package's errors, with the node's explanation.
 func fromStatus(err error) error {
+	if err == nil {
+		return nil
+	}
 	s, ok := status.FromError(err)
 	if !ok {
 		return err
