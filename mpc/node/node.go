@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -41,7 +42,8 @@ type Config struct {
 type Node struct {
 	nodepb.UnimplementedNodeServer
 	cfg      Config
-	sessions chan struct{} // one token per running session
+	sessions chan struct{}          // one token per running session
+	hsm      atomic.Pointer[string] // nil while the last token call worked, else its error
 
 	mu sync.RWMutex
 	// Set once by Setup.
@@ -87,6 +89,12 @@ func (n *Node) seal(c hsm.Context, plain *secret.Bytes) ([]byte, uint32, error) 
 // open unwraps an envelope with the token.
 func (n *Node) open(ctx context.Context, c hsm.Context, envelope []byte) (*secret.Bytes, error) {
 	plain, _, err := hsm.Open(ctx, n.token, n.keys, c, envelope)
+	if errors.Is(err, pkcs11.ErrUnavailable) {
+		text := err.Error()
+		n.hsm.Store(&text)
+	} else if err == nil {
+		n.hsm.Store(nil)
+	}
 	return plain, err
 }
 

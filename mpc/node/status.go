@@ -9,13 +9,16 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
-// Status reports what operators see. It answers at once: no token call is made
-// for it.
+// Status reports what operators see. It answers at once: it makes no token call
+// and reports how the last one went.
 func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusReply, error) {
 	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok"}
 	if err := n.ready(); err != nil {
 		reply.Hsm = err.Error()
 		return reply, nil
+	}
+	if text := n.hsm.Load(); text != nil {
+		reply.Hsm = *text
 	}
 	reply.AuxState, reply.AuxGeneration, reply.AuxProgress = n.aux.status()
 	return reply, nil

@@ -52,6 +52,15 @@ func TestVaultKilled(t *testing.T) {
 	e.create(t, "alice", bip340, 2, 3)
 	e.create(t, "bob", ecdsaCurve, 2, 3)
 	e.sign(t, "alice", []byte("before"))
+
+	// Too early for ECDSA: the request waits for its time limit and says so.
+	e.write(t, "config/nodes", map[string]any{"session_timeout": "1s"})
+	started := time.Now()
+	e.refuse(t, "sign/bob", map[string]any{"input": b64([]byte("too early"))}, conflictNow, "auxiliary keys", "local-")
+	if took := time.Since(started); took < 500*time.Millisecond || took > 4*time.Second {
+		t.Errorf("the refusal took %v, want about the session_timeout of 1 s", took)
+	}
+	e.write(t, "config/nodes", map[string]any{"session_timeout": "30s"})
 	e.waitAuxiliary(t)
 	e.sign(t, "bob", []byte("before"))
 	generation := number(t, e.read(t, "nodes/local-1")["aux_generation"])
@@ -70,7 +79,7 @@ func TestVaultKilled(t *testing.T) {
 		_, err := v.Client.Logical().Read("mpc/nodes/local-1")
 		return err == nil
 	})
-	started := time.Now()
+	started = time.Now()
 	e.sign(t, "alice", []byte("after"))
 	t.Logf("first signature after the restart: %v", time.Since(started))
 	started = time.Now()
