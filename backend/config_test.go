@@ -152,6 +152,7 @@ func TestConfigNodes(t *testing.T) {
 		{"local", 1, "local must be 2 to 16"},
 		{"local", 17, "local must be 2 to 16"},
 		{"local", "many", "local"},
+		{"local", 2.5, "local must be a whole number, not 2.5"},
 		{"session_timeout", "500ms", "session_timeout must be"},
 		{"session_timeout", "61s", "session_timeout must be"},
 		{"remote", "eu-1", "unknown field remote: the fields are local, session_timeout"},

@@ -107,7 +107,7 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.Is(err, pool.ErrNotConfigured):
 		return http.StatusBadRequest, "no HSM is configured: vault write <mount>/config/hsm uri=\"pkcs11:token=LABEL?module-name=NAME\" pin=PIN"
 	case errors.Is(err, pool.ErrPINIncorrect):
-		return operator, say("it was tried once and will not be tried again; write config/hsm with the right PIN")
+		return operator, say("write config/hsm with the right PIN")
 	case errors.Is(err, pool.ErrPINLocked):
 		return operator, say("unlock it with the HSM's own tools, then write config/hsm")
 	case errors.Is(err, pool.ErrTokenNotFound):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -35,6 +36,9 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		defer cancel()
 		defer context.AfterFunc(b.ctx, cancel)()
 		err := refuseUnknownFields(req, data)
+		if err == nil {
+			err = refuseFractions(req, data)
+		}
 		var resp *logical.Response
 		if err == nil {
 			resp, err = h(ctx, req, data)
@@ -80,6 +84,18 @@ func refuseUnknownFields(req *logical.Request, data *framework.FieldData) error 
 		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
 	}
 	return invalid("unknown field %s: the fields are %s", strings.Join(strange, ", "), strings.Join(known, ", "))
+}
+
+// refuseFractions fails for a fraction where a whole number is due. The
+// framework would cut it off, and a threshold of 2.9 would quietly become 2.
+func refuseFractions(req *logical.Request, data *framework.FieldData) error {
+	for name, raw := range req.Data {
+		f, ok := raw.(float64)
+		if ok && f != math.Trunc(f) && data.Schema[name] != nil && data.Schema[name].Type == framework.TypeInt {
+			return invalid("%s must be a whole number, not %v", name, f)
+		}
+	}
+	return nil
 }
 
 // operation describes one operation of a path. effects says that it does more

@@ -200,7 +200,7 @@ func (b *backend) nextHSM(data *framework.FieldData, old *hsmRecord) (*hsmRecord
 			clip(uri.Module), moduleNames(modules), modulesVariable)
 	}
 	if next.PIN == "" || len(next.PIN) > maxPIN {
-		return nil, "", invalid("pin is missing or longer than %d bytes", maxPIN)
+		return nil, "", invalid("pin is missing or longer than %d bytes: send the token's user PIN, with the vault command from a file as pin=@FILE", maxPIN)
 	}
 	if _, err := hsm.ParseSuite(next.Suite); err != nil {
 		return nil, "", invalid("suite: %v", err)
