@@ -112,7 +112,9 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 				seen, ok = merged[node]
 			}
 			if ok && seen != index {
-				return fmt.Errorf("node %s has had share %d in this epoch and must not get share %d: refresh the account first", node, seen, index)
+				current := maps.Clone(start.Exposures)
+				maps.Copy(current, added)
+				return &pool.ExposedError{Node: node, Seen: seen, Want: index, Current: current}
 			}
 			if !ok {
 				merged[node] = index

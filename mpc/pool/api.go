@@ -106,7 +106,8 @@ type SignRequest struct {
 	// Expose is called before a share is handed to a node that the account's
 	// exposures do not show with it. It must have stored the new exposures
 	// durably when it returns nil, and must fail if the account's epoch has
-	// changed or the placement rule would break.
+	// changed. Where the placement rule would break, because another session
+	// has placed shares meanwhile, it fails with an *ExposedError.
 	Expose func(ctx context.Context, added mpc.Exposures) error
 }
 

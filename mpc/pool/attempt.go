@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
@@ -13,6 +14,10 @@ import (
 // maxAttempts bounds the sessions of one job, so that what fails every time
 // does not keep all nodes busy until the deadline.
 const maxAttempts = 8
+
+// maxConflicts bounds how often a job chooses anew because others placed shares
+// at the same time; each time it knows at least one more exposure.
+const maxConflicts = 2 * mpc.MaxShares
 
 // minAttempt is the least time an attempt is given, however little is left.
 const minAttempt = 500 * time.Millisecond
@@ -43,6 +48,7 @@ type job struct {
 // ctx ends. On success it returns the assignments and outcomes.
 func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outcome, error) {
 	j.avoid, j.broken = map[string]bool{}, map[mpc.Index]bool{}
+	conflicts := 0
 	for {
 		chosen, err := j.choose(ctx)
 		if err != nil {
@@ -52,7 +58,14 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 		if chosen == nil {
 			continue // a node went away in between
 		}
-		if err := j.store(ctx, chosen); err != nil {
+		var exposed *ExposedError
+		if err := j.store(ctx, chosen); errors.As(err, &exposed) && conflicts < maxConflicts {
+			// Another session was faster with a spare: choose anew with what
+			// it stored.
+			conflicts++
+			j.seen = maps.Clone(exposed.Current)
+			continue
+		} else if err != nil {
 			return nil, nil, err
 		}
 		attempt, cancel := context.WithTimeout(ctx, attemptTime(ctx))

@@ -51,6 +51,19 @@ func (e *NoEligibleNodeError) Error() string {
 		e.Index, strings.Join(e.WaitsFor, ", "))
 }
 
+// ExposedError: a node was about to be handed a share although it has seen
+// another one of the epoch. Nothing was stored and nothing handed over.
+type ExposedError struct {
+	Node       mpc.NodeIdentity
+	Seen, Want mpc.Index
+	// Current holds all exposures of the epoch as they are stored.
+	Current mpc.Exposures
+}
+
+func (e *ExposedError) Error() string {
+	return fmt.Sprintf("node %s has had share %d in this epoch and must not get share %d", e.Node, e.Seen, e.Want)
+}
+
 // AuxPendingError: an ECDSA signature needs auxiliary keys that nodes are
 // still making.
 type AuxPendingError struct{ Nodes []AuxProgress }
