@@ -126,6 +126,18 @@ func (h *Harness) StartVault(t testing.TB, opts Options) *Vault {
 	return v
 }
 
+// EndWithSuite hands over the process group of a leader that a test started
+// itself: should the test process die, the group is ended all the same.
+func (h *Harness) EndWithSuite(t testing.TB, leader Process) {
+	t.Helper()
+	if leader.group != leader.PID || leader.session != leader.PID {
+		t.Fatalf("%v leads no session", leader)
+	}
+	if err := h.reaper.watchGroup(leader); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // tempDir makes a private folder that the reaper removes in every case.
 func (h *Harness) tempDir() (string, error) {
 	dir, err := os.MkdirTemp("", tempPrefix)
