@@ -120,7 +120,7 @@ func (m *mount) do(op logical.Operation, path string, data map[string]any) (*log
 			return nil, http.StatusBadRequest, err.Error()
 		}
 		if err != nil {
-			return nil, http.StatusInternalServerError, err.Error()
+			return nil, http.StatusInternalServerError, "internal error" // all that Vault says then
 		}
 		if found && !exists {
 			req.Operation = logical.CreateOperation

@@ -55,8 +55,10 @@ func (b *backend) pathConfigHSM() []*framework.Path {
 			},
 		},
 		ExistenceCheck: b.exists(func(ctx context.Context, _ *framework.FieldData) (bool, error) {
-			r, err := b.store.hsmConfig(ctx)
-			return r != nil, err
+			// Not read: the handler says in words what is wrong with a record,
+			// an existence check only "internal error".
+			entry, err := b.store.s.Get(ctx, keyHSM)
+			return entry != nil, err
 		}),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: b.operation("Configure the token.", true, write, answer),

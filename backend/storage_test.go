@@ -179,6 +179,7 @@ func TestDamagedRecords(t *testing.T) {
 	m.fails(logical.UpdateOperation, "sign/alice", map[string]any{"input": "aGVsbG8="}, 500, "stored record config/hsm does not have the fields")
 	put(keyHSM, `{"version":1,"pin":"`+testPIN)
 	m.fails(logical.ReadOperation, "config/hsm", nil, 500, "is not a JSON record")
+	m.fails(logical.UpdateOperation, "config/hsm", map[string]any{"pin": testPIN}, 500, "is not a JSON record")
 	put(prefixAccounts+"alice", `{"version":9}`)
 	m.fails(logical.ReadOperation, "accounts/alice", nil, 500, "newer version of this plugin")
 	m.fails(logical.DeleteOperation, "destroy/alice", nil, 500, "newer version of this plugin")
