@@ -139,7 +139,7 @@ func (c *client) do(ctx context.Context, r request, out any) (bool, error) {
 	if err != nil {
 		var vaultErr *api.ResponseError
 		if errors.As(err, &vaultErr) {
-			messages := vaultErr.Errors
+			messages := unframed(vaultErr.Errors)
 			if vaultErr.RawError {
 				return fail(vaultErr.StatusCode, messages, errNotVault)
 			}

@@ -120,3 +120,14 @@ func (t *text) rows(indent string, rows [][]string) {
 		t.b.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
 }
+
+// unframed takes the frame off errors that Vault puts into one, when a plugin
+// answers with a status of its own: "1 error occurred:\n\t* text\n\n".
+func unframed(messages []string) []string {
+	out := make([]string, len(messages))
+	for i, m := range messages {
+		m, _ = strings.CutPrefix(m, "1 error occurred:\n\t* ")
+		out[i] = strings.TrimRight(m, "\n")
+	}
+	return out
+}
