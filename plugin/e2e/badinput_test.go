@@ -281,6 +281,9 @@ func TestBadInput(t *testing.T) {
 		}
 	}
 	e.sign(t, "taken", []byte("still"))
+	if r := e.Mpckms(t, "account", "show", "nobody"); r.Code != 1 || !strings.HasPrefix(r.Stderr, `Error: cannot show account "nobody": there is no account "nobody": list accounts/`) {
+		t.Errorf("mpckms: %+v", r)
+	}
 }
 
 // TestBeforeConfiguration: a fresh mount says what to do first.
