@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
 // Bounds and defaults of config/nodes.
@@ -131,21 +132,57 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	return nodesAnswer(r), nil
 }
 
-// checkSharesFit fails when an account has more shares than there would be
-// nodes: a refresh needs a node for each.
+// checkSharesFit fails when an account could not be refreshed by the nodes that
+// would remain: it needs a node for each share, and in its current epoch a node
+// may only serve the share it has seen.
 func (b *backend) checkSharesFit(ctx context.Context, local int) error {
 	names, err := b.store.accountNames(ctx)
 	if err != nil {
 		return err
+	}
+	var remaining []mpc.NodeIdentity
+	for i := 1; i <= local; i++ {
+		keys, err := b.store.NodeKeys(ctx, pool.LocalNodeID(i))
+		if err != nil {
+			return err
+		}
+		if keys != nil {
+			remaining = append(remaining, keys.Identity)
+		}
 	}
 	for _, name := range names {
 		r, err := b.store.account(ctx, name)
 		if err != nil {
 			return err
 		}
-		if r != nil && len(r.Current.Shares) > local {
-			return invalid("account %s has %d shares and needs as many nodes: keep local at %d or more", name, len(r.Current.Shares), len(r.Current.Shares))
+		if r == nil {
+			continue
+		}
+		if n := len(r.Current.Shares); n > local {
+			return invalid("account %s has %d shares and needs as many nodes: keep local at %d or more", name, n, n)
+		}
+		a, err := b.store.usable(ctx, r)
+		if err != nil {
+			return err
+		}
+		if !canServe(a, remaining, local-len(remaining)) {
+			return invalid("the nodes that would remain may not serve every share of account %s in its current epoch: refresh it and try again, or keep local as it is", name)
 		}
 	}
 	return nil
+}
+
+// canServe reports whether the nodes, and fresh ones that have no identity yet,
+// can serve all shares of an account at once.
+func canServe(a *mpc.Account, nodes []mpc.NodeIdentity, fresh int) bool {
+	served := map[mpc.Index]bool{}
+	spares := fresh
+	for _, id := range nodes {
+		if i, ok := a.Exposures[id]; ok {
+			served[i] = true
+		} else {
+			spares++
+		}
+	}
+	return a.Record.Shares-len(served) <= spares
 }

@@ -26,7 +26,9 @@ type auxState struct {
 	own      *ownAux // nil before any were made
 	making   bool
 	progress *atomic.Uint32 // percent, while making
-	peers    map[string]*peerAux
+	// peers holds what may be used, by node ID; claimed what a peer is said to
+	// have, until it has been verified.
+	peers, claimed map[string]*peerAux
 }
 
 // ownAux is one generation of this node's keys. It does not change.
@@ -137,6 +139,9 @@ func (n *Node) ProveFactors(_ context.Context, r *nodepb.ProveFactorsRequest) (*
 		if err := peer.verify(); err != nil {
 			return err
 		}
+		if err := n.adopt(r.GetPeerId(), peer); err != nil {
+			return err
+		}
 		proof, err = cmp.ProveFactors(own.secret, own.public.Owner(), peer.public, peer.owner)
 		return err
 	})
@@ -161,6 +166,9 @@ func (n *Node) AcceptPeer(_ context.Context, r *nodepb.AcceptPeerRequest) (*node
 		if err := cmp.VerifyReceipt(receipt, n.id, n.self(), peer.public, peer.owner); err != nil {
 			return nil, err
 		}
+		if err := n.adopt(r.GetPeerId(), peer); err != nil {
+			return nil, err
+		}
 		return &nodepb.AcceptPeerReply{}, nil
 	}
 	proof, err := cmp.ParseFactorProof(r.GetProof())
@@ -169,6 +177,9 @@ func (n *Node) AcceptPeer(_ context.Context, r *nodepb.AcceptPeerRequest) (*node
 	}
 	err = atLowPriority(func() error {
 		if err := peer.verify(); err != nil {
+			return err
+		}
+		if err := n.adopt(r.GetPeerId(), peer); err != nil {
 			return err
 		}
 		return cmp.VerifyFactors(proof, peer.public, peer.owner, own.public, own.public.Owner())
@@ -183,8 +194,8 @@ func (n *Node) AcceptPeer(_ context.Context, r *nodepb.AcceptPeerRequest) (*node
 	return &nodepb.AcceptPeerReply{Receipt: receipt.Marshal()}, nil
 }
 
-// pair returns this node's keys and the peer's with that encoding, keeping the
-// latter: a new generation of a peer takes the place of the one before.
+// pair returns this node's keys and the peer's with that encoding. What is new
+// is kept as claimed, so that it is verified once, until adopt takes it.
 func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	if err := n.ready(); err != nil {
 		return nil, nil, status.Error(codes.FailedPrecondition, err.Error())
@@ -194,39 +205,48 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 		return nil, nil, status.Errorf(codes.InvalidArgument, "%s is no pinned peer", peerID)
 	}
 	hash := sha256.Sum256(encoded)
-	n.mu.RLock()
-	own, peer := n.aux.own, n.aux.peers[peerID]
-	n.mu.RUnlock()
-	if own == nil {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.aux.own == nil {
 		return nil, nil, status.Error(codes.Aborted, "this node has no auxiliary keys yet")
 	}
-	if peer != nil && peer.hash == hash {
-		return own, peer, nil
+	for _, known := range []*peerAux{n.aux.peers[peerID], n.aux.claimed[peerID]} {
+		if known != nil && known.hash == hash {
+			return n.aux.own, known, nil
+		}
 	}
 	public, err := cmp.ParseAuxPublic(encoded)
 	if err != nil {
 		return nil, nil, err
 	}
 	owner := n.owner(peerID, identity, public.Owner().Generation)
-	peer = &peerAux{hash: hash, public: public, owner: owner,
+	peer := &peerAux{hash: hash, public: public, owner: owner,
 		verify: sync.OnceValue(func() error { return public.Verify(owner) })}
+	if n.aux.claimed == nil {
+		n.aux.peers, n.aux.claimed = map[string]*peerAux{}, map[string]*peerAux{}
+	}
+	n.aux.claimed[peerID] = peer
+	return n.aux.own, peer, nil
+}
+
+// adopt takes a peer's verified keys into use. An older generation never comes
+// back: its secrets may be known to whoever broke into the peer back then.
+func (n *Node) adopt(peerID string, peer *peerAux) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if now := n.aux.peers[peerID]; now != nil {
-		if now.hash == hash {
-			return own, now, nil // somebody else was faster
-		}
-		// Old keys may be known to whoever broke into the peer back then.
-		if now.owner.Generation >= owner.Generation {
-			return nil, nil, status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are in use, those of generation %d are too old",
-				peerID, now.owner.Generation, owner.Generation)
-		}
+	now := n.aux.peers[peerID]
+	if now == peer {
+		return nil
 	}
-	if n.aux.peers == nil {
-		n.aux.peers = map[string]*peerAux{}
+	if now != nil && now.owner.Generation >= peer.owner.Generation {
+		return status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are in use, those of generation %d are too old",
+			peerID, now.owner.Generation, peer.owner.Generation)
 	}
 	n.aux.peers[peerID] = peer
-	return own, peer, nil
+	if n.aux.claimed[peerID] == peer {
+		delete(n.aux.claimed, peerID)
+	}
+	return nil
 }
 
 // auxInputs are the auxiliary keys of one signing session.

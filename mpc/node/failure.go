@@ -4,9 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
@@ -42,8 +39,15 @@ func failure(err error) *nodepb.Failure {
 		f.Reason = nodepb.Failure_UNPINNED
 	case errors.Is(err, errAuxPending):
 		f.Reason = nodepb.Failure_AUX_PENDING
-	case errors.Is(err, pkcs11.ErrUnavailable), errors.Is(err, pkcs11.ErrTokenNotFound),
-		errors.Is(err, pkcs11.ErrModule), errors.Is(err, errNotSetUp):
+	case errors.Is(err, pkcs11.ErrPINIncorrect):
+		f.Reason = nodepb.Failure_PIN_INCORRECT
+	case errors.Is(err, pkcs11.ErrPINLocked):
+		f.Reason = nodepb.Failure_PIN_LOCKED
+	case errors.Is(err, pkcs11.ErrTokenNotFound):
+		f.Reason = nodepb.Failure_TOKEN_NOT_FOUND
+	case errors.Is(err, pkcs11.ErrModule):
+		f.Reason = nodepb.Failure_MODULE
+	case errors.Is(err, pkcs11.ErrUnavailable), errors.Is(err, errNotSetUp):
 		f.Reason = nodepb.Failure_HSM_UNAVAILABLE
 	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
 		errors.Is(err, hsm.ErrUnknownKeyVersion):
@@ -57,26 +61,4 @@ func failure(err error) *nodepb.Failure {
 		}
 	}
 	return f
-}
-
-// tokenStatus translates token errors of unary calls into gRPC codes that the
-// coordinator maps back.
-func tokenStatus(err error) error {
-	code := codes.Internal
-	switch {
-	case errors.Is(err, pkcs11.ErrPINIncorrect):
-		code = codes.PermissionDenied
-	case errors.Is(err, pkcs11.ErrPINLocked):
-		code = codes.ResourceExhausted
-	case errors.Is(err, pkcs11.ErrTokenNotFound):
-		code = codes.NotFound
-	case errors.Is(err, pkcs11.ErrModule):
-		code = codes.FailedPrecondition
-	case errors.Is(err, pkcs11.ErrUnavailable):
-		code = codes.Unavailable
-	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
-		errors.Is(err, hsm.ErrUnknownKeyVersion), errors.Is(err, hsm.ErrOpen), errors.Is(err, hsm.ErrEnvelope):
-		code = codes.DataLoss
-	}
-	return status.Error(code, err.Error())
 }

@@ -42,8 +42,8 @@ type Config struct {
 type Node struct {
 	nodepb.UnimplementedNodeServer
 	cfg      Config
-	sessions chan struct{}          // one token per running session
-	hsm      atomic.Pointer[string] // nil while the last token call worked, else its error
+	sessions chan struct{}         // one token per running session
+	hsm      atomic.Pointer[error] // nil while the last token call worked
 
 	mu sync.RWMutex
 	// Set once by Setup.
@@ -89,9 +89,8 @@ func (n *Node) seal(c hsm.Context, plain *secret.Bytes) ([]byte, uint32, error) 
 // open unwraps an envelope with the token.
 func (n *Node) open(ctx context.Context, c hsm.Context, envelope []byte) (*secret.Bytes, error) {
 	plain, _, err := hsm.Open(ctx, n.token, n.keys, c, envelope)
-	if errors.Is(err, pkcs11.ErrUnavailable) {
-		text := err.Error()
-		n.hsm.Store(&text)
+	if errors.Is(err, pkcs11.ErrUnavailable) || errors.Is(err, pkcs11.ErrPINIncorrect) || errors.Is(err, pkcs11.ErrPINLocked) {
+		n.hsm.Store(&err)
 	} else if err == nil {
 		n.hsm.Store(nil)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,8 +50,8 @@ func newWorld(t *testing.T, n int) *world {
 	t.Helper()
 	w := &world{t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{}}
 	probe, err := w.serve().Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || probe.GetFailure() != nil {
+		t.Fatal(err, probe.GetFailure())
 	}
 	w.key = probe.GetWrappingKey()
 	roster := &nodepb.SetRosterRequest{}
@@ -59,8 +60,8 @@ func newWorld(t *testing.T, n int) *world {
 		w.ids = append(w.ids, id)
 		w.clients[id] = w.serve()
 		w.setups[id], err = w.clients[id].Setup(w.ctx(), w.setupRequest(id))
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || w.setups[id].GetFailure() != nil {
+			t.Fatal(err, w.setups[id].GetFailure())
 		}
 		roster.Members = append(roster.Members, &nodepb.Member{NodeId: id, Identity: w.setups[id].GetIdentity()})
 	}
@@ -461,7 +462,7 @@ func TestSetup(t *testing.T) {
 		r := w.setupRequest("n1")
 		r.Identity, r.IdentityEnvelope = w.setups["n1"].GetIdentity(), w.setups["n1"].GetIdentityEnvelope()
 		again, err := w.serve().Setup(w.ctx(), r)
-		if err != nil || !bytes.Equal(again.GetIdentity(), r.Identity) || len(again.GetIdentityEnvelope()) != 0 {
+		if err != nil || again.GetFailure() != nil || !bytes.Equal(again.GetIdentity(), r.Identity) || len(again.GetIdentityEnvelope()) != 0 {
 			t.Errorf("%v, %v", again, err)
 		}
 	})
@@ -489,10 +490,12 @@ func TestSetup(t *testing.T) {
 			client := w.serve()
 			ctx, cancel := context.WithTimeout(w.ctx(), 2*time.Second)
 			defer cancel()
-			if _, err := client.Setup(ctx, r); err == nil {
+			reply, err := client.Setup(ctx, r)
+			if err == nil && reply.GetFailure() == nil {
 				t.Fatal("accepted")
-			} else if bytes.Contains([]byte(err.Error()), []byte("9999")) {
-				t.Error("the error shows the PIN")
+			}
+			if strings.Contains(fmt.Sprint(err, reply), "9999") {
+				t.Error("the answer shows the PIN")
 			}
 			if s, err := client.Status(w.ctx(), &nodepb.StatusRequest{}); err != nil || s.GetHsm() == "ok" {
 				t.Errorf("status afterwards: %v, %v", s, err)

@@ -109,7 +109,7 @@ func (n *Node) handshake(stream nodepb.Node_SessionServer, terms session.Terms, 
 		return nil, err
 	}
 	if in.GetHellos() == nil {
-		return nil, refused("hellos expected")
+		return nil, session.ErrHello // the router's fault, not the request's
 	}
 	hellos := map[mpc.Index]session.Hello{}
 	for _, w := range in.GetHellos().GetHellos() {

@@ -32,9 +32,9 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	token, err := n.cfg.OpenToken(ctx, tokenConfig(r.GetToken()))
+	token, err := n.openToken(ctx, r.GetToken())
 	if err != nil {
-		return nil, tokenStatus(err)
+		return &nodepb.ProbeReply{Failure: failure(err)}, nil
 	}
 	defer token.Close()
 	if !token.Info().PINChecked {
@@ -45,7 +45,7 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 		label := fmt.Sprintf("vault-mpc %x v%d", mountID, v)
 		key, err := token.GenerateWrappingKey(ctx, hsm.DefaultDomain, v, label)
 		if err != nil {
-			return nil, tokenStatus(err)
+			return &nodepb.ProbeReply{Failure: failure(err)}, nil
 		}
 		reply.WrappingKey = wrappingKeyToWire(key)
 	}
@@ -69,15 +69,15 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 	if r.GetNodeId() == "" || len(r.GetWrappingKeys()) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "a node needs a name and a wrapping key")
 	}
-	token, err := n.cfg.OpenToken(ctx, tokenConfig(r.GetToken()))
+	token, err := n.openToken(ctx, r.GetToken())
 	if err != nil {
-		return nil, tokenStatus(err)
+		return &nodepb.SetupReply{Failure: failure(err)}, nil
 	}
 	fresh := &Node{cfg: n.cfg, id: r.GetNodeId(), mountID: mountID, token: token}
 	reply, err := fresh.loadKeys(ctx, r)
 	if err != nil {
 		token.Close()
-		return nil, tokenStatus(err)
+		return &nodepb.SetupReply{Failure: failure(err)}, nil
 	}
 
 	n.mu.Lock()
@@ -189,13 +189,16 @@ func parseMountID(b []byte) (id [16]byte, err error) {
 	return id, nil
 }
 
-func tokenConfig(t *nodepb.Token) pkcs11.Config {
-	return pkcs11.Config{
+// openToken logs in. It wipes the PIN in the request; the token has its own.
+func (n *Node) openToken(ctx context.Context, t *nodepb.Token) (Token, error) {
+	pin := secret.New(t.GetPin())
+	defer pin.Wipe()
+	return n.cfg.OpenToken(ctx, pkcs11.Config{
 		Module: t.GetModulePath(),
 		Label:  t.GetLabel(),
 		Serial: t.GetSerial(),
-		PIN:    secret.New(t.GetPin()),
-	}
+		PIN:    pin,
+	})
 }
 
 func tokenInfo(t Token) *nodepb.TokenInfo {

@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -17,9 +19,12 @@ func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusRep
 		reply.Hsm = err.Error()
 		return reply, nil
 	}
-	if text := n.hsm.Load(); text != nil {
-		reply.Hsm = *text
+	if err := n.hsm.Load(); err != nil {
+		reply.Hsm = (*err).Error()
+		reply.PinRefused = errors.Is(*err, pkcs11.ErrPINIncorrect) || errors.Is(*err, pkcs11.ErrPINLocked)
 	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
 	reply.AuxState, reply.AuxGeneration, reply.AuxProgress = n.aux.status()
 	return reply, nil
 }

@@ -23,7 +23,7 @@ const inputsLabel = "vault-plugin-secrets-mpc session inputs v1"
 // prepare checks a Start against what this node has pinned and returns the
 // operation and the terms that all members will sign.
 func (n *Node) prepare(s *nodepb.Start) (task, session.Terms, error) {
-	terms := session.Terms{Operation: s.GetOperation(), Inputs: inputsHash(s)}
+	terms := session.Terms{Operation: s.GetOperation(), Inputs: inputsHash(n.mountID, s)}
 	if s.GetSelf() < 1 || s.GetSelf() > mpc.MaxShares {
 		return nil, terms, refused("share index %d is out of bounds", s.GetSelf())
 	}
@@ -61,14 +61,16 @@ func (n *Node) prepare(s *nodepb.Start) (task, session.Terms, error) {
 }
 
 // inputsHash covers every field of a Start that all members must agree on:
-// everything but whose copy it is and the member's own envelope.
-func inputsHash(s *nodepb.Start) [32]byte {
+// everything but whose copy it is (the hello has that) and the member's own
+// envelope (which its context binds to share and record).
+func inputsHash(mountID [16]byte, s *nodepb.Start) [32]byte {
 	h := sha256.New()
 	put := func(b []byte) {
 		_ = binary.Write(h, binary.BigEndian, uint32(len(b)))
 		h.Write(b)
 	}
 	put([]byte(inputsLabel))
+	put(mountID[:])
 	put(s.GetAccountId())
 	put([]byte(s.GetAlgorithm()))
 	put(binary.BigEndian.AppendUint32(nil, s.GetThreshold()))

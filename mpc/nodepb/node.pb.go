@@ -39,20 +39,28 @@ const (
 	Failure_BUSY            Failure_Reason = 6
 	Failure_WRAPPING_KEY    Failure_Reason = 7
 	Failure_UNPINNED        Failure_Reason = 8 // a member is not in this node's roster yet
+	Failure_PIN_INCORRECT   Failure_Reason = 9
+	Failure_PIN_LOCKED      Failure_Reason = 10
+	Failure_TOKEN_NOT_FOUND Failure_Reason = 11
+	Failure_MODULE          Failure_Reason = 12
 )
 
 // Enum value maps for Failure_Reason.
 var (
 	Failure_Reason_name = map[int32]string{
-		0: "UNKNOWN",
-		1: "REFUSED",
-		2: "HSM_UNAVAILABLE",
-		3: "SHARE_UNUSABLE",
-		4: "AUX_PENDING",
-		5: "PROTOCOL",
-		6: "BUSY",
-		7: "WRAPPING_KEY",
-		8: "UNPINNED",
+		0:  "UNKNOWN",
+		1:  "REFUSED",
+		2:  "HSM_UNAVAILABLE",
+		3:  "SHARE_UNUSABLE",
+		4:  "AUX_PENDING",
+		5:  "PROTOCOL",
+		6:  "BUSY",
+		7:  "WRAPPING_KEY",
+		8:  "UNPINNED",
+		9:  "PIN_INCORRECT",
+		10: "PIN_LOCKED",
+		11: "TOKEN_NOT_FOUND",
+		12: "MODULE",
 	}
 	Failure_Reason_value = map[string]int32{
 		"UNKNOWN":         0,
@@ -64,6 +72,10 @@ var (
 		"BUSY":            6,
 		"WRAPPING_KEY":    7,
 		"UNPINNED":        8,
+		"PIN_INCORRECT":   9,
+		"PIN_LOCKED":      10,
+		"TOKEN_NOT_FOUND": 11,
+		"MODULE":          12,
 	}
 )
 
@@ -378,6 +390,7 @@ type ProbeReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         *TokenInfo             `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	WrappingKey   *WrappingKey           `protobuf:"bytes,2,opt,name=wrapping_key,json=wrappingKey,proto3" json:"wrapping_key,omitempty"`
+	Failure       *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +435,13 @@ func (x *ProbeReply) GetToken() *TokenInfo {
 func (x *ProbeReply) GetWrappingKey() *WrappingKey {
 	if x != nil {
 		return x.WrappingKey
+	}
+	return nil
+}
+
+func (x *ProbeReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
 	}
 	return nil
 }
@@ -532,6 +552,7 @@ type SetupReply struct {
 	Version          string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Identity         []byte                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	IdentityEnvelope []byte                 `protobuf:"bytes,4,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
+	Failure          *Failure               `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -590,6 +611,13 @@ func (x *SetupReply) GetIdentity() []byte {
 func (x *SetupReply) GetIdentityEnvelope() []byte {
 	if x != nil {
 		return x.IdentityEnvelope
+	}
+	return nil
+}
+
+func (x *SetupReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
 	}
 	return nil
 }
@@ -785,6 +813,7 @@ type StatusReply struct {
 	AuxState      string                 `protobuf:"bytes,3,opt,name=aux_state,json=auxState,proto3" json:"aux_state,omitempty"`
 	AuxGeneration uint64                 `protobuf:"varint,4,opt,name=aux_generation,json=auxGeneration,proto3" json:"aux_generation,omitempty"`
 	AuxProgress   uint32                 `protobuf:"varint,5,opt,name=aux_progress,json=auxProgress,proto3" json:"aux_progress,omitempty"` // percent of making the keys
+	PinRefused    bool                   `protobuf:"varint,6,opt,name=pin_refused,json=pinRefused,proto3" json:"pin_refused,omitempty"`    // why hsm is not "ok"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -852,6 +881,13 @@ func (x *StatusReply) GetAuxProgress() uint32 {
 		return x.AuxProgress
 	}
 	return 0
+}
+
+func (x *StatusReply) GetPinRefused() bool {
+	if x != nil {
+		return x.PinRefused
+	}
+	return false
 }
 
 type Start struct {
@@ -2002,11 +2038,12 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\fProbeRequest\x12:\n" +
 	"\x05token\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.TokenR\x05token\x12\x19\n" +
 	"\bmount_id\x18\x02 \x01(\fR\amountId\x12%\n" +
-	"\x0ecreate_version\x18\x03 \x01(\rR\rcreateVersion\"\x9b\x01\n" +
+	"\x0ecreate_version\x18\x03 \x01(\rR\rcreateVersion\"\xdd\x01\n" +
 	"\n" +
 	"ProbeReply\x12>\n" +
 	"\x05token\x18\x01 \x01(\v2(.vaultpluginsecretsmpc.node.v1.TokenInfoR\x05token\x12M\n" +
-	"\fwrapping_key\x18\x02 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\"\xda\x02\n" +
+	"\fwrapping_key\x18\x02 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\x12@\n" +
+	"\afailure\x18\x03 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\xda\x02\n" +
 	"\fSetupRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x19\n" +
 	"\bmount_id\x18\x02 \x01(\fR\amountId\x12:\n" +
@@ -2016,13 +2053,14 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x11identity_envelope\x18\x06 \x01(\fR\x10identityEnvelope\x12\x1d\n" +
 	"\n" +
 	"aux_public\x18\a \x01(\fR\tauxPublic\x12!\n" +
-	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\"\xaf\x01\n" +
+	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\"\xf1\x01\n" +
 	"\n" +
 	"SetupReply\x12>\n" +
 	"\x05token\x18\x01 \x01(\v2(.vaultpluginsecretsmpc.node.v1.TokenInfoR\x05token\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\fR\bidentity\x12+\n" +
-	"\x11identity_envelope\x18\x04 \x01(\fR\x10identityEnvelope\"n\n" +
+	"\x11identity_envelope\x18\x04 \x01(\fR\x10identityEnvelope\x12@\n" +
+	"\afailure\x18\x05 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"n\n" +
 	"\x06Member\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2031,13 +2069,15 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x10SetRosterRequest\x12?\n" +
 	"\amembers\x18\x01 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\"\x10\n" +
 	"\x0eSetRosterReply\"\x0f\n" +
-	"\rStatusRequest\"\xa2\x01\n" +
+	"\rStatusRequest\"\xc3\x01\n" +
 	"\vStatusReply\x12\x10\n" +
 	"\x03hsm\x18\x01 \x01(\tR\x03hsm\x12\x1a\n" +
 	"\bsessions\x18\x02 \x01(\rR\bsessions\x12\x1b\n" +
 	"\taux_state\x18\x03 \x01(\tR\bauxState\x12%\n" +
 	"\x0eaux_generation\x18\x04 \x01(\x04R\rauxGeneration\x12!\n" +
-	"\faux_progress\x18\x05 \x01(\rR\vauxProgress\"\xcb\x03\n" +
+	"\faux_progress\x18\x05 \x01(\rR\vauxProgress\x12\x1f\n" +
+	"\vpin_refused\x18\x06 \x01(\bR\n" +
+	"pinRefused\"\xcb\x03\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
 	"\amembers\x18\x02 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x12\n" +
@@ -2085,11 +2125,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
 	"recoveryId\x12\x16\n" +
 	"\x06digest\x18\n" +
-	" \x01(\fR\x06digest\"\x97\x02\n" +
+	" \x01(\fR\x06digest\"\xdb\x02\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bculprits\x18\x03 \x03(\rR\bculprits\"\x94\x01\n" +
+	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xd8\x01\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREFUSED\x10\x01\x12\x13\n" +
@@ -2099,7 +2139,14 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\bPROTOCOL\x10\x05\x12\b\n" +
 	"\x04BUSY\x10\x06\x12\x10\n" +
 	"\fWRAPPING_KEY\x10\a\x12\f\n" +
-	"\bUNPINNED\x10\b\"\x9d\x02\n" +
+	"\bUNPINNED\x10\b\x12\x11\n" +
+	"\rPIN_INCORRECT\x10\t\x12\x0e\n" +
+	"\n" +
+	"PIN_LOCKED\x10\n" +
+	"\x12\x13\n" +
+	"\x0fTOKEN_NOT_FOUND\x10\v\x12\n" +
+	"\n" +
+	"\x06MODULE\x10\f\"\x9d\x02\n" +
 	"\n" +
 	"SessionOut\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.HelloH\x00R\x05hello\x12A\n" +
@@ -2195,44 +2242,46 @@ var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	1,  // 0: vaultpluginsecretsmpc.node.v1.ProbeRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
 	2,  // 1: vaultpluginsecretsmpc.node.v1.ProbeReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
 	3,  // 2: vaultpluginsecretsmpc.node.v1.ProbeReply.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	1,  // 3: vaultpluginsecretsmpc.node.v1.SetupRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
-	3,  // 4: vaultpluginsecretsmpc.node.v1.SetupRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	2,  // 5: vaultpluginsecretsmpc.node.v1.SetupReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
-	8,  // 6: vaultpluginsecretsmpc.node.v1.SetRosterRequest.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
-	8,  // 7: vaultpluginsecretsmpc.node.v1.Start.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
-	14, // 8: vaultpluginsecretsmpc.node.v1.Hellos.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hello
-	13, // 9: vaultpluginsecretsmpc.node.v1.SessionIn.start:type_name -> vaultpluginsecretsmpc.node.v1.Start
-	15, // 10: vaultpluginsecretsmpc.node.v1.SessionIn.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hellos
-	16, // 11: vaultpluginsecretsmpc.node.v1.SessionIn.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
-	0,  // 12: vaultpluginsecretsmpc.node.v1.Failure.reason:type_name -> vaultpluginsecretsmpc.node.v1.Failure.Reason
-	14, // 13: vaultpluginsecretsmpc.node.v1.SessionOut.hello:type_name -> vaultpluginsecretsmpc.node.v1.Hello
-	16, // 14: vaultpluginsecretsmpc.node.v1.SessionOut.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
-	18, // 15: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
-	19, // 16: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 17: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	4,  // 18: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
-	6,  // 19: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
-	9,  // 20: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	11, // 21: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
-	17, // 22: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
-	21, // 23: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	23, // 24: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	25, // 25: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	27, // 26: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	5,  // 27: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
-	7,  // 28: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
-	10, // 29: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
-	12, // 30: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
-	20, // 31: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
-	22, // 32: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
-	24, // 33: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	26, // 34: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	28, // 35: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	19, // 3: vaultpluginsecretsmpc.node.v1.ProbeReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	1,  // 4: vaultpluginsecretsmpc.node.v1.SetupRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
+	3,  // 5: vaultpluginsecretsmpc.node.v1.SetupRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	2,  // 6: vaultpluginsecretsmpc.node.v1.SetupReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
+	19, // 7: vaultpluginsecretsmpc.node.v1.SetupReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	8,  // 8: vaultpluginsecretsmpc.node.v1.SetRosterRequest.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	8,  // 9: vaultpluginsecretsmpc.node.v1.Start.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	14, // 10: vaultpluginsecretsmpc.node.v1.Hellos.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hello
+	13, // 11: vaultpluginsecretsmpc.node.v1.SessionIn.start:type_name -> vaultpluginsecretsmpc.node.v1.Start
+	15, // 12: vaultpluginsecretsmpc.node.v1.SessionIn.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hellos
+	16, // 13: vaultpluginsecretsmpc.node.v1.SessionIn.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
+	0,  // 14: vaultpluginsecretsmpc.node.v1.Failure.reason:type_name -> vaultpluginsecretsmpc.node.v1.Failure.Reason
+	14, // 15: vaultpluginsecretsmpc.node.v1.SessionOut.hello:type_name -> vaultpluginsecretsmpc.node.v1.Hello
+	16, // 16: vaultpluginsecretsmpc.node.v1.SessionOut.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
+	18, // 17: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
+	19, // 18: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	19, // 19: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	4,  // 20: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
+	6,  // 21: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
+	9,  // 22: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	11, // 23: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
+	17, // 24: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
+	21, // 25: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	23, // 26: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	25, // 27: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	27, // 28: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	5,  // 29: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
+	7,  // 30: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
+	10, // 31: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
+	12, // 32: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
+	20, // 33: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
+	22, // 34: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
+	24, // 35: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	26, // 36: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	28, // 37: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	29, // [29:38] is the sub-list for method output_type
+	20, // [20:29] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_mpc_nodepb_node_proto_init() }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
@@ -35,8 +36,10 @@ type job struct {
 	missing func(ready []candidate) error
 	// start writes the Start message for one member; members are complete.
 	start func(a assignment, members []*nodepb.Member) *nodepb.Start
-	// need is how many outcomes finish the session.
-	need int
+	// need is how many outcomes finish the session; accept refuses an outcome
+	// that its node should not have sent, so that others are tried.
+	need   int
+	accept func(*nodepb.Outcome) error
 
 	attempts int
 	avoid    map[string]bool    // nodes that failed in this job
@@ -70,19 +73,19 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 		}
 		attempt, cancel := context.WithTimeout(ctx, attemptTime(ctx))
 		j.attempts++
-		j.last = runSession(attempt, j.participants(chosen, clients), j.need)
+		j.last = runSession(attempt, j.participants(chosen, clients), j.need, j.accept)
 		cancel()
 		if j.last.err == nil {
 			return chosen, j.last.outcomes, nil
 		}
-		if stop := j.learn(chosen); stop != nil {
+		if stop := j.learn(ctx, chosen); stop != nil {
 			return nil, nil, j.fail(stop)
 		}
 		if j.attempts >= maxAttempts {
 			return nil, nil, j.fail(j.last.err)
 		}
 		// A failure that no node is known for may come back at once.
-		if len(j.last.suspects) == 0 && !pause(ctx, time.Duration(j.attempts)*20*time.Millisecond) || ctx.Err() != nil {
+		if len(j.last.suspects) == 0 && !pause(ctx, time.Duration(j.attempts+1)*20*time.Millisecond) || ctx.Err() != nil {
 			return nil, nil, j.fail(ctx.Err())
 		}
 	}
@@ -155,10 +158,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // explain says why no placement was found before the deadline.
 func (j *job) explain(ready []candidate, configured int) error {
-	if j.last.err != nil {
-		return j.last.err
-	}
-	if j.missing != nil && len(ready) >= j.count {
+	if j.missing != nil && len(ready) >= j.count && j.last.err == nil {
 		if err := j.missing(ready); err != nil {
 			return err
 		}
@@ -169,10 +169,19 @@ func (j *job) explain(ready []candidate, configured int) error {
 			names[c.identity] = c.id
 		}
 	}
+	var reason error = &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured}
 	if e := unserved(j.n, j.seen, ready, names); e != nil && len(ready) >= j.count {
-		return e
+		reason = e
 	}
-	return &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured}
+	if j.last.err != nil {
+		reason = j.last.err
+	}
+	for _, n := range j.pool.all() {
+		if err := n.trouble(); err != nil {
+			return fmt.Errorf("%w; %s: %w", reason, n.id, err)
+		}
+	}
+	return reason
 }
 
 // members drops assignments whose node has just gone and finds the clients.
@@ -225,7 +234,7 @@ func (j *job) participants(chosen []assignment, clients map[string]nodepb.NodeCl
 
 // learn draws conclusions from a failed session. It returns an error when
 // trying again is pointless.
-func (j *job) learn(chosen []assignment) error {
+func (j *job) learn(ctx context.Context, chosen []assignment) error {
 	byIndex := map[mpc.Index]string{}
 	for _, a := range chosen {
 		byIndex[a.index] = a.node.id
@@ -243,9 +252,12 @@ func (j *job) learn(chosen []assignment) error {
 	case nodepb.Failure_SHARE_UNUSABLE:
 		j.broken[j.last.reporter] = true
 	case nodepb.Failure_UNPINNED:
-		if err := j.pool.introduce(); err != nil {
-			j.pool.cfg.Logger.Warn("a node did not take the roster", "error", err)
-		}
+		j.pool.introduce(ctx)
+	case nodepb.Failure_AUX_PENDING:
+		// The node's process may be a new one that has not heard of its peers.
+		j.pool.forgetAccepted(byIndex[j.last.reporter])
+	case nodepb.Failure_BUSY:
+		j.attempts-- // it will be free again; until then the deadline counts
 	}
 	return nil
 }
@@ -264,18 +276,13 @@ func (j *job) fail(err error) error {
 		e.Err = j.last.err
 	}
 	if f := j.last.failure; f != nil {
-		switch f.GetReason() {
-		case nodepb.Failure_HSM_UNAVAILABLE:
-			e.Err = fmt.Errorf("%w: %w", ErrHSMUnavailable, e.Err)
-		case nodepb.Failure_WRAPPING_KEY:
-			e.Err = fmt.Errorf("%w: %w", ErrWrappingKey, e.Err)
-		case nodepb.Failure_SHARE_UNUSABLE:
-			if !errors.Is(e.Err, ErrShareUnusable) {
-				e.Err = fmt.Errorf("%w: %w", ErrShareUnusable, e.Err)
-			}
+		if kind := failureKind(f); kind != nil && !errors.Is(e.Err, kind) {
+			e.Err = fmt.Errorf("%w: %w", kind, e.Err)
 		}
-		for _, c := range f.GetCulprits() {
-			e.Culprits = append(e.Culprits, fmt.Sprintf("the node of share %d", c))
+		for _, i := range j.last.suspects {
+			if slices.Contains(f.GetCulprits(), uint32(i)) {
+				e.Culprits = append(e.Culprits, fmt.Sprintf("the node of share %d", i))
+			}
 		}
 	}
 	return e

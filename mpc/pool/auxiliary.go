@@ -197,7 +197,7 @@ func (p *Pool) makeAuxiliary(n *localNode) error {
 	}
 	reply, err := client.MakeAuxiliary(ctx, &nodepb.MakeAuxiliaryRequest{Generation: generation})
 	if err != nil {
-		return fromStatus(err)
+		return err
 	}
 	keys := &AuxKeys{Generation: generation, Public: reply.GetPublic(), Envelope: reply.GetEnvelope(), Receipts: map[string][]byte{}}
 	stored.Aux = keys
@@ -232,12 +232,12 @@ func (p *Pool) acceptPeer(n, peer *localNode) error {
 	}
 	proof, err := peerClient.ProveFactors(ctx, &nodepb.ProveFactorsRequest{PeerId: n.id, PeerPublic: own.Public})
 	if err != nil {
-		return fromStatus(err)
+		return err
 	}
 	request.Proof = proof.GetProof()
 	reply, err := client.AcceptPeer(ctx, request)
 	if err != nil {
-		return fromStatus(err)
+		return err
 	}
 	updated := n.noteAccepted(peer.id, theirs, reply.GetReceipt())
 	if updated == nil {
@@ -276,6 +276,18 @@ func (n *localNode) noteAccepted(peerID string, theirs *AuxKeys, receipt []byte)
 		n.aux.keys = &updated
 	}
 	return n.aux.keys
+}
+
+// forgetAccepted has a node's peers' auxiliary keys accepted anew.
+func (p *Pool) forgetAccepted(nodeID string) {
+	for _, n := range p.all() {
+		if n.id == nodeID {
+			n.mu.Lock()
+			n.aux.accepted = nil
+			n.mu.Unlock()
+		}
+	}
+	p.notify()
 }
 
 // demandAuxiliary restricts a signing job to nodes that have checked each

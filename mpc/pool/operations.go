@@ -18,7 +18,7 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 		return nil, &TooFewNodesError{Ready: settings.Local, Needed: r.Shares, Configured: settings.Local}
 	}
 	j := &job{
-		pool: p, operation: "create", n: r.Shares, count: r.Shares, need: r.Shares, seen: mpc.Exposures{},
+		pool: p, operation: "create", n: r.Shares, count: r.Shares, need: r.Shares, accept: hasRecord, seen: mpc.Exposures{},
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "keygen", Members: members, Self: uint32(a.index),
@@ -43,7 +43,7 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 		return nil, errors.New("pool: the account's shares are incomplete")
 	}
 	j := &job{
-		pool: p, operation: "refresh", n: n, count: n, need: n, seen: maps.Clone(r.Account.Exposures), expose: r.Expose,
+		pool: p, operation: "refresh", n: n, count: n, need: n, accept: hasRecord, seen: maps.Clone(r.Account.Exposures), expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "refresh", Members: members, Self: uint32(a.index), Record: record,
@@ -64,6 +64,18 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 		return nil, errors.New("refresh: the new record is not this account's next epoch; the old shares stay in force")
 	}
 	return result, nil
+}
+
+// hasRecord refuses an outcome of key generation or refresh that is malformed
+// in itself; whether all outcomes agree is for agree to say.
+func hasRecord(o *nodepb.Outcome) error {
+	if _, err := mpc.ParsePublicRecord(o.GetRecord()); err != nil {
+		return err
+	}
+	if len(o.GetEnvelope()) == 0 || len(o.GetSessionId()) != len(mpc.SessionID{}) {
+		return errors.New("an outcome without a share")
+	}
+	return nil
 }
 
 // agree checks that all n nodes report the same record and have endorsed it.
@@ -128,23 +140,22 @@ func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
 	if record.Algorithm.NeedsAuxiliaryKeys() {
 		p.demandAuxiliary(j)
 	}
+	var signature *mpc.Signature
+	j.accept = func(o *nodepb.Outcome) (err error) {
+		signature, err = checkSignature(record, message, o)
+		return err
+	}
 	chosen, outcomes, err := j.run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range outcomes { // one is enough: it is verified here
-		result := &SignResult{Attempts: j.attempts, Signature: mpc.Signature{
-			Bytes: o.GetSignature(), RecoveryID: int(o.GetRecoveryId()), Digest: message}}
-		copy(result.Signature.R[:], o.GetR())
-		copy(result.Signature.S[:], o.GetS())
+	for _, o := range outcomes { // exactly one: it was accepted
+		result := &SignResult{Attempts: j.attempts, Signature: *signature}
 		copy(result.SessionID[:], o.GetSessionId())
 		for _, a := range chosen {
 			result.Signers = append(result.Signers, mpc.Signer{Index: a.index, NodeID: a.node.id})
 		}
 		slices.SortFunc(result.Signers, func(a, b mpc.Signer) int { return int(a.Index) - int(b.Index) })
-		if err := checkSignature(record, message, &result.Signature); err != nil {
-			return nil, err
-		}
 		return result, nil
 	}
 	return nil, errors.New("pool: a session without an outcome")
@@ -164,14 +175,8 @@ func (p *Pool) OpenCheck(ctx context.Context, a mpc.Account) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", id, err)
 		}
-		switch f := reply.GetFailure(); {
-		case f == nil:
-		case f.GetReason() == nodepb.Failure_SHARE_UNUSABLE:
-			return fmt.Errorf("%w: share %d on %s: %s", ErrShareUnusable, share.Index, id, f.GetText())
-		case f.GetReason() == nodepb.Failure_HSM_UNAVAILABLE:
-			return fmt.Errorf("%w: %s: %s", ErrHSMUnavailable, id, f.GetText())
-		default:
-			return fmt.Errorf("%s: %s", id, f.GetText())
+		if err := fromFailure(reply.GetFailure()); err != nil {
+			return fmt.Errorf("share %d on %s: %w", share.Index, id, err)
 		}
 	}
 	return nil

@@ -43,6 +43,7 @@ type Pool struct {
 	mu       sync.Mutex
 	settings *Settings
 	nodes    map[string]*localNode
+	leaving  map[string]*localNode // removed by Apply, perhaps not ended yet
 	// changed is closed and replaced whenever a node's readiness changes.
 	changed chan struct{}
 	closed  bool
@@ -73,6 +74,7 @@ func New(cfg Config) *Pool {
 		ctx:     ctx,
 		cancel:  cancel,
 		nodes:   map[string]*localNode{},
+		leaving: map[string]*localNode{},
 		changed: make(chan struct{}),
 		login:   make(chan struct{}, 1),
 	}
@@ -85,8 +87,8 @@ func New(cfg Config) *Pool {
 }
 
 // Apply starts, stops or restarts nodes so that they fit the settings. It does
-// not wait for them to be ready. A new PIN alone restarts only nodes that
-// failed with the old one; the others are logged in already.
+// not wait for them to be ready. A new PIN alone renews the nodes one after the
+// other, so that signing goes on; a node that failed is tried at once.
 func (p *Pool) Apply(_ context.Context, s Settings) error {
 	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.ModulePath == "" {
 		return errors.New("pool: incomplete settings")
@@ -99,31 +101,87 @@ func (p *Pool) Apply(_ context.Context, s Settings) error {
 	if p.closed {
 		return ErrClosed
 	}
-	renew := p.settings != nil && !sameKeys(*p.settings, s)
-	p.settings, p.refusedPIN = &s, nil
+	old := p.settings
+	renew := old != nil && !sameKeys(*old, s)
+	newPIN := old != nil && !old.Token.PIN.Equal(s.Token.PIN)
+	p.settings = &s
+	if renew || newPIN {
+		p.refusedPIN = nil
+	}
+	var later []string
 	for i := 1; i <= s.Local; i++ {
-		id := fmt.Sprintf("local-%d", i)
-		n := p.nodes[id]
-		if n != nil && (renew || n.isFailed()) {
-			n.cancel() // its goroutine stops the process and ends
-			n = nil
-		}
-		if n == nil {
+		id := LocalNodeID(i)
+		switch n := p.nodes[id]; {
+		case n == nil, renew, p.refusedPIN == nil && n.isFailed():
 			p.startNodeLocked(id)
+		case newPIN:
+			later = append(later, id)
 		}
 	}
 	for id, n := range p.nodes {
 		var i int
 		if _, err := fmt.Sscanf(id, "local-%d", &i); err != nil || i > s.Local {
 			n.cancel()
+			p.leaving[id] = n
 			delete(p.nodes, id)
 		}
+	}
+	if len(later) > 0 {
+		p.wg.Add(1)
+		go func() {
+			defer p.wg.Done()
+			p.renewOneByOne(&s, later)
+		}()
 	}
 	p.notifyLocked()
 	return nil
 }
 
-// sameKeys reports whether running nodes can go on under the new settings.
+// renewTimeout is how long renewOneByOne waits for a node to be ready again.
+const renewTimeout = 15 * time.Second
+
+// renewOneByOne restarts nodes so that they log in with the settings' PIN. It
+// stops when one does not come back, so that the others, which are logged in,
+// go on; and when newer settings are applied.
+func (p *Pool) renewOneByOne(s *Settings, ids []string) {
+	for _, id := range ids {
+		p.mu.Lock()
+		if p.settings != s || p.closed {
+			p.mu.Unlock()
+			return
+		}
+		p.startNodeLocked(id)
+		n := p.nodes[id]
+		p.mu.Unlock()
+		timeout := time.NewTimer(renewTimeout)
+		for !n.isReady() {
+			p.mu.Lock()
+			changed := p.changed
+			p.mu.Unlock()
+			if n.isFailed() {
+				timeout.Stop()
+				return
+			}
+			select {
+			case <-changed:
+			case <-time.After(50 * time.Millisecond): // readiness may have changed before changed was read
+			case <-timeout.C:
+				return
+			case <-p.ctx.Done():
+				timeout.Stop()
+				return
+			}
+		}
+		timeout.Stop()
+	}
+}
+
+// LocalNodeID is the name of local node i, counted from 1. Names are the same on
+// every server of a cluster.
+func LocalNodeID(i int) string { return fmt.Sprintf("local-%d", i) }
+
+// sameKeys reports whether running nodes can go on under the new settings, but
+// for the PIN.
 func sameKeys(a, b Settings) bool {
 	return a.MountID == b.MountID && a.Token.ModulePath == b.Token.ModulePath &&
 		a.Token.Label == b.Token.Label && a.Token.Serial == b.Token.Serial &&
@@ -132,11 +190,17 @@ func sameKeys(a, b Settings) bool {
 		})
 }
 
-// startNodeLocked replaces the entry for id by a new supervised node. An old
-// one under that name was cancelled before; the new one waits for its end, so
-// that a name has one process at most.
+// startNodeLocked replaces the node of that name by a new supervised one, which
+// waits for the old one's end, so that a name has one process at most.
 func (p *Pool) startNodeLocked(id string) {
 	old := p.nodes[id]
+	if old == nil {
+		old = p.leaving[id]
+	}
+	delete(p.leaving, id)
+	if old != nil {
+		old.cancel() // its goroutine stops the process and ends
+	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	n := &localNode{pool: p, id: id, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
 	p.nodes[id] = n

@@ -24,7 +24,10 @@ func (p *Pool) Probe(ctx context.Context, mountID [16]byte, token Token, createV
 		if ctx.Err() != nil {
 			return TokenInfo{}, nil, ErrHSMUnavailable
 		}
-		return TokenInfo{}, nil, fromStatus(err)
+		return TokenInfo{}, nil, err
+	}
+	if err := fromFailure(reply.GetFailure()); err != nil {
+		return TokenInfo{}, nil, err
 	}
 	info := TokenInfo{Label: reply.GetToken().GetLabel(), Serial: reply.GetToken().GetSerial(),
 		Manufacturer: reply.GetToken().GetManufacturer(), Model: reply.GetToken().GetModel()}

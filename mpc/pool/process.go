@@ -26,6 +26,7 @@ const startTimeout = 15 * time.Second
 type process struct {
 	client nodepb.NodeClient
 	pid    int
+	cmd    *exec.Cmd
 	plug   *plugin.Client
 	// alive is the write end of the pipe whose closing ends the node.
 	alive *os.File
@@ -70,7 +71,7 @@ func (l launcher) start(name string) (*process, error) {
 		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(nodelink.MaxMessage), grpc.MaxCallSendMsgSize(nodelink.MaxMessage))},
 	})
-	p := &process{plug: c, alive: w, dir: dir}
+	p := &process{cmd: cmd, plug: c, alive: w, dir: dir}
 	conn, err := c.Client()
 	if err != nil {
 		p.stop()
@@ -90,10 +91,14 @@ func (l launcher) start(name string) (*process, error) {
 func (p *process) exited() bool { return p.plug.Exited() }
 
 // stop ends the process and waits for it. It may be called more than once and
-// returns well within a second: closing the pipe ends the node at once.
+// returns well within a second, also when the node hangs: a node has nothing to
+// save, and go-plugin alone would first ask it to end, without a time limit.
 func (p *process) stop() {
 	p.once.Do(func() {
 		_ = p.alive.Close()
+		if p.cmd.Process != nil {
+			_ = p.cmd.Process.Kill()
+		}
 		p.plug.Kill()
 		nodelink.RemoveSocketDir(p.dir)
 	})

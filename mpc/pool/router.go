@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,9 +52,10 @@ type link struct {
 	hello  *nodepb.Hello
 }
 
-// runSession routes one session until need outcomes have come in, a node
-// fails, or ctx ends. It returns after all its goroutines have ended.
-func runSession(ctx context.Context, parts []participant, need int) ending {
+// runSession routes one session until need outcomes that accept approves have
+// come in, a node fails, or ctx ends. It returns after all its goroutines have
+// ended.
+func runSession(ctx context.Context, parts []participant, need int, accept func(*nodepb.Outcome) error) ending {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -66,7 +68,7 @@ func runSession(ctx context.Context, parts []participant, need int) ending {
 		case <-ctx.Done():
 		}
 	}
-	r := &router{links: map[mpc.Index]*link{}, need: need, result: ending{outcomes: map[mpc.Index]*nodepb.Outcome{}}}
+	r := &router{links: map[mpc.Index]*link{}, need: need, accept: accept, result: ending{outcomes: map[mpc.Index]*nodepb.Outcome{}}}
 	for _, p := range parts {
 		stream, err := p.client.Session(ctx)
 		if err != nil {
@@ -121,6 +123,7 @@ type router struct {
 	links  map[mpc.Index]*link
 	hellos int
 	need   int
+	accept func(*nodepb.Outcome) error
 	result ending
 }
 
@@ -139,27 +142,37 @@ func (r *router) handle(e event) bool {
 	switch {
 	case e.out.GetHello() != nil:
 		return r.greet(l, e.out.GetHello())
+	case e.out.GetFailure() != nil:
+		return r.fail(l, e.out.GetFailure())
+	case r.hellos < len(r.links):
+		return r.misbehaves(l, errors.New("a message before the session was open"))
 	case e.out.GetMessage() != nil:
 		return r.forward(l, e.out.GetMessage())
 	case e.out.GetOutcome() != nil:
+		if err := r.accept(e.out.GetOutcome()); err != nil {
+			return r.misbehaves(l, err)
+		}
 		r.result.outcomes[e.from] = e.out.GetOutcome()
 		return len(r.result.outcomes) >= r.need
-	case e.out.GetFailure() != nil:
-		f := e.out.GetFailure()
-		r.result.failure, r.result.reporter = f, e.from
-		r.result.err = fmt.Errorf("%s: %s", l.node.id, f.GetText())
-		for _, c := range f.GetCulprits() {
-			if r.links[mpc.Index(c)] != nil {
-				r.result.suspects = append(r.result.suspects, mpc.Index(c))
-			}
-		}
-		switch f.GetReason() {
-		case nodepb.Failure_HSM_UNAVAILABLE, nodepb.Failure_BUSY, nodepb.Failure_WRAPPING_KEY:
-			r.result.suspects = append(r.result.suspects, e.from)
-		}
-		return true
 	}
 	return r.misbehaves(l, errors.New("an empty message"))
+}
+
+// fail ends the session with a node's failure and notes whom to avoid: parties
+// that the protocol blames, and a reporter whose HSM does not work. A busy node
+// is not to blame.
+func (r *router) fail(l *link, f *nodepb.Failure) bool {
+	r.result.failure, r.result.reporter = f, l.index
+	r.result.err = fmt.Errorf("%s: %s", l.node.id, failureText(f))
+	for i := range r.links {
+		if slices.Contains(f.GetCulprits(), uint32(i)) {
+			r.result.suspects = append(r.result.suspects, i)
+		}
+	}
+	if isHSM(failureKind(f)) {
+		r.result.suspects = append(r.result.suspects, l.index)
+	}
+	return true
 }
 
 // greet collects hellos and hands all of them to all nodes when complete. A

@@ -4,16 +4,23 @@ import (
 	"errors"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/verify"
 )
 
-// errBadSignature: nodes returned a signature that another implementation does
-// not accept. It never leaves this process.
-var errBadSignature = errors.New("the nodes returned a signature that does not verify; nothing was released")
+// errBadSignature: a node returned a signature that does not verify. It never
+// leaves this process.
+var errBadSignature = errors.New("a signature that does not verify")
 
-// checkSignature verifies a signature with other code than the one that made
-// it, and that its parts say the same.
-func checkSignature(record *mpc.PublicRecord, message []byte, s *mpc.Signature) error {
+// checkSignature reads a node's outcome, verifies the signature with other code
+// than the one that made it, and checks that its parts say the same.
+func checkSignature(record *mpc.PublicRecord, message []byte, o *nodepb.Outcome) (*mpc.Signature, error) {
+	s := &mpc.Signature{Bytes: o.GetSignature(), RecoveryID: int(o.GetRecoveryId()), Digest: message}
+	if len(o.GetR()) != len(s.R) || len(o.GetS()) != len(s.S) {
+		return nil, errBadSignature
+	}
+	copy(s.R[:], o.GetR())
+	copy(s.S[:], o.GetS())
 	ok := false
 	switch record.Algorithm {
 	case mpc.BIP340Secp256k1:
@@ -24,7 +31,7 @@ func checkSignature(record *mpc.PublicRecord, message []byte, s *mpc.Signature) 
 			verify.Recovers(record.PublicKey, message, s.R, s.S, s.RecoveryID)
 	}
 	if !ok {
-		return errBadSignature
+		return nil, errBadSignature
 	}
-	return nil
+	return s, nil
 }

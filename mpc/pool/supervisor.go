@@ -7,9 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
@@ -19,10 +16,17 @@ const (
 	statusEvery   = time.Second
 	statusTimeout = 2 * time.Second
 	exitPoll      = 20 * time.Millisecond
+	// A node that has missed mutePolls answers, or reported for awayPolls that
+	// its token does not work, is started again.
+	mutePolls = 2
+	awayPolls = 3
 	// stableAfter is how long a node must have run before its restarts count
 	// from the beginning again.
 	stableAfter = time.Minute
 )
+
+// hsmOK is what a node reports while its token works.
+const hsmOK = "ok"
 
 // localNode supervises one local node: one goroutine starts its process, waits
 // for its end and starts it again.
@@ -40,9 +44,11 @@ type localNode struct {
 	version   string
 	hsm       string
 	lastError string
-	sessions  int
-	restarts  int
-	aux       nodeAux
+	// hsmTrouble is set while the node cannot start because of its token.
+	hsmTrouble error
+	sessions   int
+	restarts   int
+	aux        nodeAux
 }
 
 // supervise runs until ctx ends.
@@ -130,8 +136,10 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	var reply *nodepb.SetupReply
 	err = n.pool.logIn(ctx, func(t Token) error {
 		request.Token = tokenToWire(t)
-		reply, err = proc.client.Setup(ctx, request)
-		return fromStatus(err)
+		if reply, err = proc.client.Setup(ctx, request); err != nil {
+			return err
+		}
+		return fromFailure(reply.GetFailure())
 	})
 	if err != nil {
 		return err
@@ -148,7 +156,7 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	}
 	state, err := proc.client.Status(ctx, &nodepb.StatusRequest{})
 	if err != nil {
-		return fromStatus(err)
+		return err
 	}
 
 	n.mu.Lock()
@@ -160,8 +168,9 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	}
 	n.mu.Unlock()
 	// Known to all before it is used: of any two nodes, the one that comes
-	// later introduces both to each other.
-	if err := n.pool.introduce(); err != nil {
+	// later introduces both to each other. A node that does not listen must
+	// not keep this one away.
+	if err := n.pool.introduce(ctx)[n.id]; err != nil {
 		n.detach()
 		return err
 	}
@@ -198,9 +207,9 @@ func (p *Pool) logIn(ctx context.Context, login func(Token) error) error {
 	return err
 }
 
-// introduce tells every running node the identities of all others. It fails
-// when a node that is running does not take them.
-func (p *Pool) introduce() error {
+// introduce tells every running node the identities of all others, and returns
+// the errors of those that did not take them, by node ID.
+func (p *Pool) introduce(ctx context.Context) map[string]error {
 	var members []*nodepb.Member
 	nodes := p.all()
 	for _, n := range nodes {
@@ -208,25 +217,37 @@ func (p *Pool) introduce() error {
 			members = append(members, &nodepb.Member{NodeId: c.id, Identity: c.identity[:]})
 		}
 	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	failed := map[string]error{}
 	for _, n := range nodes {
 		client := n.client()
 		if client == nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(p.ctx, statusTimeout)
-		_, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members})
-		cancel()
-		if err != nil && n.client() == client {
-			return fmt.Errorf("introducing nodes to %s: %w", n.id, err)
-		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+			defer cancel()
+			if _, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members}); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed[n.id] = fmt.Errorf("introducing nodes to %s: %w", n.id, err)
+			}
+		}()
 	}
-	return nil
+	wg.Wait()
+	return failed
 }
 
-// pollStatus keeps the figures people see up to date.
+// pollStatus keeps the figures people see up to date, and ends the process when
+// it does not answer, or when its token stays away: many PKCS#11 modules
+// recover in a new process only. The supervisor then starts another.
 func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 	t := time.NewTicker(statusEvery)
 	defer t.Stop()
+	mute, away := 0, 0
 	for {
 		select {
 		case <-t.C:
@@ -236,23 +257,35 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 		call, cancel := context.WithTimeout(ctx, statusTimeout)
 		s, err := proc.client.Status(call, &nodepb.StatusRequest{})
 		cancel()
+		if ctx.Err() != nil {
+			return
+		}
 		n.mu.Lock()
 		if err != nil {
+			mute++
 			n.lastError = "the node does not answer"
 		} else {
-			n.hsm, n.sessions = s.GetHsm(), int(s.GetSessions())
+			mute, away = 0, away+1
+			if n.hsm, n.sessions = s.GetHsm(), int(s.GetSessions()); n.hsm == hsmOK || s.GetPinRefused() {
+				away = 0 // a new login would only cost another try of the PIN
+			}
 			if n.aux.state == auxGenerating {
 				n.aux.progress = int(s.GetAuxProgress())
 			}
 		}
 		n.mu.Unlock()
+		if mute >= mutePolls || away >= awayPolls {
+			n.pool.cfg.Logger.Warn("ending a node to start it again", "node", n.id, "unanswered", mute, "without_hsm", away)
+			proc.stop()
+			return
+		}
 	}
 }
 
 // detach marks the node as not usable: its process has ended.
 func (n *localNode) detach() {
 	n.mu.Lock()
-	n.proc, n.sessions = nil, 0
+	n.proc, n.sessions, n.hsm = nil, 0, ""
 	if n.state == NodeReady {
 		n.state, n.since = NodeRestarting, time.Now()
 	}
@@ -268,6 +301,10 @@ func (n *localNode) setState(s NodeState, err error) {
 	if err != nil {
 		n.lastError = err.Error()
 	}
+	n.hsmTrouble = nil
+	if isHSM(err) {
+		n.hsm, n.hsmTrouble = err.Error(), err
+	}
 	n.mu.Unlock()
 	n.pool.notify()
 }
@@ -276,6 +313,13 @@ func (n *localNode) isReady() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.state == NodeReady && n.proc != nil && !n.proc.exited()
+}
+
+// trouble returns what keeps the node from using its token, if anything does.
+func (n *localNode) trouble() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.hsmTrouble
 }
 
 func (n *localNode) isFailed() bool {
@@ -316,34 +360,4 @@ func (n *localNode) status() NodeStatus {
 
 func tokenToWire(t Token) *nodepb.Token {
 	return &nodepb.Token{ModulePath: t.ModulePath, Label: t.Label, Serial: t.Serial, Pin: t.PIN.Expose()}
-}
-
-// fromStatus maps the gRPC codes of a node's token errors back to this
-// package's errors, with the node's explanation.
-func fromStatus(err error) error {
-	if err == nil {
-		return nil
-	}
-	s, ok := status.FromError(err)
-	if !ok {
-		return err
-	}
-	var kind error
-	switch s.Code() {
-	case codes.PermissionDenied:
-		kind = ErrPINIncorrect
-	case codes.ResourceExhausted:
-		kind = ErrPINLocked
-	case codes.NotFound:
-		kind = ErrTokenNotFound
-	case codes.FailedPrecondition:
-		kind = ErrModule
-	case codes.DataLoss:
-		kind = ErrWrappingKey
-	case codes.Unavailable, codes.DeadlineExceeded:
-		kind = ErrHSMUnavailable
-	default:
-		return errors.New(s.Message())
-	}
-	return fmt.Errorf("%w: %s", kind, s.Message())
 }

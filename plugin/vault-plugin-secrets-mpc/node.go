@@ -38,7 +38,7 @@ func serveNode() int {
 		Plugins:         plugin.PluginSet{nodelink.Name: &nodelink.Plugin{Node: n}},
 		Logger:          logger,
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
-			return plugin.DefaultGRPCServer(append(opts,
+			return plugin.DefaultGRPCServer(append(opts, grpc.ChainUnaryInterceptor(node.RecoverUnary(logger)),
 				grpc.MaxRecvMsgSize(nodelink.MaxMessage), grpc.MaxSendMsgSize(nodelink.MaxMessage)))
 		},
 	})
