@@ -459,6 +459,10 @@ func TestDevServer(t *testing.T) {
 	}
 	running := sessionOf(t, string(state))
 	harness.EndWithSuite(t, running[0])
+	// The script returns when the token is configured; nodes may still start.
+	for end := time.Now().Add(10 * time.Second); len(running) != 7 && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		running = sessionOf(t, string(state))
+	}
 	if len(running) != 7 {
 		t.Errorf("%d processes, want Vault, its plugin and five nodes: %v", len(running), running)
 	}

@@ -129,10 +129,10 @@ func TestKilledNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.sign(t, "killed", fmt.Appendf(nil, "without %s", victim))
-		e.waitNodes(t, 5)
-		if again := number(t, e.nodes(t)[victim]["pid"]); again == pid {
-			t.Errorf("%s has the PID of its killed process", victim)
-		}
+		e.await(t, 20*time.Second, "new process of "+victim, func() bool {
+			n := e.nodes(t)[victim]
+			return n["state"] == "ready" && number(t, n["pid"]) != pid
+		})
 	}
 }
 
