@@ -235,7 +235,7 @@ refreshed all the time while the public key stays the same.
 
 Begin with the token, then create an account and sign:
 
-  $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=1234
+  $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=@pin-file
   $ vault write mpc/accounts/alice algorithm=bip340-secp256k1 threshold=2 shares=3
   $ vault write mpc/sign/alice input=$(printf hello | base64)
 `

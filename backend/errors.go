@@ -123,7 +123,7 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.Is(err, errEpochChanged):
 		return http.StatusConflict, say("repeat the request")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return http.StatusServiceUnavailable, say("it did not finish in time; nothing half-made stays, repeat the request")
+		return http.StatusServiceUnavailable, say("it did not finish in time; nothing half-made stays. Repeat the request; if ECDSA signatures take longer than session_timeout, raise it in config/nodes")
 	case errors.Is(err, pool.ErrWrappingKey):
 		return http.StatusInternalServerError, say("do not change the token; restore the key or the token from its backup")
 	case errors.Is(err, pool.ErrShareUnusable):

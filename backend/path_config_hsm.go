@@ -69,7 +69,7 @@ func (b *backend) pathConfigHSM() []*framework.Path {
 		HelpDescription: `
 Names the token and gives nodes its PIN:
 
-  $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=1234
+  $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=@pin-file
 
 A fresh process logs in to the token for real before anything is stored. A
 wrong PIN is refused at once and not tried again. The first write makes the

@@ -86,6 +86,7 @@ func (r *hsmRecord) poolToken(modulePath string) pool.Token {
 		Label:      r.Token.Label,
 		Serial:     r.Token.Serial,
 		PIN:        secret.New([]byte(r.PIN)),
+		Accepted:   r.Updated, // written after a probe only
 	}
 }
 

@@ -19,6 +19,9 @@ type Token struct {
 	Serial string
 	// PIN travels to nodes over their encrypted connection only.
 	PIN *secret.Bytes
+	// Accepted is when a Probe last found the PIN right. Settings with another
+	// time have a refused PIN tried again.
+	Accepted time.Time
 }
 
 // TokenInfo is what a token says about itself.

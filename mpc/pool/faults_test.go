@@ -30,8 +30,8 @@ func (f *fixture) await(t *testing.T, what string, cond func() bool) {
 }
 
 // TestRefusedPIN: a PIN that the token refuses is tried once by the whole pool.
-// Nodes that are logged in go on, the others say why they do not, and a correct
-// PIN brings them back.
+// Nodes that are logged in go on, the others say why they do not, and a PIN that
+// a probe has found right brings them back.
 func TestRefusedPIN(t *testing.T) {
 	f := start(t, 5)
 	f.waitReady(t, 5)
@@ -77,7 +77,13 @@ func TestRefusedPIN(t *testing.T) {
 		t.Fatalf("%d nodes failed, want 5", n)
 	}
 
-	if err := f.pool.Apply(context.Background(), f.settings); err != nil {
+	// The token is given that PIN; after a probe it is tried again.
+	changePIN(t, f.token, "9876")
+	if _, _, err := f.pool.Probe(deadline(t, 5*time.Second), wrong.MountID, wrong.Token, 0); err != nil {
+		t.Fatal(err)
+	}
+	wrong.Token.Accepted = time.Now()
+	if err := f.pool.Apply(context.Background(), wrong); err != nil {
 		t.Fatal(err)
 	}
 	f.waitReady(t, 5)
@@ -93,7 +99,7 @@ func TestNewPIN(t *testing.T) {
 	before := f.pool.Nodes()
 
 	s := f.settings
-	s.Token.PIN = changePIN(t, f.token)
+	s.Token.PIN = changePIN(t, f.token, "567890")
 	if err := f.pool.Apply(context.Background(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +116,7 @@ func TestNewPIN(t *testing.T) {
 }
 
 // changePIN gives the token another user PIN and returns it.
-func changePIN(t *testing.T, token pool.Token) *secret.Bytes {
+func changePIN(t *testing.T, token pool.Token, next string) *secret.Bytes {
 	t.Helper()
 	m := p11.New(token.ModulePath)
 	if m == nil {
@@ -132,7 +138,6 @@ func changePIN(t *testing.T, token pool.Token) *secret.Bytes {
 			t.Fatal(err)
 		}
 		defer func() { _ = m.CloseSession(session) }()
-		const next = "567890"
 		if err := m.SetPIN(session, string(token.PIN.Expose()), next); err != nil {
 			t.Fatal(err)
 		}

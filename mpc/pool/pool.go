@@ -102,10 +102,13 @@ func (p *Pool) Apply(_ context.Context, s Settings) error {
 		return ErrClosed
 	}
 	old := p.settings
-	renew := old != nil && !sameKeys(*old, s)
-	newPIN := old != nil && !old.Token.PIN.Equal(s.Token.PIN)
+	if old == nil {
+		old = &s
+	}
+	renew := !sameKeys(*old, s)
+	newPIN := !old.Token.PIN.Equal(s.Token.PIN)
 	p.settings = &s
-	if renew || newPIN {
+	if renew || newPIN || !old.Token.Accepted.Equal(s.Token.Accepted) {
 		p.refusedPIN = nil
 	}
 	var later []string
