@@ -71,7 +71,7 @@ test: setup build lint unit race e2e ## everything CI runs
 
 .PHONY: unit
 unit: ## unit tests, on a real SoftHSM token
-	MPC_REQUIRE_SOFTHSM=1 go test $(ARGS) ./...
+	MPC_REQUIRE_SOFTHSM=1 CGO_ENABLED=1 go test $(ARGS) ./...
 
 # mpc/cmp is left out: Paillier arithmetic under the race detector takes
 # minutes and has no concurrency of its own.
@@ -83,7 +83,7 @@ race: ## unit tests under the race detector, where that is affordable
 e2e: build ## end-to-end tests on a real Vault and SoftHSM
 	@vault=$$(scripts/vault.sh); set -x; \
 	MPC_VAULT_BIN=$$vault MPC_PLUGIN_DIR='$(CURDIR)/bin/plugins' MPC_CLI_BIN='$(CURDIR)/$(CLI)' MPC_PLUGIN_VERSION='v$(VERSION)' \
-		go test -tags e2e -count=1 -timeout 20m $(ARGS) $(E2E_PACKAGES)
+		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 20m $(ARGS) $(E2E_PACKAGES)
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, govulncheck
@@ -98,6 +98,13 @@ lint: ## gofmt, go vet, staticcheck, govulncheck
 .PHONY: vuln
 vuln: ## known vulnerabilities, except those in scripts/vulncheck/allow.txt
 	@go run ./scripts/vulncheck -allow scripts/vulncheck/allow.txt
+
+.PHONY: proto
+proto: ## regenerate mpc/nodepb from node.proto (needs protoc 3.21 or newer)
+	GOBIN='$(CURDIR)/bin/tools' go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+	GOBIN='$(CURDIR)/bin/tools' go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1
+	PATH='$(CURDIR)/bin/tools':$$PATH protoc --go_out=. --go_opt=module=vault-plugin-secrets-mpc \
+		--go-grpc_out=. --go-grpc_opt=module=vault-plugin-secrets-mpc mpc/nodepb/node.proto
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s)

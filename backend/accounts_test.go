@@ -262,7 +262,7 @@ func TestEngineErrors(t *testing.T) {
 		{&pool.SessionError{Operation: "sign", Attempts: 2, Culprits: []string{"local-3"}, Err: errors.New("bad proof")}, 500, "caused by local-3"},
 		{&pool.SessionError{Operation: "sign", Attempts: 2, Err: context.DeadlineExceeded}, 503, "did not finish in time"},
 		{pool.ErrWrappingKey, 500, "restore the key"},
-		{fmt.Errorf("share 1: %w", pool.ErrShareUnusable), 500, "refresh the account"},
+		{fmt.Errorf("share 1: %w", pool.ErrShareUnusable), 500, "from a backup"},
 		{logical.ErrReadOnly, 500, logical.ErrReadOnly.Error()}, // Vault looks for exactly this text
 	} {
 		m.fake.signErr = fmt.Errorf("signing: %w", c.err)

@@ -127,7 +127,7 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.Is(err, pool.ErrWrappingKey):
 		return http.StatusInternalServerError, say("do not change the token; restore the key or the token from its backup")
 	case errors.Is(err, pool.ErrShareUnusable):
-		return http.StatusInternalServerError, say("refresh the account; if that fails too, restore it from a backup")
+		return http.StatusInternalServerError, say("t shares that open are enough to sign, but a refresh needs all of them: restore the account's entry from a backup of Vault's storage; other accounts are not affected")
 	}
 	return http.StatusInternalServerError, err.Error()
 }

@@ -12,7 +12,6 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/pool"
-	"vault-plugin-secrets-mpc/secret"
 )
 
 // maxPIN bounds the PIN in bytes; CK_TOKEN_INFO says what a token takes.
@@ -137,7 +136,7 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	info, key, err := b.tryToken(ctx, mount, next, modulePath)
+	info, create, err := b.tryToken(ctx, mount, next, modulePath)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +148,12 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 			return nil, err
 		}
 	}
-	if key != nil {
+	if create > 0 {
+		// Only now, so that the key's label names a mount that exists.
+		key, err := b.makeKey(ctx, mount, next, modulePath, create)
+		if err != nil {
+			return nil, err
+		}
 		r := &wrappingRecord{
 			Version: recordVersion, KeyVersion: key.Version, TokenSerial: info.Serial, Domain: key.Domain,
 			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated,
@@ -225,56 +229,54 @@ func (b *backend) mountOrNew(ctx context.Context) (*mountRecord, bool, error) {
 	return m, true, nil
 }
 
-// tryToken logs in to the token and makes a wrapping key in it when this mount
-// has none there. The key is nil when there is one.
-func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord, modulePath string) (pool.TokenInfo, *hsm.WrappingKey, error) {
+// tryToken logs in to the token and says which version of the wrapping key is
+// to be made in it: 0 when this mount has one there.
+func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord, modulePath string) (pool.TokenInfo, uint32, error) {
+	known, err := b.store.wrappingRecords(ctx)
+	if err != nil {
+		return pool.TokenInfo{}, 0, err
+	}
+	info, _, err := b.probe(ctx, mount.ID, next.poolToken(modulePath), 0)
+	switch {
+	case err != nil:
+		return info, 0, &probeError{fmt.Errorf("nothing was stored: %w", err)}
+	case info.Serial == "":
+		return info, 0, invalid("the token has no serial number, by which it is found again: nothing was stored; use another token")
+	case len(known) == 0:
+		return info, 1, nil
+	}
+	for _, k := range known {
+		if k.TokenSerial == info.Serial {
+			return info, 0, nil
+		}
+	}
+	if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
+		return info, 0, err
+	}
+	// Nothing depends on the other token: begin anew in this one.
+	return info, known[len(known)-1].KeyVersion + 1, nil
+}
+
+// makeKey makes a version of the wrapping key in the token that next names.
+func (b *backend) makeKey(ctx context.Context, mount *mountRecord, next *hsmRecord, modulePath string, version uint32) (*hsm.WrappingKey, error) {
+	_, key, err := b.probe(ctx, mount.ID, next.poolToken(modulePath), version)
+	if err == nil && (key == nil || key.Version != version) {
+		err = errors.New("the token was asked for a wrapping key and none came back")
+	}
+	if err != nil {
+		return nil, &probeError{fmt.Errorf("the configuration was not stored, because no wrapping key could be made; if the HSM was interrupted, an unused key labelled with the mount ID %s may be left in it: %w", mount.IDHex, err)}
+	}
+	return key, nil
+}
+
+// probe calls the engine's Probe and wipes the PIN.
+func (b *backend) probe(ctx context.Context, mountID [16]byte, token pool.Token, create uint32) (pool.TokenInfo, *hsm.WrappingKey, error) {
+	defer token.PIN.Wipe()
 	eng, err := b.unconfiguredEngine()
 	if err != nil {
 		return pool.TokenInfo{}, nil, err
 	}
-	known, err := b.store.wrappingRecords(ctx)
-	if err != nil {
-		return pool.TokenInfo{}, nil, err
-	}
-	var create uint32
-	if len(known) == 0 {
-		create = 1 // the first login makes the key as well
-	}
-	info, key, err := probe(ctx, eng, mount.ID, next.poolToken(modulePath), create)
-	if err != nil || create > 0 {
-		return info, key, err
-	}
-	for _, k := range known {
-		if k.TokenSerial == info.Serial {
-			return info, nil, nil
-		}
-	}
-	if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
-		return info, nil, err
-	}
-	// Nothing depends on the other token: begin anew in this one.
-	token := next.poolToken(modulePath)
-	token.Label, token.Serial = info.Label, info.Serial
-	return probe(ctx, eng, mount.ID, token, known[len(known)-1].KeyVersion+1)
-}
-
-// probe calls the engine's Probe, marks what it finds wrong as the caller's to
-// mend, and checks what it returns. It wipes the token's PIN.
-func probe(ctx context.Context, eng Engine, mountID [16]byte, token pool.Token, create uint32) (pool.TokenInfo, *hsm.WrappingKey, error) {
-	defer token.PIN.Wipe()
-	lent := token
-	lent.PIN = secret.Copy(token.PIN.Expose())
-	defer lent.PIN.Wipe()
-	info, key, err := eng.Probe(ctx, mountID, lent, create)
-	switch {
-	case err != nil:
-		return info, nil, &probeError{fmt.Errorf("nothing was stored: %w", err)}
-	case info.Serial == "":
-		return info, nil, invalid("the token has no serial number, by which it is found again: nothing was stored; use another token")
-	case create > 0 && (key == nil || key.Version != create):
-		return info, nil, errors.New("nothing was stored: the token was asked for a wrapping key and none came back")
-	}
-	return info, key, nil
+	return eng.Probe(ctx, mountID, token, create)
 }
 
 // refuseTokenChange fails while anything is wrapped by the token in use.

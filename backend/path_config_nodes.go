@@ -73,7 +73,8 @@ Sets the number of local nodes and the time limit of an ECDSA signature:
 
 Fields that are left out keep their value. Nodes are started and ended to fit
 without touching the others. The number cannot go below the number of shares
-of any account.
+of any account, nor so low that the nodes that remain could not refresh one: in
+a share epoch a node may only serve the share it has seen.
 `,
 	}}
 }

@@ -81,7 +81,6 @@ type tokenRecord struct {
 // poolToken returns the token for the pool; the PIN is a copy for it to own.
 func (r *hsmRecord) poolToken(modulePath string) pool.Token {
 	return pool.Token{
-		ModuleName: r.Module,
 		ModulePath: modulePath,
 		Label:      r.Token.Label,
 		Serial:     r.Token.Serial,

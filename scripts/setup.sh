@@ -37,6 +37,8 @@ missing_packages() {
 	has_c_compiler || echo gcc libc6-dev
 	{ command -v softhsm2-util && softhsm_module; } >/dev/null 2>&1 || echo softhsm2
 	command -v openssl >/dev/null || echo openssl
+	# The second PKCS#11 module that the tests run on.
+	command -v certutil >/dev/null || echo libnss3 libnss3-tools
 }
 
 install() {

@@ -47,14 +47,16 @@ type peerAux struct {
 	verify func() error
 }
 
-func (a auxState) status() (state string, generation uint64, progress uint32) {
-	switch {
-	case a.making:
-		return "generating", 0, a.progress.Load()
-	case a.own == nil:
-		return "none", 0, 0
+// status returns the generation in use, 0 for none, and how far making the next
+// one is.
+func (a auxState) status() (generation uint64, progress uint32) {
+	if a.own != nil {
+		generation = a.own.public.Owner().Generation
 	}
-	return "ready", a.own.public.Owner().Generation, 100
+	if a.making {
+		progress = a.progress.Load()
+	}
+	return generation, progress
 }
 
 // owner names a node of this mount as the owner of auxiliary keys.
@@ -123,6 +125,9 @@ func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest
 	encoded := public.Marshal()
 	n.mu.Lock()
 	n.aux.own = &ownAux{hash: sha256.Sum256(encoded), public: public, secret: own}
+	// Peers' factor proofs were made for the Pedersen parameters of the last
+	// generation.
+	n.aux.peers, n.aux.claimed = nil, nil
 	n.mu.Unlock()
 	return &nodepb.MakeAuxiliaryReply{Public: encoded, Envelope: envelope}, nil
 }
@@ -223,7 +228,7 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	peer := &peerAux{hash: hash, public: public, owner: owner,
 		verify: sync.OnceValue(func() error { return public.Verify(owner) })}
 	if n.aux.claimed == nil {
-		n.aux.peers, n.aux.claimed = map[string]*peerAux{}, map[string]*peerAux{}
+		n.aux.claimed = map[string]*peerAux{}
 	}
 	n.aux.claimed[peerID] = peer
 	return n.aux.own, peer, nil
@@ -241,6 +246,9 @@ func (n *Node) adopt(peerID string, peer *peerAux) error {
 	if now != nil && now.owner.Generation >= peer.owner.Generation {
 		return status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are in use, those of generation %d are too old",
 			peerID, now.owner.Generation, peer.owner.Generation)
+	}
+	if n.aux.peers == nil {
+		n.aux.peers = map[string]*peerAux{}
 	}
 	n.aux.peers[peerID] = peer
 	if n.aux.claimed[peerID] == peer {

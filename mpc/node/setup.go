@@ -100,7 +100,7 @@ func (n *Node) loadKeys(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Se
 		}
 		n.keys = append(n.keys, key)
 	}
-	reply := &nodepb.SetupReply{Token: tokenInfo(n.token), Version: n.cfg.Version}
+	reply := &nodepb.SetupReply{Version: n.cfg.Version}
 	if err := n.loadIdentity(ctx, r, reply); err != nil {
 		return nil, fmt.Errorf("node identity: %w", err)
 	}

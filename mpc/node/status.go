@@ -25,7 +25,7 @@ func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusRep
 	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	reply.AuxState, reply.AuxGeneration, reply.AuxProgress = n.aux.status()
+	reply.AuxGeneration, reply.AuxProgress = n.aux.status()
 	return reply, nil
 }
 

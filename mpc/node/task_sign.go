@@ -91,7 +91,7 @@ func (t *signTask) outcome(_ context.Context, id mpc.SessionID) (*nodepb.Outcome
 		return nil, err
 	}
 	return &nodepb.Outcome{SessionId: id[:], Signature: sig.Bytes, R: sig.R[:], S: sig.S[:],
-		RecoveryId: int32(sig.RecoveryID), Digest: sig.Digest}, nil
+		RecoveryId: int32(sig.RecoveryID)}, nil
 }
 
 func (t *signTask) wipe() {}

@@ -548,11 +548,10 @@ func (x *SetupRequest) GetAuxEnvelope() []byte {
 
 type SetupReply struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
-	Token            *TokenInfo             `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Version          string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Identity         []byte                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
-	IdentityEnvelope []byte                 `protobuf:"bytes,4,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
-	Failure          *Failure               `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	Version          string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Identity         []byte                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	IdentityEnvelope []byte                 `protobuf:"bytes,3,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
+	Failure          *Failure               `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -585,13 +584,6 @@ func (x *SetupReply) ProtoReflect() protoreflect.Message {
 // Deprecated: Use SetupReply.ProtoReflect.Descriptor instead.
 func (*SetupReply) Descriptor() ([]byte, []int) {
 	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *SetupReply) GetToken() *TokenInfo {
-	if x != nil {
-		return x.Token
-	}
-	return nil
 }
 
 func (x *SetupReply) GetVersion() string {
@@ -810,10 +802,9 @@ type StatusReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hsm           string                 `protobuf:"bytes,1,opt,name=hsm,proto3" json:"hsm,omitempty"` // "ok" or what is wrong
 	Sessions      uint32                 `protobuf:"varint,2,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	AuxState      string                 `protobuf:"bytes,3,opt,name=aux_state,json=auxState,proto3" json:"aux_state,omitempty"`
-	AuxGeneration uint64                 `protobuf:"varint,4,opt,name=aux_generation,json=auxGeneration,proto3" json:"aux_generation,omitempty"`
-	AuxProgress   uint32                 `protobuf:"varint,5,opt,name=aux_progress,json=auxProgress,proto3" json:"aux_progress,omitempty"` // percent of making the keys
-	PinRefused    bool                   `protobuf:"varint,6,opt,name=pin_refused,json=pinRefused,proto3" json:"pin_refused,omitempty"`    // why hsm is not "ok"
+	AuxGeneration uint64                 `protobuf:"varint,3,opt,name=aux_generation,json=auxGeneration,proto3" json:"aux_generation,omitempty"` // 0 before the node has any
+	AuxProgress   uint32                 `protobuf:"varint,4,opt,name=aux_progress,json=auxProgress,proto3" json:"aux_progress,omitempty"`       // percent of making them
+	PinRefused    bool                   `protobuf:"varint,5,opt,name=pin_refused,json=pinRefused,proto3" json:"pin_refused,omitempty"`          // why hsm is not "ok"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -860,13 +851,6 @@ func (x *StatusReply) GetSessions() uint32 {
 		return x.Sessions
 	}
 	return 0
-}
-
-func (x *StatusReply) GetAuxState() string {
-	if x != nil {
-		return x.AuxState
-	}
-	return ""
 }
 
 func (x *StatusReply) GetAuxGeneration() uint64 {
@@ -1324,7 +1308,6 @@ type Outcome struct {
 	R             []byte `protobuf:"bytes,7,opt,name=r,proto3" json:"r,omitempty"`
 	S             []byte `protobuf:"bytes,8,opt,name=s,proto3" json:"s,omitempty"`
 	RecoveryId    int32  `protobuf:"zigzag32,9,opt,name=recovery_id,json=recoveryId,proto3" json:"recovery_id,omitempty"`
-	Digest        []byte `protobuf:"bytes,10,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1420,13 +1403,6 @@ func (x *Outcome) GetRecoveryId() int32 {
 		return x.RecoveryId
 	}
 	return 0
-}
-
-func (x *Outcome) GetDigest() []byte {
-	if x != nil {
-		return x.Digest
-	}
-	return nil
 }
 
 type Failure struct {
@@ -2053,14 +2029,13 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x11identity_envelope\x18\x06 \x01(\fR\x10identityEnvelope\x12\x1d\n" +
 	"\n" +
 	"aux_public\x18\a \x01(\fR\tauxPublic\x12!\n" +
-	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\"\xf1\x01\n" +
+	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\"\xb1\x01\n" +
 	"\n" +
-	"SetupReply\x12>\n" +
-	"\x05token\x18\x01 \x01(\v2(.vaultpluginsecretsmpc.node.v1.TokenInfoR\x05token\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
-	"\bidentity\x18\x03 \x01(\fR\bidentity\x12+\n" +
-	"\x11identity_envelope\x18\x04 \x01(\fR\x10identityEnvelope\x12@\n" +
-	"\afailure\x18\x05 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"n\n" +
+	"SetupReply\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\fR\bidentity\x12+\n" +
+	"\x11identity_envelope\x18\x03 \x01(\fR\x10identityEnvelope\x12@\n" +
+	"\afailure\x18\x04 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"n\n" +
 	"\x06Member\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2069,14 +2044,13 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x10SetRosterRequest\x12?\n" +
 	"\amembers\x18\x01 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\"\x10\n" +
 	"\x0eSetRosterReply\"\x0f\n" +
-	"\rStatusRequest\"\xc3\x01\n" +
+	"\rStatusRequest\"\xa6\x01\n" +
 	"\vStatusReply\x12\x10\n" +
 	"\x03hsm\x18\x01 \x01(\tR\x03hsm\x12\x1a\n" +
-	"\bsessions\x18\x02 \x01(\rR\bsessions\x12\x1b\n" +
-	"\taux_state\x18\x03 \x01(\tR\bauxState\x12%\n" +
-	"\x0eaux_generation\x18\x04 \x01(\x04R\rauxGeneration\x12!\n" +
-	"\faux_progress\x18\x05 \x01(\rR\vauxProgress\x12\x1f\n" +
-	"\vpin_refused\x18\x06 \x01(\bR\n" +
+	"\bsessions\x18\x02 \x01(\rR\bsessions\x12%\n" +
+	"\x0eaux_generation\x18\x03 \x01(\x04R\rauxGeneration\x12!\n" +
+	"\faux_progress\x18\x04 \x01(\rR\vauxProgress\x12\x1f\n" +
+	"\vpin_refused\x18\x05 \x01(\bR\n" +
 	"pinRefused\"\xcb\x03\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
@@ -2111,7 +2085,7 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.StartH\x00R\x05start\x12?\n" +
 	"\x06hellos\x18\x02 \x01(\v2%.vaultpluginsecretsmpc.node.v1.HellosH\x00R\x06hellos\x12A\n" +
 	"\amessage\x18\x03 \x01(\v2%.vaultpluginsecretsmpc.node.v1.SealedH\x00R\amessageB\x06\n" +
-	"\x04kind\"\x9c\x02\n" +
+	"\x04kind\"\x84\x02\n" +
 	"\aOutcome\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x16\n" +
@@ -2123,9 +2097,7 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x01r\x18\a \x01(\fR\x01r\x12\f\n" +
 	"\x01s\x18\b \x01(\fR\x01s\x12\x1f\n" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
-	"recoveryId\x12\x16\n" +
-	"\x06digest\x18\n" +
-	" \x01(\fR\x06digest\"\xdb\x02\n" +
+	"recoveryId\"\xdb\x02\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
@@ -2245,43 +2217,42 @@ var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	19, // 3: vaultpluginsecretsmpc.node.v1.ProbeReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
 	1,  // 4: vaultpluginsecretsmpc.node.v1.SetupRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
 	3,  // 5: vaultpluginsecretsmpc.node.v1.SetupRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	2,  // 6: vaultpluginsecretsmpc.node.v1.SetupReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
-	19, // 7: vaultpluginsecretsmpc.node.v1.SetupReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	8,  // 8: vaultpluginsecretsmpc.node.v1.SetRosterRequest.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
-	8,  // 9: vaultpluginsecretsmpc.node.v1.Start.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
-	14, // 10: vaultpluginsecretsmpc.node.v1.Hellos.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hello
-	13, // 11: vaultpluginsecretsmpc.node.v1.SessionIn.start:type_name -> vaultpluginsecretsmpc.node.v1.Start
-	15, // 12: vaultpluginsecretsmpc.node.v1.SessionIn.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hellos
-	16, // 13: vaultpluginsecretsmpc.node.v1.SessionIn.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
-	0,  // 14: vaultpluginsecretsmpc.node.v1.Failure.reason:type_name -> vaultpluginsecretsmpc.node.v1.Failure.Reason
-	14, // 15: vaultpluginsecretsmpc.node.v1.SessionOut.hello:type_name -> vaultpluginsecretsmpc.node.v1.Hello
-	16, // 16: vaultpluginsecretsmpc.node.v1.SessionOut.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
-	18, // 17: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
-	19, // 18: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 19: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	4,  // 20: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
-	6,  // 21: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
-	9,  // 22: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	11, // 23: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
-	17, // 24: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
-	21, // 25: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	23, // 26: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	25, // 27: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	27, // 28: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	5,  // 29: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
-	7,  // 30: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
-	10, // 31: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
-	12, // 32: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
-	20, // 33: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
-	22, // 34: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
-	24, // 35: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	26, // 36: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	28, // 37: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	29, // [29:38] is the sub-list for method output_type
-	20, // [20:29] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	19, // 6: vaultpluginsecretsmpc.node.v1.SetupReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	8,  // 7: vaultpluginsecretsmpc.node.v1.SetRosterRequest.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	8,  // 8: vaultpluginsecretsmpc.node.v1.Start.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	14, // 9: vaultpluginsecretsmpc.node.v1.Hellos.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hello
+	13, // 10: vaultpluginsecretsmpc.node.v1.SessionIn.start:type_name -> vaultpluginsecretsmpc.node.v1.Start
+	15, // 11: vaultpluginsecretsmpc.node.v1.SessionIn.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hellos
+	16, // 12: vaultpluginsecretsmpc.node.v1.SessionIn.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
+	0,  // 13: vaultpluginsecretsmpc.node.v1.Failure.reason:type_name -> vaultpluginsecretsmpc.node.v1.Failure.Reason
+	14, // 14: vaultpluginsecretsmpc.node.v1.SessionOut.hello:type_name -> vaultpluginsecretsmpc.node.v1.Hello
+	16, // 15: vaultpluginsecretsmpc.node.v1.SessionOut.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
+	18, // 16: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
+	19, // 17: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	19, // 18: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	4,  // 19: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
+	6,  // 20: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
+	9,  // 21: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	11, // 22: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
+	17, // 23: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
+	21, // 24: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	23, // 25: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	25, // 26: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	27, // 27: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	5,  // 28: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
+	7,  // 29: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
+	10, // 30: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
+	12, // 31: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
+	20, // 32: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
+	22, // 33: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
+	24, // 34: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	26, // 35: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	28, // 36: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	28, // [28:37] is the sub-list for method output_type
+	19, // [19:28] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_mpc_nodepb_node_proto_init() }

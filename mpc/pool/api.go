@@ -11,8 +11,7 @@ import (
 
 // Token says which PKCS#11 token nodes use and how they log in.
 type Token struct {
-	// ModuleName is the name in the host's module list, ModulePath its file.
-	ModuleName string
+	// ModulePath is the PKCS#11 library, from the host's module list.
 	ModulePath string
 	// Label and Serial select the token; one of them may be empty, not both.
 	Label  string

@@ -33,7 +33,7 @@ type job struct {
 	// compatible restricts which nodes can work together; nil for no limit.
 	compatible func(a, b candidate) bool
 	// missing explains why compatible leaves nobody; only with compatible.
-	missing func(ready []candidate) error
+	missing func() error
 	// start writes the Start message for one member; members are complete.
 	start func(a assignment, members []*nodepb.Member) *nodepb.Start
 	// need is how many outcomes finish the session; accept refuses an outcome
@@ -158,8 +158,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // explain says why no placement was found before the deadline.
 func (j *job) explain(ready []candidate, configured int) error {
-	if j.missing != nil && len(ready) >= j.count && j.last.err == nil {
-		if err := j.missing(ready); err != nil {
+	if j.missing != nil && len(ready) >= j.count && (j.last.err == nil || j.last.failure.GetReason() == nodepb.Failure_AUX_PENDING) {
+		if err := j.missing(); err != nil {
 			return err
 		}
 	}
@@ -256,6 +256,7 @@ func (j *job) learn(ctx context.Context, chosen []assignment) error {
 	case nodepb.Failure_AUX_PENDING:
 		// The node's process may be a new one that has not heard of its peers.
 		j.pool.forgetAccepted(byIndex[j.last.reporter])
+		j.attempts--
 	case nodepb.Failure_BUSY:
 		j.attempts-- // it will be free again; until then the deadline counts
 	}
@@ -270,6 +271,9 @@ func (j *job) fail(err error) error {
 	if errors.Is(err, ErrNotConfigured) || errors.Is(err, ErrClosed) ||
 		errors.As(err, &few) || errors.As(err, &none) || errors.As(err, &aux) {
 		return err
+	}
+	if j.last.failure.GetReason() == nodepb.Failure_AUX_PENDING {
+		return j.pool.auxPending()
 	}
 	e := &SessionError{Operation: j.operation, Attempts: j.attempts, Err: err}
 	if errors.Is(err, context.DeadlineExceeded) && j.last.err != nil {

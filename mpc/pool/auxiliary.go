@@ -34,6 +34,7 @@ type nodeAux struct {
 	state    string // "" means none
 	progress int    // percent of generating
 	keys     *AuxKeys
+	hash     [32]byte // of keys.Public
 	// accepted holds, per peer, the hash of the public auxiliary keys this
 	// node's process works with.
 	accepted map[string][32]byte
@@ -74,13 +75,17 @@ func (n *localNode) auxKeys() *AuxKeys {
 
 // accepted reports whether n works with peer's current auxiliary keys.
 func (n *localNode) accepted(peer *localNode) bool {
-	keys := peer.auxKeys()
-	if keys == nil {
-		return false
-	}
+	hash, ok := peer.auxHash()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.proc != nil && n.aux.accepted[peer.id] == auxHash(keys.Public)
+	return ok && n.proc != nil && n.aux.accepted[peer.id] == hash
+}
+
+// auxHash returns the hash of the node's current public keys, if it has any.
+func (n *localNode) auxHash() ([32]byte, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.aux.hash, n.aux.keys != nil
 }
 
 // auxTask is one step towards all nodes having checked auxiliary keys: n makes
@@ -126,6 +131,7 @@ func (p *Pool) auxiliaryLoop() {
 		case r := <-results:
 			delete(busy, r.n)
 			delete(retry, r.auxTask)
+			maps.DeleteFunc(retry, func(_ auxTask, at time.Time) bool { return time.Now().After(at) })
 			if r.err != nil && p.ctx.Err() == nil {
 				retry[r.auxTask] = time.Now().Add(auxRetry)
 				if r.n.isReady() {
@@ -197,6 +203,9 @@ func (p *Pool) makeAuxiliary(n *localNode) error {
 	}
 	reply, err := client.MakeAuxiliary(ctx, &nodepb.MakeAuxiliaryRequest{Generation: generation})
 	if err != nil {
+		n.mu.Lock()
+		n.aux.state, n.lastError = auxNone, "making auxiliary keys: "+err.Error()
+		n.mu.Unlock()
 		return err
 	}
 	keys := &AuxKeys{Generation: generation, Public: reply.GetPublic(), Envelope: reply.GetEnvelope(), Receipts: map[string][]byte{}}
@@ -205,8 +214,11 @@ func (p *Pool) makeAuxiliary(n *localNode) error {
 		return err
 	}
 	n.mu.Lock()
-	n.aux = nodeAux{state: auxReady, progress: 100, keys: keys}
-	n.mu.Unlock()
+	defer n.mu.Unlock()
+	if n.proc == nil || n.proc.client != client {
+		return errNodeGone // its next process loads what was stored
+	}
+	n.aux = nodeAux{state: auxReady, progress: 100, keys: keys, hash: auxHash(keys.Public)}
 	return nil
 }
 
@@ -225,7 +237,7 @@ func (p *Pool) acceptPeer(n, peer *localNode) error {
 	request := &nodepb.AcceptPeerRequest{PeerId: peer.id, PeerPublic: theirs.Public, Receipt: own.Receipts[peer.id]}
 	if len(request.Receipt) > 0 {
 		if _, err := client.AcceptPeer(ctx, request); err == nil {
-			n.noteAccepted(peer.id, theirs, nil)
+			n.noteAccepted(client, peer.id, theirs, nil)
 			return nil
 		}
 		request.Receipt = nil // of older keys: check the new ones
@@ -239,7 +251,7 @@ func (p *Pool) acceptPeer(n, peer *localNode) error {
 	if err != nil {
 		return err
 	}
-	updated := n.noteAccepted(peer.id, theirs, reply.GetReceipt())
+	updated := n.noteAccepted(client, peer.id, theirs, reply.GetReceipt())
 	if updated == nil {
 		return errNodeGone
 	}
@@ -255,11 +267,11 @@ func (p *Pool) acceptPeer(n, peer *localNode) error {
 
 // noteAccepted records that n works with peer's keys and returns n's keys with
 // the receipt added, if there is one.
-func (n *localNode) noteAccepted(peerID string, theirs *AuxKeys, receipt []byte) *AuxKeys {
+func (n *localNode) noteAccepted(client nodepb.NodeClient, peerID string, theirs *AuxKeys, receipt []byte) *AuxKeys {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.aux.keys == nil {
-		return nil
+	if n.aux.keys == nil || n.proc == nil || n.proc.client != client {
+		return nil // another process by now
 	}
 	accepted := maps.Clone(n.aux.accepted)
 	if accepted == nil {
@@ -290,6 +302,17 @@ func (p *Pool) forgetAccepted(nodeID string) {
 	p.notify()
 }
 
+// auxPending says which nodes are not done with auxiliary keys.
+func (p *Pool) auxPending() *AuxPendingError {
+	e := &AuxPendingError{}
+	for _, s := range p.Nodes() {
+		if s.State == NodeReady && s.Aux.Progress < 100 {
+			e.Nodes = append(e.Nodes, AuxProgress{NodeID: s.ID, Progress: s.Aux.Progress})
+		}
+	}
+	return e
+}
+
 // demandAuxiliary restricts a signing job to nodes that have checked each
 // other's auxiliary keys, and puts the keys' hashes into its sessions.
 func (p *Pool) demandAuxiliary(j *job) {
@@ -305,25 +328,18 @@ func (p *Pool) demandAuxiliary(j *job) {
 		x, y := nodes[a.id], nodes[b.id]
 		return x != nil && y != nil && x.accepted(y) && y.accepted(x)
 	}
-	j.missing = func(ready []candidate) error {
-		e := &AuxPendingError{}
-		for _, s := range p.Nodes() {
-			if s.State == NodeReady && s.Aux.Progress < 100 {
-				e.Nodes = append(e.Nodes, AuxProgress{NodeID: s.ID, Progress: s.Aux.Progress})
-			}
+	j.missing = func() error {
+		if e := p.auxPending(); len(e.Nodes) > 0 {
+			return e
 		}
-		if len(e.Nodes) == 0 {
-			return nil
-		}
-		return e
+		return nil
 	}
 	start := j.start
 	j.start = func(a assignment, members []*nodepb.Member) *nodepb.Start {
 		nodes := byID()
 		for _, m := range members {
 			if n := nodes[m.GetNodeId()]; n != nil {
-				if keys := n.auxKeys(); keys != nil {
-					hash := auxHash(keys.Public)
+				if hash, ok := n.auxHash(); ok {
 					m.AuxHash = hash[:]
 				}
 			}

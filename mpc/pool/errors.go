@@ -47,6 +47,9 @@ type NoEligibleNodeError struct {
 }
 
 func (e *NoEligibleNodeError) Error() string {
+	if len(e.WaitsFor) == 0 {
+		return fmt.Sprintf("no node of the pool may serve share %d in this epoch: raise local in config/nodes to what it was", e.Index)
+	}
 	return fmt.Sprintf("share %d can only be served by %s, and none of them is ready",
 		e.Index, strings.Join(e.WaitsFor, ", "))
 }

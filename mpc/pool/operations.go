@@ -199,7 +199,7 @@ func (p *Pool) holder(ctx context.Context, seen mpc.Exposures, i mpc.Index) (nod
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, "", &NoEligibleNodeError{Index: i}
+			return nil, "", fmt.Errorf("no node that holds share %d became ready: %w", i, ctx.Err())
 		}
 	}
 }

@@ -88,7 +88,7 @@ func New(cfg Config) *Pool {
 
 // Apply starts, stops or restarts nodes so that they fit the settings. It does
 // not wait for them to be ready. A new PIN alone renews the nodes one after the
-// other, so that signing goes on; a node that failed is tried at once.
+// other, so that signing goes on; a node that failed tries it at once.
 func (p *Pool) Apply(_ context.Context, s Settings) error {
 	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.ModulePath == "" {
 		return errors.New("pool: incomplete settings")
@@ -106,18 +106,17 @@ func (p *Pool) Apply(_ context.Context, s Settings) error {
 		old = &s
 	}
 	renew := !sameKeys(*old, s)
-	newPIN := !old.Token.PIN.Equal(s.Token.PIN)
 	p.settings = &s
-	if renew || newPIN || !old.Token.Accepted.Equal(s.Token.Accepted) {
-		p.refusedPIN = nil
+	if renew || !old.Token.PIN.Equal(s.Token.PIN) || !old.Token.Accepted.Equal(s.Token.Accepted) {
+		p.refusedPIN = nil // nodes that failed wait for this
 	}
 	var later []string
 	for i := 1; i <= s.Local; i++ {
 		id := LocalNodeID(i)
 		switch n := p.nodes[id]; {
-		case n == nil, renew, p.refusedPIN == nil && n.isFailed():
+		case n == nil, renew:
 			p.startNodeLocked(id)
-		case newPIN:
+		case p.refusedPIN == nil && n.wantsLogin(s.Token.PIN):
 			later = append(later, id)
 		}
 	}

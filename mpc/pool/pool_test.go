@@ -324,7 +324,7 @@ func (f *fixture) waitReady(t *testing.T, n int) {
 func softToken(t *testing.T) pool.Token {
 	t.Helper()
 	s := hsmtest.SoftHSM(t)
-	return pool.Token{ModuleName: "softhsm", ModulePath: s.Module, Label: s.Label, PIN: s.PIN()}
+	return pool.Token{ModulePath: s.Module, Label: s.Label, PIN: s.PIN()}
 }
 
 // TestECDSA makes auxiliary keys on real nodes, signs, refreshes, and starts

@@ -62,7 +62,6 @@ func (l launcher) start(name string) (*process, error) {
 		HandshakeConfig:  nodelink.Handshake(),
 		Plugins:          plugin.PluginSet{nodelink.Name: &nodelink.Plugin{}},
 		Cmd:              cmd,
-		Managed:          true, // main's CleanupClients ends what Close forgot
 		SkipHostEnv:      true,
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,

@@ -107,6 +107,9 @@ func runSession(ctx context.Context, parts []participant, need int, accept func(
 	for {
 		select {
 		case e := <-events:
+			if e.err != nil && ctx.Err() != nil {
+				continue // the stream ended because time ran out
+			}
 			if r.handle(e) {
 				return r.result
 			}

@@ -9,6 +9,7 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 const (
@@ -46,6 +47,10 @@ type localNode struct {
 	lastError string
 	// hsmTrouble is set while the node cannot start because of its token.
 	hsmTrouble error
+	// pin is what the process logged in with; pinRefused is set when the token
+	// refused it in a later login, after the module had lost its sessions.
+	pin        *secret.Bytes
+	pinRefused bool
 	sessions   int
 	restarts   int
 	aux        nodeAux
@@ -61,17 +66,17 @@ func (n *localNode) supervise(ctx context.Context) {
 			break
 		}
 		if errors.Is(err, ErrPINIncorrect) || errors.Is(err, ErrPINLocked) {
-			// Trying again could lock the token. Apply starts a new node.
+			// Trying again could lock the token: wait for another PIN.
 			n.setState(NodeFailed, err)
 			n.pool.cfg.Logger.Error("node stopped: the token refuses the PIN", "node", n.id)
-			<-ctx.Done()
-			break
+			n.pool.awaitPIN(ctx)
+			continue
 		}
 		n.setState(NodeRestarting, err)
-		n.pool.cfg.Logger.Warn("node ended and will be started again", "node", n.id, "error", err, "pause", pause)
 		if time.Since(started) > stableAfter {
 			pause = n.pool.cfg.RestartMin
 		}
+		n.pool.cfg.Logger.Warn("node ended and will be started again", "node", n.id, "error", err, "pause", pause)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -134,8 +139,9 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 		}
 	}
 	var reply *nodepb.SetupReply
+	var used Token
 	err = n.pool.logIn(ctx, func(t Token) error {
-		request.Token = tokenToWire(t)
+		used, request.Token = t, tokenToWire(t)
 		if reply, err = proc.client.Setup(ctx, request); err != nil {
 			return err
 		}
@@ -161,10 +167,11 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 
 	n.mu.Lock()
 	n.proc, n.identity, n.version, n.lastError = proc, identity, reply.GetVersion(), ""
+	n.pin, n.pinRefused = used.PIN, false
 	n.hsm = state.GetHsm()
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
-		n.aux = nodeAux{keys: keys.Aux, progress: 100, state: auxReady}
+		n.aux = nodeAux{keys: keys.Aux, hash: auxHash(keys.Aux.Public), progress: 100, state: auxReady}
 	}
 	n.mu.Unlock()
 	// Known to all before it is used: of any two nodes, the one that comes
@@ -178,9 +185,10 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	return nil
 }
 
-// logIn runs a node's login, one at a time over the whole pool, and none after
-// the token has refused the PIN: real tokens lock after a few wrong ones, and
-// all nodes have the same. Apply lifts the refusal.
+// logIn runs the login of a starting node, one at a time over the whole pool,
+// and none after the token has refused the PIN: real tokens lock after a few
+// wrong ones, and all nodes have the same. (A running node whose module lost its
+// sessions logs in again by itself, once.) Apply lifts the refusal.
 func (p *Pool) logIn(ctx context.Context, login func(Token) error) error {
 	select {
 	case p.login <- struct{}{}:
@@ -205,6 +213,23 @@ func (p *Pool) logIn(ctx context.Context, login func(Token) error) error {
 		p.refusedPIN = err
 	}
 	return err
+}
+
+// awaitPIN waits until Apply has lifted the refusal of the PIN.
+func (p *Pool) awaitPIN(ctx context.Context) {
+	for {
+		p.mu.Lock()
+		refused, changed := p.refusedPIN, p.changed
+		p.mu.Unlock()
+		if refused == nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // introduce tells every running node the identities of all others, and returns
@@ -266,7 +291,8 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 			n.lastError = "the node does not answer"
 		} else {
 			mute, away = 0, away+1
-			if n.hsm, n.sessions = s.GetHsm(), int(s.GetSessions()); n.hsm == hsmOK || s.GetPinRefused() {
+			n.hsm, n.sessions, n.pinRefused = s.GetHsm(), int(s.GetSessions()), s.GetPinRefused()
+			if n.hsm == hsmOK || n.pinRefused {
 				away = 0 // a new login would only cost another try of the PIN
 			}
 			if n.aux.state == auxGenerating {
@@ -320,6 +346,14 @@ func (n *localNode) trouble() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.hsmTrouble
+}
+
+// wantsLogin reports whether a running node should be renewed to log in with
+// pin: it uses another one, or the token has refused its own since.
+func (n *localNode) wantsLogin(pin *secret.Bytes) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.proc != nil && (n.pinRefused || !n.pin.Equal(pin))
 }
 
 func (n *localNode) isFailed() bool {

@@ -128,11 +128,11 @@ func TestPluginKilledDuringSignature(t *testing.T) {
 		done := make(chan []signed, 1)
 		go func() { // ends with the first request that fails
 			var all []signed
-			for i := 0; ; i++ {
+			defer func() { done <- all }()
+			for i := 0; i < 100_000; i++ {
 				m := fmt.Appendf(nil, "round %d message %d", round, i)
 				s, err := e.trySign("alice", m)
 				if err != nil {
-					done <- all
 					return
 				}
 				all = append(all, signed{m, s})

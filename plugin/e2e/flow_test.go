@@ -27,8 +27,8 @@ func TestConfiguredToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := s["mpc/"]
-	if m == nil || m.RunningVersion != "v0.1.0" || m.RunningSha256 == "" {
-		t.Errorf("the mount runs %+v, want version v0.1.0 with its SHA-256", m)
+	if m == nil || m.RunningVersion != harness.PluginVersion || m.RunningSha256 == "" {
+		t.Errorf("the mount runs %+v, want version %s with its SHA-256", m, harness.PluginVersion)
 	}
 }
 
@@ -171,6 +171,7 @@ func TestKilledDuringSignatures(t *testing.T) {
 	killer.Add(1)
 	go func() {
 		defer killer.Done()
+		defer close(stop)
 		for round := range 6 {
 			time.Sleep(400 * time.Millisecond)
 			n := e.nodes(t)[fmt.Sprintf("local-%d", round%5+1)]
@@ -178,7 +179,6 @@ func TestKilledDuringSignatures(t *testing.T) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
-		close(stop)
 	}()
 	killer.Wait()
 	clients.Wait()
@@ -254,7 +254,7 @@ func TestPeriodicRefresh(t *testing.T) {
 	e := shared(t)
 	e.write(t, "accounts/rotating", map[string]any{"algorithm": bip340, "threshold": 2, "shares": 3, "refresh_period": "1s"})
 	before := e.read(t, "accounts/rotating")
-	e.await(t, 20*time.Second, "third epoch", func() bool {
+	e.await(t, 20*time.Second, "fourth epoch", func() bool {
 		e.sign(t, "rotating", []byte("meanwhile"))
 		return number(t, e.read(t, "accounts/rotating")["share_epoch"]) >= 4
 	})
@@ -301,10 +301,10 @@ func TestMpckms(t *testing.T) {
 		}
 		return r.Stdout
 	}
-	if out := run("version"); !strings.Contains(out, "0.1.0") {
+	if out := run("version"); !strings.Contains(out, strings.TrimPrefix(harness.PluginVersion, "v")) {
 		t.Errorf("version: %s", out)
 	}
-	if out := run("status"); !strings.Contains(out, "local-5") || !strings.Contains(out, "v0.1.0") || !strings.Contains(out, "SoftHSM") {
+	if out := run("status"); !strings.Contains(out, "local-5") || !strings.Contains(out, harness.PluginVersion) || !strings.Contains(out, "SoftHSM") {
 		t.Errorf("status: %s", out)
 	}
 	run("account", "create", "cli", "--algorithm", bip340, "--threshold", "2", "--shares", "3", "--metadata", "team=ops")

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/go-plugin"
 	vaultplugin "github.com/hashicorp/vault/sdk/plugin"
 
 	"vault-plugin-secrets-mpc/backend"
@@ -42,7 +41,7 @@ func main() {
 func serve() int {
 	logger := newLogger("")
 	harden(logger)
-	go exitWithVault()
+	go exitWithVault(os.Getppid())
 	err := vaultplugin.Serve(&vaultplugin.ServeOpts{
 		Logger: logger,
 		BackendFactoryFunc: backend.Factory(backend.Config{
@@ -53,8 +52,8 @@ func serve() int {
 			},
 		}),
 	})
-	// Vault may end the engine without calling Clean: nodes must go with it.
-	plugin.CleanupClients()
+	// Vault may end the engine without calling Clean: nodes end all the same,
+	// because the pipe they inherited closes with this process.
 	if err != nil {
 		logger.Error("the plugin cannot be served", "error", err)
 		return 1
@@ -65,8 +64,7 @@ func serve() int {
 // exitWithVault ends this process when its parent changes: a Vault that was
 // killed leaves the plugin running otherwise, logged in to the HSM. The nodes
 // end with this process, because their pipe closes.
-func exitWithVault() {
-	parent := os.Getppid()
+func exitWithVault(parent int) {
 	for os.Getppid() == parent {
 		time.Sleep(100 * time.Millisecond)
 	}

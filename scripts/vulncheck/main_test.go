@@ -78,7 +78,7 @@ func TestAllowListMustBeWellFormed(t *testing.T) {
 func TestUnreachable(t *testing.T) {
 	tests := []struct{ stderr, what string }{
 		{"govulncheck: fetching vulnerabilities: Get \"https://vuln.go.dev/index/modules.json.gz\": dial tcp: lookup vuln.go.dev: no such host\nexit status 1\n", "database unreachable"},
-		{"go: downloading x v1\ngo: golang.org/x/vuln/cmd/govulncheck@v1.2.0: Get \"https://proxy.golang.org/x\": dial tcp: connection refused\n", "could not be downloaded"},
+		{"go: downloading x v1\ngo: golang.org/x/vuln/cmd/govulncheck@v1.2.0: Get \"https://modules.example/x\": dial tcp: connection refused\n", "could not be downloaded"},
 		{"govulncheck: loading packages: pkg/x.go:3:1: expected declaration", ""},
 	}
 	for _, tt := range tests {
