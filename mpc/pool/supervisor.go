@@ -174,6 +174,11 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 		n.aux = nodeAux{keys: keys.Aux, hash: auxHash(keys.Aux.Public), progress: 100, state: auxReady}
 	}
 	n.mu.Unlock()
+	if now, ok := n.pool.currentSettings(); ok && !now.Token.PIN.Equal(used.PIN) {
+		// Apply may have looked before this node could be seen as logged in.
+		n.detach()
+		return errors.New("the PIN was changed while the node logged in")
+	}
 	// Known to all before it is used: of any two nodes, the one that comes
 	// later introduces both to each other. A node that does not listen must
 	// not keep this one away.
