@@ -141,10 +141,7 @@ func (n *Node) ProveFactors(_ context.Context, r *nodepb.ProveFactorsRequest) (*
 	}
 	var proof *cmp.FactorProof
 	err = atLowPriority(func() (err error) {
-		if err := peer.verify(); err != nil {
-			return err
-		}
-		if err := n.adopt(r.GetPeerId(), peer); err != nil {
+		if err := n.verifyPeer(r.GetPeerId(), peer); err != nil {
 			return err
 		}
 		proof, err = cmp.ProveFactors(own.secret, own.public.Owner(), peer.public, peer.owner)
@@ -181,10 +178,7 @@ func (n *Node) AcceptPeer(_ context.Context, r *nodepb.AcceptPeerRequest) (*node
 		return nil, err
 	}
 	err = atLowPriority(func() error {
-		if err := peer.verify(); err != nil {
-			return err
-		}
-		if err := n.adopt(r.GetPeerId(), peer); err != nil {
+		if err := n.verifyPeer(r.GetPeerId(), peer); err != nil {
 			return err
 		}
 		return cmp.VerifyFactors(proof, peer.public, peer.owner, own.public, own.public.Owner())
@@ -232,6 +226,14 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	}
 	n.aux.claimed[peerID] = peer
 	return n.aux.own, peer, nil
+}
+
+// verifyPeer checks a peer's proofs and then adopts its keys.
+func (n *Node) verifyPeer(peerID string, peer *peerAux) error {
+	if err := peer.verify(); err != nil {
+		return err
+	}
+	return n.adopt(peerID, peer)
 }
 
 // adopt takes a peer's verified keys into use. An older generation never comes

@@ -34,6 +34,8 @@ type job struct {
 	compatible func(a, b candidate) bool
 	// missing explains why compatible leaves nobody; only with compatible.
 	missing func() error
+	// describe, where not nil, completes what a session says of a member.
+	describe func(*nodepb.Member)
 	// start writes the Start message for one member; members are complete.
 	start func(a assignment, members []*nodepb.Member) *nodepb.Start
 	// need is how many outcomes finish the session; accept refuses an outcome
@@ -57,8 +59,8 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 		if err != nil {
 			return nil, nil, j.fail(err)
 		}
-		chosen, clients := j.members(chosen)
-		if chosen == nil {
+		clients, ok := j.clients(chosen)
+		if !ok {
 			continue // a node went away in between
 		}
 		var exposed *ExposedError
@@ -184,20 +186,20 @@ func (j *job) explain(ready []candidate, configured int) error {
 	return reason
 }
 
-// members drops assignments whose node has just gone and finds the clients.
-func (j *job) members(chosen []assignment) ([]assignment, map[string]nodepb.NodeClient) {
+// clients finds the connection to each chosen node. It returns false when one
+// has just gone.
+func (j *job) clients(chosen []assignment) (map[string]nodepb.NodeClient, bool) {
 	clients := map[string]nodepb.NodeClient{}
-	for _, n := range j.pool.all() {
-		if c := n.client(); c != nil {
-			clients[n.id] = c
-		}
-	}
 	for _, a := range chosen {
-		if clients[a.node.id] == nil {
-			return nil, nil
+		n := j.pool.node(a.node.id)
+		if n == nil {
+			return nil, false
+		}
+		if clients[a.node.id] = n.client(); clients[a.node.id] == nil {
+			return nil, false
 		}
 	}
-	return chosen, clients
+	return clients, true
 }
 
 // store makes exposures durable before any share leaves this process.
@@ -224,6 +226,9 @@ func (j *job) participants(chosen []assignment, clients map[string]nodepb.NodeCl
 	members := make([]*nodepb.Member, len(chosen))
 	for k, a := range chosen {
 		members[k] = &nodepb.Member{Index: uint32(a.index), NodeId: a.node.id, Identity: a.node.identity[:]}
+		if j.describe != nil {
+			j.describe(members[k])
+		}
 	}
 	parts := make([]participant, len(chosen))
 	for k, a := range chosen {

@@ -292,12 +292,10 @@ func (n *localNode) noteAccepted(client nodepb.NodeClient, peerID string, theirs
 
 // forgetAccepted has a node's peers' auxiliary keys accepted anew.
 func (p *Pool) forgetAccepted(nodeID string) {
-	for _, n := range p.all() {
-		if n.id == nodeID {
-			n.mu.Lock()
-			n.aux.accepted = nil
-			n.mu.Unlock()
-		}
+	if n := p.node(nodeID); n != nil {
+		n.mu.Lock()
+		n.aux.accepted = nil
+		n.mu.Unlock()
 	}
 	p.notify()
 }
@@ -316,16 +314,8 @@ func (p *Pool) auxPending() *AuxPendingError {
 // demandAuxiliary restricts a signing job to nodes that have checked each
 // other's auxiliary keys, and puts the keys' hashes into its sessions.
 func (p *Pool) demandAuxiliary(j *job) {
-	byID := func() map[string]*localNode {
-		nodes := map[string]*localNode{}
-		for _, n := range p.all() {
-			nodes[n.id] = n
-		}
-		return nodes
-	}
 	j.compatible = func(a, b candidate) bool {
-		nodes := byID()
-		x, y := nodes[a.id], nodes[b.id]
+		x, y := p.node(a.id), p.node(b.id)
 		return x != nil && y != nil && x.accepted(y) && y.accepted(x)
 	}
 	j.missing = func() error {
@@ -334,16 +324,11 @@ func (p *Pool) demandAuxiliary(j *job) {
 		}
 		return nil
 	}
-	start := j.start
-	j.start = func(a assignment, members []*nodepb.Member) *nodepb.Start {
-		nodes := byID()
-		for _, m := range members {
-			if n := nodes[m.GetNodeId()]; n != nil {
-				if hash, ok := n.auxHash(); ok {
-					m.AuxHash = hash[:]
-				}
+	j.describe = func(m *nodepb.Member) {
+		if n := p.node(m.GetNodeId()); n != nil {
+			if hash, ok := n.auxHash(); ok {
+				m.AuxHash = hash[:]
 			}
 		}
-		return start(a, members)
 	}
 }

@@ -255,6 +255,13 @@ func (p *Pool) Nodes() []NodeStatus {
 	return out
 }
 
+// node returns the node of that name, or nil.
+func (p *Pool) node(id string) *localNode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nodes[id]
+}
+
 // all returns the nodes ordered by name.
 func (p *Pool) all() []*localNode {
 	p.mu.Lock()
