@@ -15,15 +15,20 @@ const DigestSize = 32
 var ErrInput = errors.New("input cannot be signed")
 
 // SigningInput returns what an algorithm signs for a request: the 32-byte
-// digest for ECDSA, the message itself for BIP-340 (which hashes it with its
-// own tag). Nodes call it themselves, so that what is signed follows from what
-// was asked for.
+// digest for ECDSA, the message itself for BIP-340 and Ed25519, which hash it
+// their own way. Nodes call it themselves, so that what is signed follows from
+// what was asked for.
 func SigningInput(a Algorithm, t MessageType, h HashAlgorithm, input []byte) ([]byte, error) {
 	if len(input) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrInput)
 	}
 	switch t {
 	case MessageDigest:
+		if a == Ed25519 {
+			// Ed25519ph (RFC 8032) is another scheme; a digest that Ed25519
+			// signs is just a message.
+			return nil, fmt.Errorf("%w: %s takes no digest; send the bytes to sign with message_type %q", ErrInput, a, MessageRaw)
+		}
 		if len(input) != DigestSize {
 			return nil, fmt.Errorf("%w: a digest has %d bytes, not %d", ErrInput, DigestSize, len(input))
 		}
@@ -32,7 +37,7 @@ func SigningInput(a Algorithm, t MessageType, h HashAlgorithm, input []byte) ([]
 	default:
 		return nil, fmt.Errorf("%w: unknown message type %q", ErrInput, t)
 	}
-	if a == BIP340Secp256k1 {
+	if !a.IsECDSA() {
 		if h != HashNone {
 			return nil, fmt.Errorf("%w: %s hashes the message itself, hash_algorithm must be %q", ErrInput, a, HashNone)
 		}

@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Bounds on an account's sharing.
@@ -25,24 +26,44 @@ type Algorithm string
 
 // The algorithms that can be created today.
 const (
-	ECDSASecp256k1  Algorithm = "ecdsa-secp256k1"
 	BIP340Secp256k1 Algorithm = "bip340-secp256k1"
+	Ed25519         Algorithm = "ed25519"
+	ECDSASecp256k1  Algorithm = "ecdsa-secp256k1"
+	ECDSAP256       Algorithm = "ecdsa-p256"
 )
 
 // Algorithms lists every supported algorithm in the order shown to users.
-func Algorithms() []Algorithm { return []Algorithm{BIP340Secp256k1, ECDSASecp256k1} }
+func Algorithms() []Algorithm {
+	return []Algorithm{BIP340Secp256k1, Ed25519, ECDSASecp256k1, ECDSAP256}
+}
 
 // Valid reports whether a is one of Algorithms.
-func (a Algorithm) Valid() bool { return a == ECDSASecp256k1 || a == BIP340Secp256k1 }
+func (a Algorithm) Valid() bool { return slices.Contains(Algorithms(), a) }
+
+// IsECDSA reports whether a signs a 32-byte digest by ECDSA. The others sign
+// the message and hash it by themselves.
+func (a Algorithm) IsECDSA() bool { return a == ECDSASecp256k1 || a == ECDSAP256 }
 
 // NeedsAuxiliaryKeys reports whether signing needs the signers' auxiliary
 // (Paillier and ring-Pedersen) keys.
-func (a Algorithm) NeedsAuxiliaryKeys() bool { return a == ECDSASecp256k1 }
+func (a Algorithm) NeedsAuxiliaryKeys() bool { return a.IsECDSA() }
 
-// PublicKeySize is the length in bytes of PublicRecord.PublicKey: 33 bytes
-// (SEC 1 compressed) for ECDSA, 32 bytes (x-only, BIP-340) for BIP-340.
+// Derives reports whether accounts have child keys by BIP-32.
+func (a Algorithm) Derives() bool { return a == BIP340Secp256k1 || a == ECDSASecp256k1 }
+
+// PublicKeySize is the length in bytes of PublicRecord.PublicKey: 33 (SEC 1
+// compressed) for ECDSA, 32 for BIP-340 (x-only) and Ed25519 (RFC 8032).
 func (a Algorithm) PublicKeySize() int {
-	if a == BIP340Secp256k1 {
+	if a.IsECDSA() {
+		return 33
+	}
+	return 32
+}
+
+// PublicShareSize is the length in bytes of each of PublicRecord.PublicShares:
+// 32 (RFC 8032) for Ed25519, 33 (SEC 1 compressed) for the others.
+func (a Algorithm) PublicShareSize() int {
+	if a == Ed25519 {
 		return 32
 	}
 	return 33
@@ -105,7 +126,7 @@ type HashAlgorithm string
 const (
 	HashSHA256    HashAlgorithm = "sha2-256"
 	HashKeccak256 HashAlgorithm = "keccak-256"
-	// HashNone is for schemes that hash the message themselves (BIP-340).
+	// HashNone is for schemes that hash the message themselves.
 	HashNone HashAlgorithm = "none"
 )
 
@@ -126,6 +147,19 @@ type Account struct {
 	Record    PublicRecord
 	Shares    []WrappedShare // all n, in index order
 	Exposures Exposures
+	// NoSpares says that Exposures may be incomplete, as after the restore of
+	// a snapshot: until the next refresh no node may be handed a share that
+	// Exposures does not show it with.
+	NoSpares bool
+}
+
+// Derivation asks for a signature under a child of an account's key; see
+// mpc/derive. The zero value means the account's own key.
+type Derivation struct {
+	// Path is a BIP-32 path without hardened steps, "m/0/7".
+	Path string
+	// TaprootTweak is "bip86", or a Merkle root of 32 bytes in hex (BIP-341).
+	TaprootTweak string
 }
 
 // Signer is one node that took part in a session with one share.
@@ -136,13 +170,14 @@ type Signer struct {
 
 // Signature is a finished, verified signature.
 type Signature struct {
-	// Bytes is DER (ECDSA, low S) or R.x‖s, 64 bytes (BIP-340).
+	// Bytes is DER (ECDSA, low S) or 64 bytes: R.x‖s (BIP-340), R‖S (Ed25519).
 	Bytes []byte
-	// R and S are 32 bytes each, big-endian.
+	// R and S are 32 bytes each: big-endian numbers for ECDSA, the two halves
+	// of Bytes for the others.
 	R, S [32]byte
 	// RecoveryID is 0…3 for ECDSA and -1 where the scheme has none.
 	RecoveryID int
-	// Digest is what was signed: 32 bytes for ECDSA, the message for BIP-340.
+	// Digest is what was signed: 32 bytes for ECDSA, else the message.
 	Digest []byte
 }
 

@@ -12,9 +12,6 @@ import (
 // this program; the number is the record's format version.
 const recordLabel = "vault-plugin-secrets-mpc public record v1"
 
-// pointSize is the length of a public share: SEC 1 compressed.
-const pointSize = 33
-
 // maxRecordSize bounds what ParsePublicRecord looks at, in bytes. The largest
 // valid record (n = 16) has under 900.
 const maxRecordSize = 2048
@@ -30,9 +27,9 @@ type PublicRecord struct {
 
 	// PublicKey has Algorithm.PublicKeySize bytes.
 	PublicKey []byte
-	// PublicShares holds X₁…Xₙ in index order, 33 bytes each, SEC 1
-	// compressed. For BIP-340 they belong to the private key whose public
-	// point has an even y.
+	// PublicShares holds X₁…Xₙ in index order, Algorithm.PublicShareSize bytes
+	// each. For BIP-340 they belong to the private key whose public point has
+	// an even y.
 	PublicShares [][]byte
 	// ChainCode is made jointly at key generation (BIP-32 public derivation).
 	ChainCode [32]byte
@@ -80,7 +77,7 @@ func (r *PublicRecord) Check() error {
 		return errors.New("public record: no recipient set or no policy")
 	}
 	for i, x := range r.PublicShares {
-		if len(x) != pointSize {
+		if len(x) != r.Algorithm.PublicShareSize() {
 			return fmt.Errorf("public record: public share %d has %d bytes", i+1, len(x))
 		}
 	}
@@ -156,11 +153,12 @@ func ParsePublicRecord(b []byte) (*PublicRecord, error) {
 	fixed(r.PolicyHash[:])
 	r.Threshold, r.Shares = int(sharing[0]), int(sharing[1])
 	r.Epoch = binary.BigEndian.Uint64(epoch[:])
-	if bad || len(in) != 0 || len(points)%pointSize != 0 {
+	size := r.Algorithm.PublicShareSize()
+	if bad || len(in) != 0 || len(points)%size != 0 {
 		return nil, errors.New("public record: malformed")
 	}
-	for ; len(points) > 0; points = points[pointSize:] {
-		r.PublicShares = append(r.PublicShares, bytes.Clone(points[:pointSize]))
+	for ; len(points) > 0; points = points[size:] {
+		r.PublicShares = append(r.PublicShares, bytes.Clone(points[:size]))
 	}
 	if err := r.Check(); err != nil {
 		return nil, err

@@ -805,6 +805,7 @@ type StatusReply struct {
 	AuxGeneration uint64                 `protobuf:"varint,3,opt,name=aux_generation,json=auxGeneration,proto3" json:"aux_generation,omitempty"` // 0 before the node has any
 	AuxProgress   uint32                 `protobuf:"varint,4,opt,name=aux_progress,json=auxProgress,proto3" json:"aux_progress,omitempty"`       // percent of making them
 	PinRefused    bool                   `protobuf:"varint,5,opt,name=pin_refused,json=pinRefused,proto3" json:"pin_refused,omitempty"`          // why hsm is not "ok"
+	Presignatures uint32                 `protobuf:"varint,6,opt,name=presignatures,proto3" json:"presignatures,omitempty"`                      // held in memory, of all accounts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -874,9 +875,16 @@ func (x *StatusReply) GetPinRefused() bool {
 	return false
 }
 
+func (x *StatusReply) GetPresignatures() uint32 {
+	if x != nil {
+		return x.Presignatures
+	}
+	return 0
+}
+
 type Start struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
-	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"` // "keygen", "refresh" or "sign"
+	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"` // "keygen", "refresh", "sign" or "presign"
 	Members   []*Member              `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
 	Self      uint32                 `protobuf:"varint,3,opt,name=self,proto3" json:"self,omitempty"`
 	// keygen
@@ -886,13 +894,20 @@ type Start struct {
 	Shares         uint32 `protobuf:"varint,7,opt,name=shares,proto3" json:"shares,omitempty"`
 	RecipientsHash []byte `protobuf:"bytes,8,opt,name=recipients_hash,json=recipientsHash,proto3" json:"recipients_hash,omitempty"`
 	PolicyHash     []byte `protobuf:"bytes,9,opt,name=policy_hash,json=policyHash,proto3" json:"policy_hash,omitempty"`
-	// refresh and sign
+	// refresh, sign and presign
 	Record   []byte `protobuf:"bytes,10,opt,name=record,proto3" json:"record,omitempty"`
 	Envelope []byte `protobuf:"bytes,11,opt,name=envelope,proto3" json:"envelope,omitempty"` // self's share
 	// sign
-	Input         []byte `protobuf:"bytes,12,opt,name=input,proto3" json:"input,omitempty"`
-	MessageType   string `protobuf:"bytes,13,opt,name=message_type,json=messageType,proto3" json:"message_type,omitempty"`
-	HashAlgorithm string `protobuf:"bytes,14,opt,name=hash_algorithm,json=hashAlgorithm,proto3" json:"hash_algorithm,omitempty"`
+	Input          []byte `protobuf:"bytes,12,opt,name=input,proto3" json:"input,omitempty"`
+	MessageType    string `protobuf:"bytes,13,opt,name=message_type,json=messageType,proto3" json:"message_type,omitempty"`
+	HashAlgorithm  string `protobuf:"bytes,14,opt,name=hash_algorithm,json=hashAlgorithm,proto3" json:"hash_algorithm,omitempty"`
+	DerivationPath string `protobuf:"bytes,15,opt,name=derivation_path,json=derivationPath,proto3" json:"derivation_path,omitempty"`
+	TaprootTweak   string `protobuf:"bytes,16,opt,name=taproot_tweak,json=taprootTweak,proto3" json:"taproot_tweak,omitempty"`
+	// The session that made the presignature to use, 32 bytes; empty for none.
+	// It excludes digests, derivation and an envelope.
+	Presignature []byte `protobuf:"bytes,17,opt,name=presignature,proto3" json:"presignature,omitempty"`
+	// presign
+	LifetimeMs    uint64 `protobuf:"varint,18,opt,name=lifetime_ms,json=lifetimeMs,proto3" json:"lifetime_ms,omitempty"` // after which nodes drop the presignature
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1023,6 +1038,34 @@ func (x *Start) GetHashAlgorithm() string {
 		return x.HashAlgorithm
 	}
 	return ""
+}
+
+func (x *Start) GetDerivationPath() string {
+	if x != nil {
+		return x.DerivationPath
+	}
+	return ""
+}
+
+func (x *Start) GetTaprootTweak() string {
+	if x != nil {
+		return x.TaprootTweak
+	}
+	return ""
+}
+
+func (x *Start) GetPresignature() []byte {
+	if x != nil {
+		return x.Presignature
+	}
+	return nil
+}
+
+func (x *Start) GetLifetimeMs() uint64 {
+	if x != nil {
+		return x.LifetimeMs
+	}
+	return 0
 }
 
 type Hello struct {
@@ -1683,6 +1726,227 @@ func (x *OpenShareReply) GetFailure() *Failure {
 	return nil
 }
 
+type AuxiliaryGeneration struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuxiliaryGeneration) Reset() {
+	*x = AuxiliaryGeneration{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuxiliaryGeneration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuxiliaryGeneration) ProtoMessage() {}
+
+func (x *AuxiliaryGeneration) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuxiliaryGeneration.ProtoReflect.Descriptor instead.
+func (*AuxiliaryGeneration) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AuxiliaryGeneration) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *AuxiliaryGeneration) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+type RetireAuxiliaryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The oldest generation that stays in use, for every node named.
+	Oldest        []*AuxiliaryGeneration `protobuf:"bytes,1,rep,name=oldest,proto3" json:"oldest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireAuxiliaryRequest) Reset() {
+	*x = RetireAuxiliaryRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireAuxiliaryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireAuxiliaryRequest) ProtoMessage() {}
+
+func (x *RetireAuxiliaryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireAuxiliaryRequest.ProtoReflect.Descriptor instead.
+func (*RetireAuxiliaryRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RetireAuxiliaryRequest) GetOldest() []*AuxiliaryGeneration {
+	if x != nil {
+		return x.Oldest
+	}
+	return nil
+}
+
+type RetireAuxiliaryReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireAuxiliaryReply) Reset() {
+	*x = RetireAuxiliaryReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireAuxiliaryReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireAuxiliaryReply) ProtoMessage() {}
+
+func (x *RetireAuxiliaryReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireAuxiliaryReply.ProtoReflect.Descriptor instead.
+func (*RetireAuxiliaryReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{24}
+}
+
+type DropPresignaturesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AccountId     []byte                 `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Keep          [][]byte               `protobuf:"bytes,2,rep,name=keep,proto3" json:"keep,omitempty"` // sessions whose presignatures stay
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropPresignaturesRequest) Reset() {
+	*x = DropPresignaturesRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropPresignaturesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropPresignaturesRequest) ProtoMessage() {}
+
+func (x *DropPresignaturesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropPresignaturesRequest.ProtoReflect.Descriptor instead.
+func (*DropPresignaturesRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DropPresignaturesRequest) GetAccountId() []byte {
+	if x != nil {
+		return x.AccountId
+	}
+	return nil
+}
+
+func (x *DropPresignaturesRequest) GetKeep() [][]byte {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+type DropPresignaturesReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropPresignaturesReply) Reset() {
+	*x = DropPresignaturesReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropPresignaturesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropPresignaturesReply) ProtoMessage() {}
+
+func (x *DropPresignaturesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropPresignaturesReply.ProtoReflect.Descriptor instead.
+func (*DropPresignaturesReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{26}
+}
+
 type MakeAuxiliaryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -1692,7 +1956,7 @@ type MakeAuxiliaryRequest struct {
 
 func (x *MakeAuxiliaryRequest) Reset() {
 	*x = MakeAuxiliaryRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1968,7 @@ func (x *MakeAuxiliaryRequest) String() string {
 func (*MakeAuxiliaryRequest) ProtoMessage() {}
 
 func (x *MakeAuxiliaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1981,7 @@ func (x *MakeAuxiliaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeAuxiliaryRequest.ProtoReflect.Descriptor instead.
 func (*MakeAuxiliaryRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{22}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MakeAuxiliaryRequest) GetGeneration() uint64 {
@@ -1737,7 +2001,7 @@ type MakeAuxiliaryReply struct {
 
 func (x *MakeAuxiliaryReply) Reset() {
 	*x = MakeAuxiliaryReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +2013,7 @@ func (x *MakeAuxiliaryReply) String() string {
 func (*MakeAuxiliaryReply) ProtoMessage() {}
 
 func (x *MakeAuxiliaryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +2026,7 @@ func (x *MakeAuxiliaryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeAuxiliaryReply.ProtoReflect.Descriptor instead.
 func (*MakeAuxiliaryReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{23}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MakeAuxiliaryReply) GetPublic() []byte {
@@ -1789,7 +2053,7 @@ type ProveFactorsRequest struct {
 
 func (x *ProveFactorsRequest) Reset() {
 	*x = ProveFactorsRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +2065,7 @@ func (x *ProveFactorsRequest) String() string {
 func (*ProveFactorsRequest) ProtoMessage() {}
 
 func (x *ProveFactorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +2078,7 @@ func (x *ProveFactorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveFactorsRequest.ProtoReflect.Descriptor instead.
 func (*ProveFactorsRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{24}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProveFactorsRequest) GetPeerPublic() []byte {
@@ -1840,7 +2104,7 @@ type ProveFactorsReply struct {
 
 func (x *ProveFactorsReply) Reset() {
 	*x = ProveFactorsReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2116,7 @@ func (x *ProveFactorsReply) String() string {
 func (*ProveFactorsReply) ProtoMessage() {}
 
 func (x *ProveFactorsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2129,7 @@ func (x *ProveFactorsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveFactorsReply.ProtoReflect.Descriptor instead.
 func (*ProveFactorsReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{25}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProveFactorsReply) GetProof() []byte {
@@ -1887,7 +2151,7 @@ type AcceptPeerRequest struct {
 
 func (x *AcceptPeerRequest) Reset() {
 	*x = AcceptPeerRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2163,7 @@ func (x *AcceptPeerRequest) String() string {
 func (*AcceptPeerRequest) ProtoMessage() {}
 
 func (x *AcceptPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2176,7 @@ func (x *AcceptPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptPeerRequest.ProtoReflect.Descriptor instead.
 func (*AcceptPeerRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{26}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AcceptPeerRequest) GetPeerId() string {
@@ -1952,7 +2216,7 @@ type AcceptPeerReply struct {
 
 func (x *AcceptPeerReply) Reset() {
 	*x = AcceptPeerReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2228,7 @@ func (x *AcceptPeerReply) String() string {
 func (*AcceptPeerReply) ProtoMessage() {}
 
 func (x *AcceptPeerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2241,7 @@ func (x *AcceptPeerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptPeerReply.ProtoReflect.Descriptor instead.
 func (*AcceptPeerReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{27}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AcceptPeerReply) GetReceipt() []byte {
@@ -2044,14 +2308,15 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x10SetRosterRequest\x12?\n" +
 	"\amembers\x18\x01 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\"\x10\n" +
 	"\x0eSetRosterReply\"\x0f\n" +
-	"\rStatusRequest\"\xa6\x01\n" +
+	"\rStatusRequest\"\xcc\x01\n" +
 	"\vStatusReply\x12\x10\n" +
 	"\x03hsm\x18\x01 \x01(\tR\x03hsm\x12\x1a\n" +
 	"\bsessions\x18\x02 \x01(\rR\bsessions\x12%\n" +
 	"\x0eaux_generation\x18\x03 \x01(\x04R\rauxGeneration\x12!\n" +
 	"\faux_progress\x18\x04 \x01(\rR\vauxProgress\x12\x1f\n" +
 	"\vpin_refused\x18\x05 \x01(\bR\n" +
-	"pinRefused\"\xcb\x03\n" +
+	"pinRefused\x12$\n" +
+	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\"\xde\x04\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
 	"\amembers\x18\x02 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x12\n" +
@@ -2069,7 +2334,12 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\benvelope\x18\v \x01(\fR\benvelope\x12\x14\n" +
 	"\x05input\x18\f \x01(\fR\x05input\x12!\n" +
 	"\fmessage_type\x18\r \x01(\tR\vmessageType\x12%\n" +
-	"\x0ehash_algorithm\x18\x0e \x01(\tR\rhashAlgorithm\"o\n" +
+	"\x0ehash_algorithm\x18\x0e \x01(\tR\rhashAlgorithm\x12'\n" +
+	"\x0fderivation_path\x18\x0f \x01(\tR\x0ederivationPath\x12#\n" +
+	"\rtaproot_tweak\x18\x10 \x01(\tR\ftaprootTweak\x12\"\n" +
+	"\fpresignature\x18\x11 \x01(\fR\fpresignature\x12\x1f\n" +
+	"\vlifetime_ms\x18\x12 \x01(\x04R\n" +
+	"lifetimeMs\"o\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1c\n" +
@@ -2131,7 +2401,20 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x1a\n" +
 	"\benvelope\x18\x03 \x01(\fR\benvelope\"R\n" +
 	"\x0eOpenShareReply\x12@\n" +
-	"\afailure\x18\x01 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"6\n" +
+	"\afailure\x18\x01 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"N\n" +
+	"\x13AuxiliaryGeneration\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\"d\n" +
+	"\x16RetireAuxiliaryRequest\x12J\n" +
+	"\x06oldest\x18\x01 \x03(\v22.vaultpluginsecretsmpc.node.v1.AuxiliaryGenerationR\x06oldest\"\x16\n" +
+	"\x14RetireAuxiliaryReply\"M\n" +
+	"\x18DropPresignaturesRequest\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\fR\taccountId\x12\x12\n" +
+	"\x04keep\x18\x02 \x03(\fR\x04keep\"\x18\n" +
+	"\x16DropPresignaturesReply\"6\n" +
 	"\x14MakeAuxiliaryRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2152,7 +2435,7 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x18\n" +
 	"\areceipt\x18\x04 \x01(\fR\areceipt\"+\n" +
 	"\x0fAcceptPeerReply\x12\x18\n" +
-	"\areceipt\x18\x01 \x01(\fR\areceipt2\xc9\a\n" +
+	"\areceipt\x18\x01 \x01(\fR\areceipt2\xce\t\n" +
 	"\x04Node\x12_\n" +
 	"\x05Probe\x12+.vaultpluginsecretsmpc.node.v1.ProbeRequest\x1a).vaultpluginsecretsmpc.node.v1.ProbeReply\x12_\n" +
 	"\x05Setup\x12+.vaultpluginsecretsmpc.node.v1.SetupRequest\x1a).vaultpluginsecretsmpc.node.v1.SetupReply\x12k\n" +
@@ -2163,7 +2446,9 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\rMakeAuxiliary\x123.vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest\x1a1.vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply\x12t\n" +
 	"\fProveFactors\x122.vaultpluginsecretsmpc.node.v1.ProveFactorsRequest\x1a0.vaultpluginsecretsmpc.node.v1.ProveFactorsReply\x12n\n" +
 	"\n" +
-	"AcceptPeer\x120.vaultpluginsecretsmpc.node.v1.AcceptPeerRequest\x1a..vaultpluginsecretsmpc.node.v1.AcceptPeerReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
+	"AcceptPeer\x120.vaultpluginsecretsmpc.node.v1.AcceptPeerRequest\x1a..vaultpluginsecretsmpc.node.v1.AcceptPeerReply\x12}\n" +
+	"\x0fRetireAuxiliary\x125.vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest\x1a3.vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply\x12\x83\x01\n" +
+	"\x11DropPresignatures\x127.vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest\x1a5.vaultpluginsecretsmpc.node.v1.DropPresignaturesReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
 
 var (
 	file_mpc_nodepb_node_proto_rawDescOnce sync.Once
@@ -2178,37 +2463,42 @@ func file_mpc_nodepb_node_proto_rawDescGZIP() []byte {
 }
 
 var file_mpc_nodepb_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_mpc_nodepb_node_proto_goTypes = []any{
-	(Failure_Reason)(0),          // 0: vaultpluginsecretsmpc.node.v1.Failure.Reason
-	(*Token)(nil),                // 1: vaultpluginsecretsmpc.node.v1.Token
-	(*TokenInfo)(nil),            // 2: vaultpluginsecretsmpc.node.v1.TokenInfo
-	(*WrappingKey)(nil),          // 3: vaultpluginsecretsmpc.node.v1.WrappingKey
-	(*ProbeRequest)(nil),         // 4: vaultpluginsecretsmpc.node.v1.ProbeRequest
-	(*ProbeReply)(nil),           // 5: vaultpluginsecretsmpc.node.v1.ProbeReply
-	(*SetupRequest)(nil),         // 6: vaultpluginsecretsmpc.node.v1.SetupRequest
-	(*SetupReply)(nil),           // 7: vaultpluginsecretsmpc.node.v1.SetupReply
-	(*Member)(nil),               // 8: vaultpluginsecretsmpc.node.v1.Member
-	(*SetRosterRequest)(nil),     // 9: vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	(*SetRosterReply)(nil),       // 10: vaultpluginsecretsmpc.node.v1.SetRosterReply
-	(*StatusRequest)(nil),        // 11: vaultpluginsecretsmpc.node.v1.StatusRequest
-	(*StatusReply)(nil),          // 12: vaultpluginsecretsmpc.node.v1.StatusReply
-	(*Start)(nil),                // 13: vaultpluginsecretsmpc.node.v1.Start
-	(*Hello)(nil),                // 14: vaultpluginsecretsmpc.node.v1.Hello
-	(*Hellos)(nil),               // 15: vaultpluginsecretsmpc.node.v1.Hellos
-	(*Sealed)(nil),               // 16: vaultpluginsecretsmpc.node.v1.Sealed
-	(*SessionIn)(nil),            // 17: vaultpluginsecretsmpc.node.v1.SessionIn
-	(*Outcome)(nil),              // 18: vaultpluginsecretsmpc.node.v1.Outcome
-	(*Failure)(nil),              // 19: vaultpluginsecretsmpc.node.v1.Failure
-	(*SessionOut)(nil),           // 20: vaultpluginsecretsmpc.node.v1.SessionOut
-	(*OpenShareRequest)(nil),     // 21: vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	(*OpenShareReply)(nil),       // 22: vaultpluginsecretsmpc.node.v1.OpenShareReply
-	(*MakeAuxiliaryRequest)(nil), // 23: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	(*MakeAuxiliaryReply)(nil),   // 24: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	(*ProveFactorsRequest)(nil),  // 25: vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	(*ProveFactorsReply)(nil),    // 26: vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	(*AcceptPeerRequest)(nil),    // 27: vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	(*AcceptPeerReply)(nil),      // 28: vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	(Failure_Reason)(0),              // 0: vaultpluginsecretsmpc.node.v1.Failure.Reason
+	(*Token)(nil),                    // 1: vaultpluginsecretsmpc.node.v1.Token
+	(*TokenInfo)(nil),                // 2: vaultpluginsecretsmpc.node.v1.TokenInfo
+	(*WrappingKey)(nil),              // 3: vaultpluginsecretsmpc.node.v1.WrappingKey
+	(*ProbeRequest)(nil),             // 4: vaultpluginsecretsmpc.node.v1.ProbeRequest
+	(*ProbeReply)(nil),               // 5: vaultpluginsecretsmpc.node.v1.ProbeReply
+	(*SetupRequest)(nil),             // 6: vaultpluginsecretsmpc.node.v1.SetupRequest
+	(*SetupReply)(nil),               // 7: vaultpluginsecretsmpc.node.v1.SetupReply
+	(*Member)(nil),                   // 8: vaultpluginsecretsmpc.node.v1.Member
+	(*SetRosterRequest)(nil),         // 9: vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	(*SetRosterReply)(nil),           // 10: vaultpluginsecretsmpc.node.v1.SetRosterReply
+	(*StatusRequest)(nil),            // 11: vaultpluginsecretsmpc.node.v1.StatusRequest
+	(*StatusReply)(nil),              // 12: vaultpluginsecretsmpc.node.v1.StatusReply
+	(*Start)(nil),                    // 13: vaultpluginsecretsmpc.node.v1.Start
+	(*Hello)(nil),                    // 14: vaultpluginsecretsmpc.node.v1.Hello
+	(*Hellos)(nil),                   // 15: vaultpluginsecretsmpc.node.v1.Hellos
+	(*Sealed)(nil),                   // 16: vaultpluginsecretsmpc.node.v1.Sealed
+	(*SessionIn)(nil),                // 17: vaultpluginsecretsmpc.node.v1.SessionIn
+	(*Outcome)(nil),                  // 18: vaultpluginsecretsmpc.node.v1.Outcome
+	(*Failure)(nil),                  // 19: vaultpluginsecretsmpc.node.v1.Failure
+	(*SessionOut)(nil),               // 20: vaultpluginsecretsmpc.node.v1.SessionOut
+	(*OpenShareRequest)(nil),         // 21: vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	(*OpenShareReply)(nil),           // 22: vaultpluginsecretsmpc.node.v1.OpenShareReply
+	(*AuxiliaryGeneration)(nil),      // 23: vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
+	(*RetireAuxiliaryRequest)(nil),   // 24: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	(*RetireAuxiliaryReply)(nil),     // 25: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	(*DropPresignaturesRequest)(nil), // 26: vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	(*DropPresignaturesReply)(nil),   // 27: vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	(*MakeAuxiliaryRequest)(nil),     // 28: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	(*MakeAuxiliaryReply)(nil),       // 29: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	(*ProveFactorsRequest)(nil),      // 30: vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	(*ProveFactorsReply)(nil),        // 31: vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	(*AcceptPeerRequest)(nil),        // 32: vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	(*AcceptPeerReply)(nil),          // 33: vaultpluginsecretsmpc.node.v1.AcceptPeerReply
 }
 var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	1,  // 0: vaultpluginsecretsmpc.node.v1.ProbeRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
@@ -2230,29 +2520,34 @@ var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	18, // 16: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
 	19, // 17: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
 	19, // 18: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	4,  // 19: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
-	6,  // 20: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
-	9,  // 21: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	11, // 22: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
-	17, // 23: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
-	21, // 24: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	23, // 25: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	25, // 26: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	27, // 27: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	5,  // 28: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
-	7,  // 29: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
-	10, // 30: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
-	12, // 31: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
-	20, // 32: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
-	22, // 33: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
-	24, // 34: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	26, // 35: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	28, // 36: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	23, // 19: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest.oldest:type_name -> vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
+	4,  // 20: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
+	6,  // 21: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
+	9,  // 22: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	11, // 23: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
+	17, // 24: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
+	21, // 25: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	28, // 26: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	30, // 27: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	32, // 28: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	24, // 29: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	26, // 30: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	5,  // 31: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
+	7,  // 32: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
+	10, // 33: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
+	12, // 34: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
+	20, // 35: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
+	22, // 36: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
+	29, // 37: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	31, // 38: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	33, // 39: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	25, // 40: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	27, // 41: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	31, // [31:42] is the sub-list for method output_type
+	20, // [20:31] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_mpc_nodepb_node_proto_init() }
@@ -2277,7 +2572,7 @@ func file_mpc_nodepb_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mpc_nodepb_node_proto_rawDesc), len(file_mpc_nodepb_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,15 +24,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Node_Probe_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/Probe"
-	Node_Setup_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/Setup"
-	Node_SetRoster_FullMethodName     = "/vaultpluginsecretsmpc.node.v1.Node/SetRoster"
-	Node_Status_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/Status"
-	Node_Session_FullMethodName       = "/vaultpluginsecretsmpc.node.v1.Node/Session"
-	Node_OpenShare_FullMethodName     = "/vaultpluginsecretsmpc.node.v1.Node/OpenShare"
-	Node_MakeAuxiliary_FullMethodName = "/vaultpluginsecretsmpc.node.v1.Node/MakeAuxiliary"
-	Node_ProveFactors_FullMethodName  = "/vaultpluginsecretsmpc.node.v1.Node/ProveFactors"
-	Node_AcceptPeer_FullMethodName    = "/vaultpluginsecretsmpc.node.v1.Node/AcceptPeer"
+	Node_Probe_FullMethodName             = "/vaultpluginsecretsmpc.node.v1.Node/Probe"
+	Node_Setup_FullMethodName             = "/vaultpluginsecretsmpc.node.v1.Node/Setup"
+	Node_SetRoster_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/SetRoster"
+	Node_Status_FullMethodName            = "/vaultpluginsecretsmpc.node.v1.Node/Status"
+	Node_Session_FullMethodName           = "/vaultpluginsecretsmpc.node.v1.Node/Session"
+	Node_OpenShare_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/OpenShare"
+	Node_MakeAuxiliary_FullMethodName     = "/vaultpluginsecretsmpc.node.v1.Node/MakeAuxiliary"
+	Node_ProveFactors_FullMethodName      = "/vaultpluginsecretsmpc.node.v1.Node/ProveFactors"
+	Node_AcceptPeer_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/AcceptPeer"
+	Node_RetireAuxiliary_FullMethodName   = "/vaultpluginsecretsmpc.node.v1.Node/RetireAuxiliary"
+	Node_DropPresignatures_FullMethodName = "/vaultpluginsecretsmpc.node.v1.Node/DropPresignatures"
 )
 
 // NodeClient is the client API for Node service.
@@ -60,6 +62,11 @@ type NodeClient interface {
 	// AcceptPeer checks a peer's auxiliary keys and its proof to this node, or a
 	// receipt of an earlier check, and from then on works with them.
 	AcceptPeer(ctx context.Context, in *AcceptPeerRequest, opts ...grpc.CallOption) (*AcceptPeerReply, error)
+	// RetireAuxiliary ends the use of auxiliary keys older than the given
+	// generations, of this node and of its peers.
+	RetireAuxiliary(ctx context.Context, in *RetireAuxiliaryRequest, opts ...grpc.CallOption) (*RetireAuxiliaryReply, error)
+	// DropPresignatures forgets presignatures of an account.
+	DropPresignatures(ctx context.Context, in *DropPresignaturesRequest, opts ...grpc.CallOption) (*DropPresignaturesReply, error)
 }
 
 type nodeClient struct {
@@ -163,6 +170,26 @@ func (c *nodeClient) AcceptPeer(ctx context.Context, in *AcceptPeerRequest, opts
 	return out, nil
 }
 
+func (c *nodeClient) RetireAuxiliary(ctx context.Context, in *RetireAuxiliaryRequest, opts ...grpc.CallOption) (*RetireAuxiliaryReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireAuxiliaryReply)
+	err := c.cc.Invoke(ctx, Node_RetireAuxiliary_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) DropPresignatures(ctx context.Context, in *DropPresignaturesRequest, opts ...grpc.CallOption) (*DropPresignaturesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropPresignaturesReply)
+	err := c.cc.Invoke(ctx, Node_DropPresignatures_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -188,6 +215,11 @@ type NodeServer interface {
 	// AcceptPeer checks a peer's auxiliary keys and its proof to this node, or a
 	// receipt of an earlier check, and from then on works with them.
 	AcceptPeer(context.Context, *AcceptPeerRequest) (*AcceptPeerReply, error)
+	// RetireAuxiliary ends the use of auxiliary keys older than the given
+	// generations, of this node and of its peers.
+	RetireAuxiliary(context.Context, *RetireAuxiliaryRequest) (*RetireAuxiliaryReply, error)
+	// DropPresignatures forgets presignatures of an account.
+	DropPresignatures(context.Context, *DropPresignaturesRequest) (*DropPresignaturesReply, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -224,6 +256,12 @@ func (UnimplementedNodeServer) ProveFactors(context.Context, *ProveFactorsReques
 }
 func (UnimplementedNodeServer) AcceptPeer(context.Context, *AcceptPeerRequest) (*AcceptPeerReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method AcceptPeer not implemented")
+}
+func (UnimplementedNodeServer) RetireAuxiliary(context.Context, *RetireAuxiliaryRequest) (*RetireAuxiliaryReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RetireAuxiliary not implemented")
+}
+func (UnimplementedNodeServer) DropPresignatures(context.Context, *DropPresignaturesRequest) (*DropPresignaturesReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DropPresignatures not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -397,6 +435,42 @@ func _Node_AcceptPeer_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_RetireAuxiliary_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireAuxiliaryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).RetireAuxiliary(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_RetireAuxiliary_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).RetireAuxiliary(ctx, req.(*RetireAuxiliaryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_DropPresignatures_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropPresignaturesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).DropPresignatures(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_DropPresignatures_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).DropPresignatures(ctx, req.(*DropPresignaturesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -435,6 +509,14 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AcceptPeer",
 			Handler:    _Node_AcceptPeer_Handler,
+		},
+		{
+			MethodName: "RetireAuxiliary",
+			Handler:    _Node_RetireAuxiliary_Handler,
+		},
+		{
+			MethodName: "DropPresignatures",
+			Handler:    _Node_DropPresignatures_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -37,7 +37,17 @@ type Settings struct {
 	WrappingKeys []hsm.WrappingKey
 	// Local is the number of local nodes, local-1…local-N.
 	Local int
+	// SessionsPerNode bounds the sessions a node runs at once; more wait in
+	// turn. 0 means DefaultSessionsPerNode.
+	SessionsPerNode int
+	// AuxPeriod is how old a node's auxiliary keys may become before new ones
+	// are made; 0 means that they stay.
+	AuxPeriod time.Duration
 }
+
+// DefaultSessionsPerNode suits signatures that keep a processor busy for
+// milliseconds: enough to hide the waiting for messages.
+const DefaultSessionsPerNode = 16
 
 // KeyStore keeps nodes' wrapped keys. The pool calls it outside of any lock;
 // implementations must allow concurrent calls for different nodes.
@@ -61,6 +71,8 @@ type NodeKeys struct {
 // AuxKeys is one generation of a node's auxiliary keys (see mpc/cmp).
 type AuxKeys struct {
 	Generation uint64
+	// Made is when they were made; the zero time counts as long ago.
+	Made time.Time
 	// Public is the signed public half with its proofs; about 85 KiB.
 	Public []byte
 	// Envelope wraps the secret half.
@@ -103,8 +115,10 @@ type SignRequest struct {
 	Account     mpc.Account
 	Input       []byte
 	MessageType mpc.MessageType
-	// Hash is used for raw messages; HashNone for BIP-340.
+	// Hash is used for raw messages; HashNone where the scheme hashes itself.
 	Hash mpc.HashAlgorithm
+	// Derivation names the child key to sign with; zero for the account's own.
+	Derivation mpc.Derivation
 	// Expose is called before a share is handed to a node that the account's
 	// exposures do not show with it. It must have stored the new exposures
 	// durably when it returns nil, and must fail if the account's epoch has
@@ -120,7 +134,23 @@ type SignResult struct {
 	SessionID mpc.SessionID
 	// Attempts counts sessions, 1 for a signature at the first try.
 	Attempts int
+	// Presigned says that a presignature was used up.
+	Presigned bool
 }
+
+// PresignRequest asks for one presignature: the part of an ECDSA signature
+// that does not depend on the message. It stays in the memory of the nodes
+// that made it.
+type PresignRequest struct {
+	Account mpc.Account
+	// Lifetime is how long nodes keep it, at most MaxPresignLifetime.
+	Lifetime time.Duration
+	// Expose is called as in SignRequest.
+	Expose func(ctx context.Context, added mpc.Exposures) error
+}
+
+// MaxPresignLifetime is the longest lifetime that nodes accept.
+const MaxPresignLifetime = 24 * time.Hour
 
 // RefreshRequest asks for the next share epoch of an account: new shares of
 // the same key.
@@ -141,6 +171,8 @@ const (
 	NodeRestarting NodeState = "restarting"
 	// NodeFailed will not be retried before the settings change (wrong PIN).
 	NodeFailed NodeState = "failed"
+	// NodeDraining finishes its sessions and then ends: it leaves the pool.
+	NodeDraining NodeState = "draining"
 )
 
 // NodeStatus is a snapshot of one node.
@@ -151,6 +183,8 @@ type NodeStatus struct {
 	PID      int
 	Identity string // hex, empty before the node has one
 	Sessions int    // protocol sessions running now
+	// Presignatures is how many the node holds, of all accounts.
+	Presignatures int
 	Restarts int
 	// HSM is "ok" or says what is wrong, without secrets.
 	HSM       string

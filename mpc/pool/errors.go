@@ -32,6 +32,22 @@ var (
 	ErrClosed = errors.New("the node pool is shutting down")
 )
 
+// BusyError: so many requests wait for nodes that this one was not taken.
+// Nothing was done for it.
+type BusyError struct {
+	// Waiting is how many requests wait, of this account where PerAccount.
+	Waiting    int
+	PerAccount bool
+}
+
+func (e *BusyError) Error() string {
+	of := ""
+	if e.PerAccount {
+		of = " of this account"
+	}
+	return fmt.Sprintf("the nodes are busy: %d requests%s wait for them already", e.Waiting, of)
+}
+
 // TooFewNodesError: fewer healthy nodes than shares or signers needed.
 type TooFewNodesError struct{ Ready, Needed, Configured int }
 
