@@ -185,7 +185,7 @@ type NodeStatus struct {
 	Sessions int    // protocol sessions running now
 	// Presignatures is how many the node holds, of all accounts.
 	Presignatures int
-	Restarts int
+	Restarts      int
 	// HSM is "ok" or says what is wrong, without secrets.
 	HSM       string
 	LastError string
