@@ -13,9 +13,10 @@ import (
 )
 
 func (a *app) accountCommand() *cobra.Command {
-	cmd := group("account", "Create, list, show, refresh accounts and sign with them")
+	cmd := group("account", "Create, list, show, change, refresh accounts and sign with them")
 	cmd.AddCommand(a.accountListCommand(), a.accountCreateCommand(), a.accountShowCommand(),
-		a.accountSignCommand(), a.accountVerifyCommand(), a.accountRefreshCommand())
+		a.accountSetCommand(), a.accountSignCommand(), a.accountVerifyCommand(),
+		a.accountDeriveCommand(), a.accountRefreshCommand())
 	return cmd
 }
 
@@ -29,6 +30,10 @@ type account struct {
 	Shares           int               `json:"shares"`
 	PublicKey        string            `json:"public_key"` // PEM
 	PublicKeyHex     string            `json:"public_key_hex"`
+	ChainCode        string            `json:"chain_code"` // hex, empty where nothing is derived
+	Presign          int               `json:"presign"`
+	Presignatures    int               `json:"presignatures"`
+	SparesAllowed    *bool             `json:"spares_allowed"` // null where the server does not say
 	ShareEpoch       uint64            `json:"share_epoch"`
 	EpochID          string            `json:"epoch_id"`
 	RecordHash       string            `json:"record_hash"` // of the epoch's public record, hex
@@ -63,6 +68,8 @@ func (acc *account) write(t *text) {
 		"Signers", acc.sharing(),
 		"State", acc.State,
 		"Public key", acc.PublicKeyHex,
+		"Chain code", acc.ChainCode,
+		"Presignatures", acc.stock(),
 		"Share epoch", count64(acc.ShareEpoch),
 		"Epoch ID", acc.EpochID,
 		"Record hash", acc.RecordHash,
@@ -74,6 +81,9 @@ func (acc *account) write(t *text) {
 		"Last refresh error", acc.LastRefreshError,
 		"Birth certificate", acc.certificate(),
 	)
+	if acc.SparesAllowed != nil && !*acc.SparesAllowed {
+		t.line("Until the next refresh no other node may take over a share: Vault's storage may have been restored.")
+	}
 	if len(acc.Metadata) > 0 {
 		t.blank()
 		t.line("Metadata")
@@ -87,6 +97,14 @@ func (acc *account) write(t *text) {
 		t.blank()
 		t.block(acc.PublicKey)
 	}
+}
+
+// stock is "3 of 8 ready", or "" for an account that keeps none.
+func (acc *account) stock() string {
+	if acc.Presign == 0 && acc.Presignatures == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d ready", acc.Presignatures, acc.Presign)
 }
 
 // certificate says that there is one; it is too long for a table.

@@ -10,22 +10,29 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// algorithms are those of the engine of the same version; another one may know
+// others, so the server decides.
+const algorithms = "bip340-secp256k1, ed25519, ecdsa-secp256k1 or ecdsa-p256"
+
+const presignUsage = "presignatures to keep ready, which make ECDSA signatures fast; they cost seconds of CPU each"
+
 func (a *app) accountCreateCommand() *cobra.Command {
 	var (
-		algorithm, refreshPeriod string
-		threshold, shares        int
-		metadata                 []string
+		algorithm, refreshPeriod   string
+		threshold, shares, presign int
+		metadata                   []string
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME --algorithm ALGORITHM",
 		Short: "Create an account: nodes generate its key, which never exists as a whole",
 		Example: `  mpckms account create treasury --algorithm bip340-secp256k1
+  mpckms account create solana --algorithm ed25519 --threshold 3 --shares 5
   mpckms account create hot --algorithm ecdsa-secp256k1 --threshold 2 --shares 3 \
-      --refresh-period 10m --metadata team=payments`,
+      --presign 8 --refresh-period 10m --metadata team=payments`,
 		Args: accountArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if algorithm == "" {
-				return usagef(cmd, "--algorithm is needed, for example bip340-secp256k1 or ecdsa-secp256k1")
+				return usagef(cmd, "--algorithm is needed: "+algorithms)
 			}
 			meta, err := parseMetadata(metadata)
 			if err != nil {
@@ -34,6 +41,9 @@ func (a *app) accountCreateCommand() *cobra.Command {
 			body := map[string]any{"algorithm": algorithm, "threshold": threshold, "shares": shares}
 			if refreshPeriod != "" {
 				body["refresh_period"] = refreshPeriod
+			}
+			if cmd.Flags().Changed("presign") {
+				body["presign"] = presign
 			}
 			if len(meta) > 0 {
 				body["metadata"] = meta
@@ -46,9 +56,10 @@ func (a *app) accountCreateCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&algorithm, "algorithm", "", "signature scheme and curve: bip340-secp256k1, ecdsa-secp256k1, …")
+	flags.StringVar(&algorithm, "algorithm", "", "signature scheme and curve: "+algorithms)
 	flags.IntVar(&threshold, "threshold", 2, "nodes needed for a signature")
 	flags.IntVar(&shares, "shares", 3, "shares the key consists of")
+	flags.IntVar(&presign, "presign", 0, presignUsage)
 	flags.StringVar(&refreshPeriod, "refresh-period", "", "time between share refreshes, such as 10m (default: the mount's)")
 	flags.StringArrayVar(&metadata, "metadata", nil, "a note as key=value; may be repeated")
 	return cmd

@@ -20,10 +20,13 @@ type signDoc struct {
 	V            *json.Number `json:"v"` // null where the scheme has no recovery ID
 	Digest       string       `json:"digest"`
 	PublicKey    string       `json:"public_key"`
+	Path         string       `json:"derivation_path,omitempty"`
+	TaprootTweak string       `json:"taproot_tweak,omitempty"`
 	ShareEpoch   uint64       `json:"share_epoch"`
 	Signers      []signer     `json:"signers"`
 	SessionID    string       `json:"session_id"`
 	Attempts     int          `json:"attempts"`
+	Presigned    *bool        `json:"presigned,omitempty"` // ECDSA: a presignature was used
 }
 
 type signer struct {
@@ -34,6 +37,7 @@ type signer struct {
 func (a *app) accountSignCommand() *cobra.Command {
 	var (
 		in      inputFlags
+		child   childFlags
 		timeout time.Duration
 		noWait  bool
 	)
@@ -44,10 +48,12 @@ func (a *app) accountSignCommand() *cobra.Command {
 
 ECDSA needs auxiliary keys that the nodes make after they start. While they are
 not ready, sign shows the nodes' progress on standard error and waits up to
---timeout.`,
+--timeout. An account with presignatures (--presign) signs messages at once; a
+--digest and child keys take the longer way, which is needed for their safety.`,
 		Example: `  mpckms account sign treasury --input "hello"
   mpckms account sign treasury --input-file - < message
-  mpckms account sign hot --digest 0x9f86d0…0a08 -o json`,
+  mpckms account sign hot --digest 0x9f86d0…0a08 -o json
+  mpckms account sign treasury --input-file tx --derivation-path m/0/7 --taproot-tweak bip86`,
 		Args: accountArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
@@ -57,6 +63,7 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 			if err != nil {
 				return err
 			}
+			child.add(body)
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -76,6 +83,7 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 		},
 	}
 	in.register(cmd)
+	child.register(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "give up after this long")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not try again while auxiliary keys are being made")
 	return cmd
@@ -94,6 +102,10 @@ func (doc signDoc) write(t *text) {
 	if doc.Attempts > 1 {
 		attempts = strconv.Itoa(doc.Attempts)
 	}
+	presigned := ""
+	if doc.Presigned != nil {
+		presigned = yesNo(*doc.Presigned)
+	}
 	publicKey, pem := doc.PublicKey, ""
 	if strings.Contains(publicKey, "\n") {
 		publicKey, pem = "", publicKey
@@ -107,10 +119,13 @@ func (doc signDoc) write(t *text) {
 		"v", v,
 		"Digest", doc.Digest,
 		"Public key", publicKey,
+		"Derivation path", doc.Path,
+		"Taproot tweak", doc.TaprootTweak,
 		"Share epoch", count64(doc.ShareEpoch),
 		"Signers", strings.Join(signers, ", "),
 		"Session", doc.SessionID,
 		"Attempts", attempts,
+		"Presigned", presigned,
 	)
 	if pem != "" {
 		t.blank()

@@ -16,6 +16,7 @@ type verifyDoc struct {
 func (a *app) accountVerifyCommand() *cobra.Command {
 	var (
 		in        inputFlags
+		child     childFlags
 		signature string
 	)
 	cmd := &cobra.Command{
@@ -33,6 +34,7 @@ The exit code is 0 when it is valid and 1 when it is not.`,
 				return err
 			}
 			body["signature"] = signature
+			child.add(body)
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -57,6 +59,7 @@ The exit code is 0 when it is valid and 1 when it is not.`,
 		},
 	}
 	in.register(cmd)
+	child.register(cmd)
 	cmd.Flags().StringVar(&signature, "signature", "", "the signature in base64")
 	return cmd
 }

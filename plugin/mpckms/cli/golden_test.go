@@ -11,7 +11,7 @@ import (
 const (
 	accountData = `{"name":"treasury","id":"00112233445566778899aabbccddeeff","algorithm":"ecdsa-secp256k1",
 		"threshold":2,"shares":3,"public_key":"-----BEGIN PUBLIC KEY-----\nMFYwEAYH\n-----END PUBLIC KEY-----\n",
-		"public_key_hex":"02aabb","share_epoch":7,"epoch_id":"ffee","record_hash":"0d0e","wrapping_version":1,"state":"active",
+		"public_key_hex":"02aabb","chain_code":"0c0c","presign":4,"presignatures":3,"spares_allowed":true,"share_epoch":7,"epoch_id":"ffee","record_hash":"0d0e","wrapping_version":1,"state":"active",
 		"created_time":"2026-01-02T03:04:05Z","last_refresh_time":"2026-01-02T03:14:05Z",
 		"next_refresh_time":"2026-01-02T03:24:05Z","refresh_period":600,"last_refresh_error":"",
 		"metadata":{"team":"payments","desk":"3"},
@@ -19,7 +19,9 @@ const (
 		"birth_record_hash":"0a0b"}`
 	signData = `{"signature":"MEQ=","signature_hex":"3044","r":"0a","s":"0b","v":1,"digest":"cc",
 		"public_key":"02aabb","share_epoch":7,"signers":[{"index":1,"node":"local-3"},{"index":3,"node":"local-1"}],
-		"session_id":"dd","attempts":2}`
+		"session_id":"dd","attempts":2,"presigned":true}`
+	deriveData = `{"derivation_path":"m/0/7","taproot_tweak":"bip86","public_key":"-----BEGIN PUBLIC KEY-----\nMFYwEAYH\n-----END PUBLIC KEY-----\n",
+		"public_key_hex":"03ccdd","chain_code":"0e0e"}`
 	hsmData = `{"uri":"pkcs11:token=mpc?module-name=softhsm","module":"softhsm","token_label":"mpc","token_serial":"0123",
 		"token_manufacturer":"SoftHSM project","token_model":"SoftHSM v2","suite":"hpke-p256","wrapping_version":1,"pin_set":true}`
 	node1 = `{"id":"local-1","state":"ready","version":"v0.1.0","pid":41,"identity":"aa","sessions":1,"restarts":0,
@@ -50,6 +52,9 @@ func engine(t *testing.T) *server {
 	s.on("GET mpc/accounts/fresh", fails(404, "there is no account \"fresh\""))
 	s.on("PUT mpc/accounts/fresh", data(strings.Replace(accountData, "treasury", "fresh", 1)))
 	s.on("PUT mpc/accounts/treasury/refresh", data(accountData))
+	s.on("PUT mpc/accounts/treasury", data(accountData))
+	s.on("PUT mpc/accounts/treasury/derive", data(deriveData))
+	s.on("PUT mpc/nodes/local-1/renew", raw(204, ""))
 	s.on("PUT mpc/sign/treasury", data(signData))
 	s.on("PUT mpc/verify/treasury", data(`{"valid":true}`))
 	return s
@@ -66,9 +71,12 @@ func TestGolden(t *testing.T) {
 		{"account_list", "account list"},
 		{"account_show", "account show treasury"},
 		{"account_create", "account create fresh --algorithm ecdsa-secp256k1"},
+		{"account_set", "account set treasury --presign 4"},
+		{"account_derive", "account derive treasury --derivation-path m/0/7 --taproot-tweak bip86"},
 		{"account_refresh", "account refresh treasury"},
 		{"account_sign", "account sign treasury --input hello"},
 		{"account_verify", "account verify treasury --input hello --signature MEQ="},
+		{"node_renew", "node renew local-1"},
 	} {
 		for _, format := range []string{"table", "json"} {
 			t.Run(test.name+"/"+format, func(t *testing.T) {
@@ -110,16 +118,60 @@ func TestEmptyList(t *testing.T) {
 func TestCreateSendsWhatWasAsked(t *testing.T) {
 	s := engine(t)
 	run(t, "account", "create", "fresh", "--algorithm", "bip340-secp256k1", "--threshold", "3", "--shares", "5",
-		"--refresh-period", "10m", "--metadata", "team=payments", "--metadata", "eq=a=b").want(t, 0)
+		"--presign", "0", "--refresh-period", "10m", "--metadata", "team=payments", "--metadata", "eq=a=b").want(t, 0)
 	calls := s.called("PUT mpc/accounts/fresh")
 	if len(calls) != 1 {
 		t.Fatalf("%d requests, want 1", len(calls))
 	}
 	got, _ := json.Marshal(calls[0].body)
-	want := `{"algorithm":"bip340-secp256k1","metadata":{"eq":"a=b","team":"payments"},"refresh_period":"10m","shares":5,"threshold":3}`
+	want := `{"algorithm":"bip340-secp256k1","metadata":{"eq":"a=b","team":"payments"},"presign":0,"refresh_period":"10m","shares":5,"threshold":3}`
 	if string(got) != want {
 		t.Errorf("sent %s\nwant %s", got, want)
 	}
+}
+
+// Only what was named is sent, so that the rest stays.
+func TestSetSendsWhatWasAsked(t *testing.T) {
+	s := engine(t)
+	for args, want := range map[string]string{
+		"--presign 0":                           `{"presign":0}`,
+		"--refresh-period 0":                    `{"refresh_period":"0"}`,
+		"--metadata a=b --presign 3":            `{"metadata":{"a":"b"},"presign":3}`,
+		"--metadata a=b --refresh-period 1h30m": `{"metadata":{"a":"b"},"refresh_period":"1h30m"}`,
+	} {
+		s.forget()
+		run(t, append([]string{"account", "set", "treasury"}, strings.Fields(args)...)...).want(t, 0)
+		calls := s.called("PUT mpc/accounts/treasury")
+		if len(calls) != 1 {
+			t.Fatalf("%s: %d requests, want 1", args, len(calls))
+		}
+		if got, _ := json.Marshal(calls[0].body); string(got) != want {
+			t.Errorf("%s: sent %s, want %s", args, got, want)
+		}
+	}
+	s.forget()
+	run(t, "account", "set", "treasury").want(t, 2, "at least one of")
+	run(t, "account", "set", "fresh", "--presign", "1").want(t, 1, `cannot show account "fresh"`)
+	if n := len(s.called("PUT mpc/accounts/treasury")) + len(s.called("PUT mpc/accounts/fresh")); n != 0 {
+		t.Errorf("%d requests were sent that should not", n)
+	}
+}
+
+// The child that is meant goes with every request that can name one.
+func TestChildOfAKey(t *testing.T) {
+	s := engine(t)
+	child := []string{"--derivation-path", "m/0/7", "--taproot-tweak", "bip86"}
+	run(t, append([]string{"account", "sign", "treasury", "--input", "x"}, child...)...).want(t, 0)
+	run(t, append([]string{"account", "verify", "treasury", "--input", "x", "--signature", "MEQ="}, child...)...).want(t, 0)
+	run(t, append([]string{"account", "derive", "treasury"}, child...)...).want(t, 0)
+	for _, path := range []string{"sign/treasury", "verify/treasury", "accounts/treasury/derive"} {
+		calls := s.called("PUT mpc/" + path)
+		if len(calls) != 1 || calls[0].body["derivation_path"] != "m/0/7" || calls[0].body["taproot_tweak"] != "bip86" {
+			t.Errorf("%s: sent %v", path, calls)
+		}
+	}
+	run(t, "node", "renew").want(t, 2, "one node")
+	run(t, "node", "renew", "a/b").want(t, 2, "one node")
 }
 
 // A write whose answer does not describe the account reads it; a token that

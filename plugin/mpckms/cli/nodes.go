@@ -9,10 +9,11 @@ import (
 
 // What the engine calls states that the CLI looks at.
 const (
-	nodeReady = "ready"
-	auxReady  = "ready"
-	auxNone   = "none"
-	hsmOK     = "ok"
+	nodeReady   = "ready"
+	auxReady    = "ready"
+	auxRenewing = "renewing" // works with its keys while it makes the next ones
+	auxNone     = "none"
+	hsmOK       = "ok"
 )
 
 // node is one MPC node as the engine describes it.
@@ -32,7 +33,13 @@ type node struct {
 	AuxProgress   int    `json:"aux_progress"` // percent
 	AuxPeersReady int    `json:"aux_peers_ready"`
 	AuxPeers      int    `json:"aux_peers"`
+	AuxMade       string `json:"aux_made_time"`
+	AuxNextDue    string `json:"aux_next_due"`
+	Presignatures int    `json:"presignatures"`
 }
+
+// hasAux reports whether the node has auxiliary keys that work.
+func (n node) hasAux() bool { return n.AuxState == auxReady || n.AuxState == auxRenewing }
 
 // working reports whether the node can take part in sessions.
 func (n node) working() bool { return n.State == nodeReady && (n.HSM == hsmOK || n.HSM == "") }
@@ -85,7 +92,7 @@ func nodeTable(t *text, nodes []node) {
 
 // aux is "ready", or how far the node is: "generating 40 %, 1 of 4 peers".
 func (n node) aux() string {
-	if n.AuxState == auxReady || n.AuxState == auxNone || n.AuxState == "" {
+	if n.hasAux() || n.AuxState == auxNone || n.AuxState == "" {
 		return n.AuxState
 	}
 	s := fmt.Sprintf("%s %d %%", n.AuxState, n.AuxProgress)

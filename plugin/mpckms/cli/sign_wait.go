@@ -166,7 +166,7 @@ func (p *progressLine) watch(ctx context.Context) {
 func auxProgress(nodes []node) string {
 	parts, waiting := make([]string, len(nodes)), false
 	for i, n := range nodes {
-		if n.AuxState == auxReady {
+		if n.hasAux() {
 			parts[i] = n.ID + " ready"
 			continue
 		}

@@ -144,7 +144,7 @@ func (doc *statusDoc) judge() {
 		default:
 			doc.problem(fmt.Sprintf("node %s cannot use the HSM: %s", n.ID, n.HSM))
 		}
-		if n.AuxState != auxReady {
+		if !n.hasAux() {
 			waiting++
 		}
 	}
