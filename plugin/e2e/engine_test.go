@@ -178,12 +178,16 @@ func (e *engine) check(t testing.TB, name string, message []byte, answer map[str
 		t.Fatal(err)
 	}
 	switch account["algorithm"] {
-	case "bip340-secp256k1":
+	case bip340:
 		if !verifyBIP340(unhex(t, account["public_key_hex"]), message, sig) {
 			t.Fatalf("the BIP-340 signature of %s does not verify", name)
 		}
-	case "ecdsa-secp256k1":
+	case ed25519:
+		verifyEd25519WithOpenSSL(t, account["public_key"].(string), message, sig)
+	case ecdsaCurve, ecdsaP256:
 		verifyWithOpenSSL(t, account["public_key"].(string), message, sig)
+	default:
+		t.Fatalf("nothing checks signatures of %v", account["algorithm"])
 	}
 	valid := e.write(t, "verify/"+name, map[string]any{"input": b64(message), "signature": answer["signature"]})
 	if valid["valid"] != true {
@@ -212,7 +216,7 @@ func (e *engine) waitAuxiliary(t testing.TB) {
 	t.Helper()
 	e.await(t, 5*time.Minute, "complete auxiliary keys", func() bool {
 		for _, n := range e.nodes(t) {
-			if n["aux_state"] != "ready" {
+			if n["aux_state"] != "ready" && n["aux_state"] != "renewing" {
 				return false
 			}
 		}
@@ -224,6 +228,9 @@ const (
 	badRequest  = http.StatusBadRequest
 	notFound    = http.StatusNotFound
 	bip340      = "bip340-secp256k1"
+	ed25519     = "ed25519"
 	ecdsaCurve  = "ecdsa-secp256k1"
+	ecdsaP256   = "ecdsa-p256"
 	conflictNow = http.StatusConflict
+	tooMany     = http.StatusTooManyRequests
 )

@@ -208,3 +208,13 @@ func (v *Vault) logTail(from int64) []byte {
 	log = log[min(int(from), len(log)):]
 	return log[max(0, len(log)-limit):]
 }
+
+// RawWrite puts bytes under a key of RawList behind the plugin's back.
+func (v *Vault) RawWrite(t testing.TB, mount, key string, value []byte) {
+	t.Helper()
+	path := "sys/raw/logical/" + v.MountUUID(t, mount) + "/" + key
+	_, err := v.Client.Logical().Write(path, map[string]any{"value": base64.StdEncoding.EncodeToString(value), "encoding": "base64"})
+	if err != nil {
+		t.Fatalf("writing %s: %v", path, err)
+	}
+}

@@ -126,18 +126,30 @@ func TestReference(t *testing.T) {
 // verifyWithOpenSSL checks an ECDSA signature on SHA-256(message).
 func verifyWithOpenSSL(t testing.TB, publicPEM string, message, der []byte) {
 	t.Helper()
+	openSSL(t, publicPEM, message, der, "Verified OK", "dgst", "-sha256", "-verify", "key.pem", "-signature", "sig", "message")
+}
+
+// verifyEd25519WithOpenSSL checks a pure Ed25519 signature (RFC 8032).
+func verifyEd25519WithOpenSSL(t testing.TB, publicPEM string, message, sig []byte) {
+	t.Helper()
+	openSSL(t, publicPEM, message, sig, "Signature Verified Successfully",
+		"pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-rawin", "-sigfile", "sig", "-in", "message")
+}
+
+func openSSL(t testing.TB, publicPEM string, message, sig []byte, success string, args ...string) {
+	t.Helper()
 	if block, _ := pem.Decode([]byte(publicPEM)); block == nil || block.Type != "PUBLIC KEY" {
 		t.Fatalf("not a PEM public key: %q", publicPEM)
 	}
 	dir := t.TempDir()
-	for name, b := range map[string][]byte{"key.pem": []byte(publicPEM), "message": message, "sig": der} {
+	for name, b := range map[string][]byte{"key.pem": []byte(publicPEM), "message": message, "sig": sig} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("openssl", "dgst", "-sha256", "-verify", "key.pem", "-signature", "sig", "message")
+	cmd := exec.Command("openssl", args...)
 	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("Verified OK")) {
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte(success)) {
 		t.Fatalf("OpenSSL: %v: %s", err, out)
 	}
 }
