@@ -116,15 +116,35 @@ run vault write mpc/config/hsm uri='pkcs11:token=demo?module-name=softhsm' pin=@
 run vault read mpc/config/hsm
 run vault list mpc/nodes
 
-title "Two accounts, any 2 of 3 shares sign. No process ever holds a whole key"
+title "Four accounts, one of each kind; any 2 of 3 shares sign. No process ever holds a whole key"
 run vault write mpc/accounts/alice algorithm=bip340-secp256k1 threshold=2 shares=3
+run vault write mpc/accounts/carol algorithm=ed25519 threshold=2 shares=3
 run vault write mpc/accounts/bob algorithm=ecdsa-secp256k1 threshold=2 shares=3
+run vault write mpc/accounts/dave algorithm=ecdsa-p256 threshold=2 shares=3
 
 title "Sign and verify, BIP-340 (Bitcoin Taproot)"
 note "the input is base64 of: pay 10 to bob"
 sign_and_verify alice
 
-title "Sign and verify, ECDSA"
+title "Sign and verify, Ed25519"
+sign_and_verify carol
+
+title "A child of alice's key (BIP-32), with the Taproot tweak of BIP-86; the nodes sign for it"
+run vault write mpc/accounts/alice/derive derivation_path=m/0/7 taproot_tweak=bip86
+child=$(field public_key_hex)
+run vault write mpc/sign/alice input="$input" derivation_path=m/0/7 taproot_tweak=bip86
+[[ -n "$child" && "$(field public_key)" == "$child" ]] || die "the signature is not of the child's key"
+
+title "Sign and verify, ECDSA on secp256k1 (Ethereum, Bitcoin) and P-256"
+sign_and_verify bob
+sign_and_verify dave
+
+title "ECDSA with presignatures: all but the last step is done ahead, in the nodes' memory"
+run vault write mpc/accounts/bob presign=1
+for ((i = 0; i < 240; i++)); do
+	[[ "$(vault read -field=presignatures mpc/accounts/bob)" == 0 ]] || break
+	sleep 0.5
+done
 sign_and_verify bob
 
 title "What Vault says about an account"
