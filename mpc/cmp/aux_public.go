@@ -5,12 +5,15 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cronokirby/saferith"
 	"github.com/taurusgroup/multi-party-sig/pkg/math/arith"
 	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/pedersen"
+
+	"vault-plugin-secrets-mpc/mpc"
 )
 
 // Sizes in bytes. The library fixes them by its security parameters.
@@ -30,17 +33,6 @@ const (
 	maxCurveName = 32
 	maxAuxPublic = 96 << 10 // an honest one has under 83 KiB
 )
-
-// curveByName returns a curve that ElGamal keys can be on.
-func curveByName(name string) (curve.Curve, bool) {
-	if name == (curve.Secp256k1{}).Name() {
-		return curve.Secp256k1{}, true
-	}
-	return nil, false
-}
-
-// curveNames lists them in ascending order, which is their order everywhere.
-func curveNames() []string { return []string{curve.Secp256k1{}.Name()} }
 
 // elGamalPublic is one ElGamal public key.
 type elGamalPublic struct {
@@ -76,6 +68,26 @@ func (p *AuxPublic) Hash() [32]byte { return p.hash }
 // Checked reports whether all proofs to this node have been checked in this
 // process, or a receipt of that.
 func (p *AuxPublic) Checked() bool { return p.complete.Load() }
+
+// usable reports whether a peer's keys may take part in a session.
+func (p *AuxPublic) usable() bool { return p.verified.Load() && p.complete.Load() }
+
+// Curves returns the names of the curves that the keys serve, ascending.
+func (p *AuxPublic) Curves() []string {
+	names := make([]string, len(p.elGamal))
+	for i := range p.elGamal {
+		names[i] = p.elGamal[i].curve
+	}
+	return names
+}
+
+// Serves reports whether accounts with the algorithm can use the keys. Keys that
+// an older version of this program made serve secp256k1 only; whoever needs
+// more of them makes the next generation.
+func (p *AuxPublic) Serves(a mpc.Algorithm) bool {
+	group, err := groupOf(a)
+	return err == nil && slices.Contains(p.Curves(), group.Name())
+}
 
 // signed returns what the node's identity signs: Marshal without its last field.
 func (p *AuxPublic) signed() fields {

@@ -89,7 +89,7 @@ func BenchmarkRawSign2of3(b *testing.B) {
 	library := map[mpc.Index]*cmp.Config{}
 	for i, c := range configs {
 		var err error
-		if library[i], err = new(SignParty).libraryConfig(c); err != nil {
+		if library[i], err = new(keys).library(c.withoutDigest()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -88,7 +88,7 @@ func FuzzParseReceipt(f *testing.F) {
 
 // FuzzMessageCheck: what passes decodes to byte strings of the right length.
 func FuzzMessageCheck(f *testing.F) {
-	check, err := newMessageCheck()
+	check, err := newMessageCheck(inSlot(signShapes()))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -34,34 +34,54 @@ func slot(m mpc.Message) int {
 	return 2 * int(m.Round)
 }
 
+// Magnitudes of the signed numbers in proofs, in bytes: z₁ ∈ ±2^(ℓ+ε), z₂ of an
+// affine proof ∈ ±2^(ℓ'+ε), the others ∈ ±2^(ℓ+ε)·N̂, each with one bit for a sum.
+const (
+	sizeZ1 = 97
+	sizeZY = 225
+	sizeZN = 353
+)
+
+// logShape proves that a Paillier ciphertext and a point hide one number (log*).
+func logShape() kind {
+	return mapOf(shape{"S": residueOf(), "A": ciphertextOf(), "Y": pointOf(), "D": residueOf(),
+		"Z1": intOf(sizeZ1), "Z2": residueOf(), "Z3": intOf(sizeZN)})
+}
+
+// affineShape proves an affine operation whose factor is behind a point (affg).
+func affineShape() kind {
+	return mapOf(shape{"A": ciphertextOf(), "Bx": pointOf(), "By": ciphertextOf(),
+		"E": residueOf(), "S": residueOf(), "F": residueOf(), "T": residueOf(),
+		"Z1": intOf(sizeZ1), "Z2": intOf(sizeZY), "Z3": intOf(sizeZN), "Z4": intOf(sizeZN),
+		"W": residueOf(), "Wy": residueOf()})
+}
+
 // signShapes are the messages of cmp.Sign by slot. The library encodes every
 // number in its announced length, which follows from the parameters alone, so
-// that lengths are exact. z₁ ∈ ±2^(ℓ+ε), z₂ of an affine proof ∈ ±2^(ℓ'+ε), the
-// others ∈ ±2^(ℓ+ε)·N̂, each with one bit for a sum.
+// that lengths are exact.
 func signShapes() map[int]shape {
-	const z1, zy, zn = 97, 225, 353
-	log := mapOf(shape{"S": residueOf(), "A": ciphertextOf(), "Y": pointOf(), "D": residueOf(),
-		"Z1": intOf(z1), "Z2": residueOf(), "Z3": intOf(zn)})
-	affine := mapOf(shape{"A": ciphertextOf(), "Bx": pointOf(), "By": ciphertextOf(),
-		"E": residueOf(), "S": residueOf(), "F": residueOf(), "T": residueOf(),
-		"Z1": intOf(z1), "Z2": intOf(zy), "Z3": intOf(zn), "Z4": intOf(zn),
-		"W": residueOf(), "Wy": residueOf()})
 	return map[int]shape{
 		slot(mpc.Message{Round: 2, Broadcast: true}): {"K": ciphertextOf(), "G": ciphertextOf()},
 		slot(mpc.Message{Round: 2}): {"ProofEnc": mapOf(shape{"S": residueOf(), "A": ciphertextOf(),
-			"C": residueOf(), "Z1": intOf(z1), "Z2": residueOf(), "Z3": intOf(zn)})},
+			"C": residueOf(), "Z1": intOf(sizeZ1), "Z2": residueOf(), "Z3": intOf(sizeZN)})},
 		slot(mpc.Message{Round: 3, Broadcast: true}): {"BigGammaShare": pointOf()},
-		slot(mpc.Message{Round: 3}): {"DeltaD": ciphertextOf(), "DeltaF": ciphertextOf(), "DeltaProof": affine,
-			"ChiD": ciphertextOf(), "ChiF": ciphertextOf(), "ChiProof": affine, "ProofLog": log},
+		slot(mpc.Message{Round: 3}): {"DeltaD": ciphertextOf(), "DeltaF": ciphertextOf(), "DeltaProof": affineShape(),
+			"ChiD": ciphertextOf(), "ChiF": ciphertextOf(), "ChiProof": affineShape(), "ProofLog": logShape()},
 		slot(mpc.Message{Round: 4, Broadcast: true}): {"DeltaShare": scalarOf(), "BigDeltaShare": pointOf()},
-		slot(mpc.Message{Round: 4}):                  {"ProofLog": log},
+		slot(mpc.Message{Round: 4}):                  {"ProofLog": logShape()},
 		slot(mpc.Message{Round: 5, Broadcast: true}): {"SigmaShare": scalarOf()},
 	}
 }
 
+// inSlot finds a message's shape where the sender does not matter.
+func inSlot(shapes map[int]shape) func(mpc.Message) shape {
+	return func(m mpc.Message) shape { return shapes[slot(m)] }
+}
+
 // newMessageCheck returns a check that runs before the library sees a message:
 // the library panics on missing fields and works as long as a number is long.
-func newMessageCheck() (func(mpc.Message) error, error) {
+// shapeOf returns nil for a message that the protocol does not have.
+func newMessageCheck(shapeOf func(mpc.Message) shape) (func(mpc.Message) error, error) {
 	mode, err := cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
@@ -73,10 +93,9 @@ func newMessageCheck() (func(mpc.Message) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	shapes := signShapes()
 	return func(m mpc.Message) error {
-		s, ok := shapes[slot(m)]
-		if !ok {
+		s := shapeOf(m)
+		if s == nil {
 			return fmt.Errorf("round %d has no such message", m.Round)
 		}
 		if err := s.check(mode, m.Data); err != nil {

@@ -40,6 +40,8 @@ var (
 	ErrProof = errors.New("auxiliary keys are not proven")
 	// ErrUnchecked: a peer's auxiliary keys would be used unchecked.
 	ErrUnchecked = errors.New("auxiliary keys have not been checked")
+	// ErrCurve: auxiliary keys have no ElGamal key on the account's curve.
+	ErrCurve = errors.New("auxiliary keys are of an older version and do not serve this algorithm; make new ones")
 )
 
 // Owner says whose auxiliary keys these are, and which generation of them.

@@ -49,7 +49,7 @@ func TestSign(t *testing.T) {
 				if !bytes.Equal(first.Bytes, sig.Bytes) || first.RecoveryID != sig.RecoveryID {
 					t.Fatal("signers have different signatures")
 				}
-				scalars, prime := p.scalars, p.key.P()
+				scalars, prime := p.keys.scalars, p.keys.key.P()
 				p.Wipe()
 				for _, x := range scalars {
 					if !x.IsZero() {
@@ -362,7 +362,7 @@ func TestHostileMessages(t *testing.T) {
 // TestMessageShapes runs the check on every message of every round alone, since
 // a session above stops at its first fault.
 func TestMessageShapes(t *testing.T) {
-	check, err := newMessageCheck()
+	check, err := newMessageCheck(inSlot(signShapes()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // check uses decred's ECDSA, not the library's, although both stand on decred's
 // field arithmetic.
 func (p *SignParty) Result() (*mpc.Signature, error) {
-	raw, err := p.Party.Result()
+	raw, err := p.ordered.Result()
 	if err != nil {
 		return nil, err
 	}
