@@ -3,6 +3,9 @@ module vault-plugin-secrets-mpc
 go 1.26.0
 
 require (
+	filippo.io/bigmod v0.1.0
+	filippo.io/edwards25519 v1.2.0
+	filippo.io/nistec v0.0.4
 	github.com/btcsuite/btcd/btcec/v2 v2.3.4
 	github.com/cronokirby/saferith v0.33.0
 	github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.0

@@ -27,8 +27,9 @@ var arrows = map[string][]string{
 
 	"mpc":          {},
 	"mpc/handler":  {"mpc"},
-	"mpc/frost":    {"mpc", "mpc/handler"},
-	"mpc/cmp":      {"mpc", "mpc/handler"},
+	"mpc/curve":    {"mpc"},
+	"mpc/frost":    {"mpc", "mpc/curve", "mpc/handler"},
+	"mpc/cmp":      {"mpc", "mpc/curve", "mpc/handler"},
 	"mpc/session":  {"mpc"},
 	"mpc/verify":   {"mpc"},
 	"mpc/nodepb":   {},
@@ -60,7 +61,7 @@ var importers = []struct {
 }{
 	{"github.com/miekg/pkcs11", []string{"hsm/pkcs11", "hsm/hsmtest"}, "cgo and the token stay in one place"},
 	{"github.com/hashicorp/vault/sdk", []string{"backend", "plugin"}, "the rest must not know that Vault is its host"},
-	{"github.com/taurusgroup/multi-party-sig", []string{"mpc/handler", "mpc/frost", "mpc/cmp"}, "the protocol library is used through adapters only"},
+	{"github.com/taurusgroup/multi-party-sig", []string{"mpc/handler", "mpc/curve", "mpc/frost", "mpc/cmp"}, "the protocol library is used through adapters only"},
 }
 
 // unreachable says what a package must not link, over any number of imports.
