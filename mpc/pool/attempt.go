@@ -27,8 +27,15 @@ const minAttempt = 500 * time.Millisecond
 type job struct {
 	pool      *Pool
 	operation string // for errors
-	n, count  int    // shares in all, shares needed
-	seen      mpc.Exposures
+	// account has a turn among others when nodes are busy; all creations
+	// share one turn under the zero ID, else each would have its own.
+	account mpc.AccountID
+	// background lets other jobs go first and leaves nodes half free.
+	background bool
+	n, count   int // shares in all, shares needed
+	seen       mpc.Exposures
+	// noSpares allows only nodes that seen shows with a share.
+	noSpares bool
 	expose    func(ctx context.Context, added mpc.Exposures) error
 	// compatible restricts which nodes can work together; nil for no limit.
 	compatible func(a, b candidate) bool

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,6 +21,8 @@ type Config struct {
 	// Store keeps the nodes' wrapped keys.
 	Store  KeyStore
 	Logger hclog.Logger
+	// Launcher starts node processes; by default it runs Executable with Env.
+	Launcher Launcher
 	// Executable is run with the argument "node" to start a local node;
 	// default /proc/self/exe, since the file may have been replaced since its
 	// checksum was verified.
@@ -34,11 +37,12 @@ type Config struct {
 
 // Pool runs nodes and uses them. All methods may be called concurrently.
 type Pool struct {
-	cfg    Config
-	launch launcher
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	cfg Config
+	// started counts processes, to number them.
+	started atomic.Uint64
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
 
 	mu       sync.Mutex
 	settings *Settings
@@ -67,10 +71,12 @@ func New(cfg Config) *Pool {
 	if cfg.RestartMax <= 0 {
 		cfg.RestartMax = 15 * time.Second
 	}
+	if cfg.Launcher == nil {
+		cfg.Launcher = subprocesses{executable: cfg.Executable, env: cfg.Env, logger: cfg.Logger}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Pool{
 		cfg:     cfg,
-		launch:  launcher{executable: cfg.Executable, env: cfg.Env, logger: cfg.Logger},
 		ctx:     ctx,
 		cancel:  cancel,
 		nodes:   map[string]*localNode{},
@@ -298,6 +304,15 @@ func (p *Pool) ready() (nodes []*localNode, configured int, changed <-chan struc
 		}
 	}
 	return nodes, len(all), changed, nil
+}
+
+// launch starts a node process; the caller stops it.
+func (p *Pool) launch(name string) (*process, error) {
+	running, err := p.cfg.Launcher.Start(name)
+	if err != nil {
+		return nil, err
+	}
+	return &process{Process: running, client: running.Client(), number: p.started.Add(1)}, nil
 }
 
 // notify wakes everybody who waits for a change.

@@ -14,11 +14,11 @@ import (
 //
 // The caller must make sure that only one Probe creates keys at a time.
 func (p *Pool) Probe(ctx context.Context, mountID [16]byte, token Token, createVersion uint32) (TokenInfo, *hsm.WrappingKey, error) {
-	proc, err := p.launch.start("probe")
+	proc, err := p.launch("probe")
 	if err != nil {
 		return TokenInfo{}, nil, err
 	}
-	defer proc.stop()
+	defer proc.Stop()
 	reply, err := proc.client.Probe(ctx, &nodepb.ProbeRequest{Token: tokenToWire(token), MountId: mountID[:], CreateVersion: createVersion})
 	if err != nil {
 		if ctx.Err() != nil {

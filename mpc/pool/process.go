@@ -22,8 +22,38 @@ import (
 // startTimeout bounds the start of a node process; it takes about 25 ms.
 const startTimeout = 15 * time.Second
 
-// process is one running node subprocess.
+// Launcher starts node processes. The default runs this binary again as a
+// subprocess. Calls may be concurrent.
+type Launcher interface {
+	// Start starts the node of that name and waits until it can be spoken to.
+	// The process is a new one each time: it knows nothing of an earlier one
+	// of the same name.
+	Start(name string) (Process, error)
+}
+
+// Process is one running node. All methods may be called concurrently.
+type Process interface {
+	// Client is the connection to the node, the same each time.
+	Client() nodepb.NodeClient
+	// PID is for people to read; 0 where there is none.
+	PID() int
+	// Exited reports whether the process has ended; it is polled.
+	Exited() bool
+	// Stop ends the process and waits for it, a second at most. Calls after
+	// the first do nothing.
+	Stop()
+}
+
+// process is a node that this pool started: client is the Process's own, and
+// number tells it from every other process of this pool, from 1.
 type process struct {
+	Process
+	client nodepb.NodeClient
+	number uint64
+}
+
+// subprocess is one node started by go-plugin.
+type subprocess struct {
 	client nodepb.NodeClient
 	pid    int
 	cmd    *exec.Cmd
@@ -35,16 +65,16 @@ type process struct {
 	once sync.Once
 }
 
-// launcher starts node processes.
-type launcher struct {
+// subprocesses is the default Launcher.
+type subprocesses struct {
 	executable string
 	env        []string
 	logger     hclog.Logger
 }
 
-// start executes the plugin's own binary again as a node. The node ends when
+// Start executes the plugin's own binary again as a node. The node ends when
 // the pipe closes, so also when this process is killed.
-func (l launcher) start(name string) (*process, error) {
+func (l subprocesses) Start(name string) (Process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -70,15 +100,15 @@ func (l launcher) start(name string) (*process, error) {
 		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(nodelink.MaxMessage), grpc.MaxCallSendMsgSize(nodelink.MaxMessage))},
 	})
-	p := &process{cmd: cmd, plug: c, alive: w, dir: dir}
+	p := &subprocess{cmd: cmd, plug: c, alive: w, dir: dir}
 	conn, err := c.Client()
 	if err != nil {
-		p.stop()
+		p.Stop()
 		return nil, fmt.Errorf("starting node process: %w", err)
 	}
 	raw, err := conn.Dispense(nodelink.Name)
 	if err != nil {
-		p.stop()
+		p.Stop()
 		return nil, fmt.Errorf("starting node process: %w", err)
 	}
 	p.client = raw.(nodepb.NodeClient)
@@ -86,13 +116,14 @@ func (l launcher) start(name string) (*process, error) {
 	return p, nil
 }
 
-// exited reports whether the process has ended.
-func (p *process) exited() bool { return p.plug.Exited() }
+func (p *subprocess) Client() nodepb.NodeClient { return p.client }
+func (p *subprocess) PID() int                  { return p.pid }
+func (p *subprocess) Exited() bool              { return p.plug.Exited() }
 
-// stop ends the process and waits for it. It may be called more than once and
+// Stop ends the process and waits for it. It may be called more than once and
 // returns well within a second, also when the node hangs: a node has nothing to
 // save, and go-plugin alone would first ask it to end, without a time limit.
-func (p *process) stop() {
+func (p *subprocess) Stop() {
 	p.once.Do(func() {
 		_ = p.alive.Close()
 		if p.cmd.Process != nil {
@@ -108,7 +139,7 @@ func (p *process) waitExit(ctx context.Context, every time.Duration) error {
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
-		if p.exited() {
+		if p.Exited() {
 			return errors.New("the node process ended")
 		}
 		select {

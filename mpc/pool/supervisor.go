@@ -91,11 +91,11 @@ func (n *localNode) supervise(ctx context.Context) {
 
 // runOnce starts the process, sets the node up and watches it until it ends.
 func (n *localNode) runOnce(ctx context.Context) error {
-	proc, err := n.pool.launch.start(n.id)
+	proc, err := n.pool.launch(n.id)
 	if err != nil {
 		return err
 	}
-	defer proc.stop()
+	defer proc.Stop()
 	if err := n.setUp(ctx, proc); err != nil {
 		return err
 	}
@@ -307,7 +307,7 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 		n.mu.Unlock()
 		if mute >= mutePolls || away >= awayPolls {
 			n.pool.cfg.Logger.Warn("ending a node to start it again", "node", n.id, "unanswered", mute, "without_hsm", away)
-			proc.stop()
+			proc.Stop()
 			return
 		}
 	}
@@ -343,7 +343,7 @@ func (n *localNode) setState(s NodeState, err error) {
 func (n *localNode) isReady() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.state == NodeReady && n.proc != nil && !n.proc.exited()
+	return n.state == NodeReady && n.proc != nil && !n.proc.Exited()
 }
 
 // trouble returns what keeps the node from using its token, if anything does.
@@ -377,6 +377,18 @@ func (n *localNode) client() nodepb.NodeClient {
 	return n.proc.client
 }
 
+// incarnation numbers the node's process: another one, or the same name's next
+// node, has another number. It is 0 while no process is set up. What a process
+// keeps in memory only is gone when the number has changed.
+func (n *localNode) incarnation() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.proc == nil {
+		return 0
+	}
+	return n.proc.number
+}
+
 func (n *localNode) candidate() (candidate, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -389,7 +401,7 @@ func (n *localNode) status() NodeStatus {
 	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Restarts: n.restarts,
 		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status()}
 	if n.proc != nil {
-		s.PID = n.proc.pid
+		s.PID = n.proc.PID()
 	}
 	if n.identity != (mpc.NodeIdentity{}) {
 		s.Identity = n.identity.String()
