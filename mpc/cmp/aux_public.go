@@ -10,10 +10,11 @@ import (
 
 	"github.com/cronokirby/saferith"
 	"github.com/taurusgroup/multi-party-sig/pkg/math/arith"
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/pedersen"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/curve"
 )
 
 // Sizes in bytes. The library fixes them by its security parameters.
@@ -188,23 +189,14 @@ func (p *AuxPublic) pedersen(n *arith.Modulus) *pedersen.Parameters {
 }
 
 // elGamalPoint returns a fresh point on a curve.
-func (p *AuxPublic) elGamalPoint(name string) (curve.Point, error) {
+func (p *AuxPublic) elGamalPoint(name string) (libcurve.Point, error) {
 	group, known := curveByName(name)
 	for i := range p.elGamal {
 		if e := &p.elGamal[i]; known && e.curve == name {
-			return parsePoint(group, e.point[:])
+			return curve.ParsePoint(group, e.point[:])
 		}
 	}
 	return nil, errors.New("no ElGamal key on " + name)
 }
 
 func nat(b []byte) *saferith.Nat { return new(saferith.Nat).SetBytes(b) }
-
-// parsePoint reads a SEC 1 compressed point. The identity has no such form.
-func parsePoint(group curve.Curve, b []byte) (curve.Point, error) {
-	point := group.NewPoint()
-	if len(b) != pointSize || (b[0] != 2 && b[0] != 3) || point.UnmarshalBinary(b) != nil || point.IsIdentity() {
-		return nil, errors.New("not a point on " + group.Name())
-	}
-	return point, nil
-}

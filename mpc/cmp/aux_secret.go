@@ -6,9 +6,10 @@ import (
 	"fmt"
 
 	"github.com/cronokirby/saferith"
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/paillier"
 
+	"vault-plugin-secrets-mpc/mpc/curve"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -123,7 +124,7 @@ func (s *AuxSecret) belongsTo(public *AuxPublic) error {
 			if err != nil {
 				return err
 			}
-			defer wipeScalar(y)
+			defer curve.WipeScalar(y)
 			if !y.ActOnBase().Equal(point) {
 				return ErrSecretMismatch
 			}
@@ -138,33 +139,18 @@ func (s *AuxSecret) paillierKey() *paillier.SecretKey {
 }
 
 // elGamalScalar returns a fresh scalar.
-func (s *AuxSecret) elGamalScalar(name string) (curve.Scalar, error) {
+func (s *AuxSecret) elGamalScalar(name string) (libcurve.Scalar, error) {
 	group, known := curveByName(name)
 	for _, e := range s.elGamal {
 		if known && e.curve == name {
-			return parseScalar(group, e.scalar)
+			return curve.ParseScalar(group, e.scalar)
 		}
 	}
 	return nil, fmt.Errorf("no ElGamal key on %s", name)
 }
 
-// parseScalar reads a scalar other than 0, big-endian and reduced.
-func parseScalar(group curve.Curve, b *secret.Bytes) (curve.Scalar, error) {
-	x := group.NewScalar()
-	if b.Len() != scalarSize || x.UnmarshalBinary(b.Expose()) != nil || x.IsZero() {
-		return nil, errors.New("not a scalar of " + group.Name())
-	}
-	return x, nil
-}
-
-// wipeScalar, wipeNat and wipePaillier overwrite library objects as far as the
-// library lets them be reached; copies that it made on its own remain.
-func wipeScalar(x curve.Scalar) {
-	if x != nil {
-		x.Set(x.Curve().NewScalar())
-	}
-}
-
+// wipeNat and wipePaillier overwrite library objects as far as the library lets
+// them be reached; copies that it made on its own remain.
 func wipeNat(x *saferith.Nat) {
 	if x != nil {
 		x.SetBytes(make([]byte, (x.AnnouncedLen()+7)/8))

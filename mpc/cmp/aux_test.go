@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,7 +183,9 @@ func TestDecodersAreStrict(t *testing.T) {
 		"X = N":           func(p *AuxPublic) { copy(p.mod[modulusSize+1:], p.n[:]) },
 		"prm A = 0":       func(p *AuxPublic) { clear(p.prm[:modulusSize]) },
 		"no ElGamal":      func(p *AuxPublic) { p.elGamal = nil },
-		"ElGamal twice":   func(p *AuxPublic) { p.elGamal = append(p.elGamal, p.elGamal[0]) },
+		"ElGamal twice":   func(p *AuxPublic) { p.elGamal = append(p.elGamal, p.elGamal[1]) },
+		"ElGamal order":   func(p *AuxPublic) { p.elGamal[0], p.elGamal[1] = p.elGamal[1], p.elGamal[0] },
+		"other curve":     func(p *AuxPublic) { p.elGamal[0].curve = "edwards25519" },
 		"unknown curve":   func(p *AuxPublic) { p.elGamal[0].curve = "p-256" },
 		"no node ID":      func(p *AuxPublic) { p.owner.NodeID = "" },
 		"long node ID":    func(p *AuxPublic) { p.owner.NodeID = strings.Repeat("x", maxNodeID+1) },
@@ -231,6 +234,8 @@ func TestAuxSecret(t *testing.T) {
 		"other ElGamal":   func(s *AuxSecret) { s.elGamal[0].scalar = other.secret.elGamal[0].scalar.Clone() },
 		"zero ElGamal":    func(s *AuxSecret) { clear(s.elGamal[0].scalar.Expose()) },
 		"no ElGamal":      func(s *AuxSecret) { s.elGamal = nil },
+		"one ElGamal":     func(s *AuxSecret) { s.elGamal = s.elGamal[1:] },
+		"ElGamal order":   func(s *AuxSecret) { s.elGamal[0], s.elGamal[1] = s.elGamal[1], s.elGamal[0] },
 		"unknown ElGamal": func(s *AuxSecret) { s.elGamal[0].curve = "p-256" },
 	} {
 		s, err := ParseAuxSecret(encoded, n.public)
@@ -240,6 +245,54 @@ func TestAuxSecret(t *testing.T) {
 		change(s)
 		if _, err := ParseAuxSecret(s.Marshal(), n.public); err == nil {
 			t.Errorf("accepted: %s", name)
+		}
+	}
+}
+
+// TestOneCurve: keys that an older version made, with an ElGamal key on
+// secp256k1 alone, still load, verify and sign there, and say where they do not.
+func TestOneCurve(t *testing.T) {
+	n := nodes()[0]
+	if got := n.public.Curves(); !slices.Equal(got, []string{"P-256", "secp256k1"}) || !slices.IsSorted(got) {
+		t.Fatalf("new keys serve %v", got)
+	}
+	old := reparse(t, signedCopy(t, n, func(p *AuxPublic) { p.elGamal = p.elGamal[1:] }))
+	if err := old.Verify(n.owner); err != nil {
+		t.Fatal(err)
+	}
+	encoded := (&AuxSecret{generation: n.secret.generation, p: n.secret.p, q: n.secret.q, elGamal: n.secret.elGamal[1:]}).Marshal()
+	oldSecret, err := ParseAuxSecret(encoded, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseAuxSecret(encoded, n.public); !errors.Is(err, ErrSecretMismatch) {
+		t.Errorf("the old secret half with the new public one: %v", err)
+	}
+	for a, want := range map[mpc.Algorithm]bool{mpc.ECDSASecp256k1: true, mpc.ECDSAP256: false, mpc.Ed25519: false, "": false} {
+		if old.Serves(a) != want {
+			t.Errorf("%q: %v", a, !want)
+		}
+		if n.public.Serves(a) != a.IsECDSA() {
+			t.Errorf("new keys, %q: %v", a, !a.IsECDSA())
+		}
+		if !a.IsECDSA() {
+			continue
+		}
+		record, shares := dealOn(t, a, 2, 3)
+		own := signers(t, record, shares, []mpc.Index{1, 3}, [32]byte{1})[1]
+		own.Aux[1], own.Secret = old, oldSecret
+		p, err := NewSign(own)
+		p.Wipe()
+		if (err == nil) != want || (!want && !errors.Is(err, ErrCurve)) {
+			t.Errorf("own keys, %s: %v", a, err)
+		}
+		old.complete.Store(true)
+		peer := signers(t, record, shares, []mpc.Index{1, 3}, [32]byte{1})[3]
+		peer.Aux[1] = old
+		presign, err := NewPresign(*peer.withoutDigest())
+		presign.Wipe()
+		if (err == nil) != want || (!want && !errors.Is(err, ErrCurve)) {
+			t.Errorf("a peer's keys, %s: %v", a, err)
 		}
 	}
 }

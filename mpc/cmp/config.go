@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/paillier"
 	"github.com/taurusgroup/multi-party-sig/pkg/party"
 	"github.com/taurusgroup/multi-party-sig/protocols/cmp"
 	"github.com/taurusgroup/multi-party-sig/protocols/cmp/config"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/curve"
 	"vault-plugin-secrets-mpc/mpc/handler"
 	"vault-plugin-secrets-mpc/secret"
 )
@@ -104,13 +105,13 @@ func (c *PresignConfig) check() error {
 
 // keys are the secrets that one session has made for itself.
 type keys struct {
-	scalars []curve.Scalar
+	scalars []libcurve.Scalar
 	key     *paillier.SecretKey
 }
 
 func (k *keys) wipe() {
 	for _, x := range k.scalars {
-		wipeScalar(x)
+		curve.WipeScalar(x)
 	}
 	wipePaillier(k.key)
 	k.scalars, k.key = nil, nil
@@ -124,7 +125,7 @@ func (k *keys) library(c *PresignConfig) (*cmp.Config, error) {
 		return nil, err
 	}
 	own := c.Aux[c.Self]
-	x, err := parseScalar(group, c.Share)
+	x, err := curve.ParseScalar(group, c.Share)
 	if err != nil {
 		return nil, mpc.ErrShareMismatch
 	}
@@ -144,7 +145,7 @@ func (k *keys) library(c *PresignConfig) (*cmp.Config, error) {
 
 	public := make(map[party.ID]*config.Public, len(c.Signers))
 	for _, i := range c.Signers {
-		share, err := parsePoint(group, c.Record.PublicShare(i))
+		share, err := curve.ParsePoint(group, c.Record.PublicShare(i))
 		if err != nil {
 			return nil, fmt.Errorf("public share %d: %w", i, err)
 		}
@@ -179,7 +180,7 @@ func (k *keys) library(c *PresignConfig) (*cmp.Config, error) {
 		ChainKey:  append([]byte(nil), c.Record.ChainCode[:]...),
 		Public:    public,
 	}
-	account, err := parsePoint(group, c.Record.PublicKey)
+	account, err := curve.ParsePoint(group, c.Record.PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}

@@ -2,28 +2,30 @@ package cmp
 
 import (
 	"fmt"
+	"slices"
 
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/curve"
 )
 
 // groupOf returns the curve of an ECDSA algorithm.
-func groupOf(a mpc.Algorithm) (curve.Curve, error) {
-	switch a {
-	case mpc.ECDSASecp256k1:
-		return curve.Secp256k1{}, nil
+func groupOf(a mpc.Algorithm) (libcurve.Curve, error) {
+	if !a.IsECDSA() {
+		return nil, fmt.Errorf("%w %q", mpc.ErrUnknownAlgorithm, a)
 	}
-	return nil, fmt.Errorf("%w %q", mpc.ErrUnknownAlgorithm, a)
+	return curve.For(a)
 }
 
-// curveByName returns a curve that ElGamal keys can be on.
-func curveByName(name string) (curve.Curve, bool) {
-	if name == (curve.Secp256k1{}).Name() {
-		return curve.Secp256k1{}, true
-	}
-	return nil, false
-}
+// curveNames lists the curves that ElGamal keys can be on in ascending order,
+// which is their order everywhere.
+func curveNames() []string { return []string{curve.P256{}.Name(), libcurve.Secp256k1{}.Name()} }
 
-// curveNames lists them in ascending order, which is their order everywhere.
-func curveNames() []string { return []string{curve.Secp256k1{}.Name()} }
+// curveByName returns one of them.
+func curveByName(name string) (libcurve.Curve, bool) {
+	if !slices.Contains(curveNames(), name) {
+		return nil, false
+	}
+	return curve.ByName(name)
+}

@@ -88,7 +88,11 @@ func FuzzParseReceipt(f *testing.F) {
 
 // FuzzMessageCheck: what passes decodes to byte strings of the right length.
 func FuzzMessageCheck(f *testing.F) {
-	check, err := newMessageCheck(inSlot(signShapes()))
+	sign, err := newMessageCheck(inSlot(signShapes()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	presign, err := newMessageCheck(presignShapes([]mpc.Index{1, 2, 3}))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -96,22 +100,61 @@ func FuzzMessageCheck(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	each := map[string][]byte{"\x02": make([]byte, 512), "\x03": make([]byte, 512)}
+	round3, err := cbor.Marshal(map[string]any{"DeltaCiphertext": each, "ChiCiphertext": each})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(uint8(2), true, good)
+	f.Add(uint8(3), true, round3)
 	f.Add(uint8(5), true, []byte("\xa1\x6aSigmaShare\x40"))
 	f.Add(uint8(2), false, []byte("\xa1\x68ProofEnc\xa0"))
+	f.Add(uint8(7), true, []byte("\xa1\x61S\x40"))
 	f.Fuzz(func(t *testing.T, round uint8, broadcast bool, data []byte) {
-		m := mpc.Message{Round: round, Broadcast: broadcast, Data: data}
-		if check(m) != nil {
-			return
-		}
-		if round < 2 || round > signRounds {
-			t.Fatalf("round %d passed", round)
-		}
-		if round == 2 && broadcast {
-			var body struct{ K, G []byte }
-			if err := cbor.Unmarshal(data, &body); err != nil || len(body.K) != 512 || len(body.G) != 512 {
-				t.Fatalf("passed, but the library would read %d and %d bytes: %v", len(body.K), len(body.G), err)
+		m := mpc.Message{From: 1, Round: round, Broadcast: broadcast, Data: data}
+		if sign(m) == nil {
+			if round < 2 || round > signRounds {
+				t.Fatalf("round %d passed", round)
 			}
+			if round == 2 && broadcast {
+				var body struct{ K, G []byte }
+				if err := cbor.Unmarshal(data, &body); err != nil || len(body.K) != 512 || len(body.G) != 512 {
+					t.Fatalf("passed, but the library would read %d and %d bytes: %v", len(body.K), len(body.G), err)
+				}
+			}
+		}
+		if presign(m) == nil {
+			if round < 2 || round > presignRounds {
+				t.Fatalf("round %d passed", round)
+			}
+			if round == 3 && broadcast {
+				var body struct{ DeltaCiphertext, ChiCiphertext map[string][]byte }
+				if err := cbor.Unmarshal(data, &body); err != nil || len(body.DeltaCiphertext["\x03"]) != 512 || len(body.ChiCiphertext) != 2 {
+					t.Fatalf("passed, but the library would read something else: %v", err)
+				}
+			}
+		}
+	})
+}
+
+// FuzzOnlineMessage: no message of a peer makes a signer panic, and only the
+// true share makes a signature.
+func FuzzOnlineMessage(f *testing.F) {
+	record, shares := deal(f, 2, 3)
+	f.Add(uint8(1), uint8(0), true, uint8(onlineRound), true, make([]byte, 32), []byte{})
+	f.Add(uint8(1), uint8(3), false, uint8(0), false, []byte{1}, make([]byte, 64))
+	f.Fuzz(func(t *testing.T, from, to uint8, broadcast bool, round uint8, tagged bool, data, echo []byte) {
+		made := dealPresignatures(t, record, shares, []mpc.Index{1, 3})
+		p := startOnline(t, onlineConfigs(record, made, []mpc.Index{1, 3}, [32]byte{7}))[3]
+		if _, err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		m := mpc.Message{From: mpc.Index(from), To: mpc.Index(to), Broadcast: broadcast, Round: round, Data: data, Echo: echo}
+		if tagged {
+			m.Transcript = p.tag
+		}
+		if _, err := p.Step(m); err == nil || p.Done() {
+			t.Fatal("a share that nobody knows was accepted")
 		}
 	})
 }

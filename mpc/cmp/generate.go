@@ -12,6 +12,7 @@ import (
 	zkmod "github.com/taurusgroup/multi-party-sig/pkg/zk/mod"
 	zkprm "github.com/taurusgroup/multi-party-sig/pkg/zk/prm"
 
+	"vault-plugin-secrets-mpc/mpc/curve"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -82,7 +83,7 @@ func generate(ctx context.Context, s *AuxSecret, public *AuxPublic, report func(
 		if err != nil {
 			return err
 		}
-		wipeScalar(y)
+		curve.WipeScalar(y)
 		s.elGamal = append(s.elGamal, elGamalSecret{name, secret.New(scalar)})
 		public.elGamal = append(public.elGamal, elGamalPublic{curve: name, point: [pointSize]byte(point)})
 	}

@@ -17,15 +17,17 @@ const maxNodeID = 128
 // Domain labels. Each names one use of a hash or a signature key; the number is
 // the version of what is hashed.
 const (
-	labelModProof    = "vault-plugin-secrets-mpc auxiliary mod proof v1"
-	labelPrmProof    = "vault-plugin-secrets-mpc auxiliary prm proof v1"
-	labelFactorHash  = "vault-plugin-secrets-mpc auxiliary factor proof context v1"
-	labelOwner       = "vault-plugin-secrets-mpc auxiliary owner v1"
-	labelPublic      = "vault-plugin-secrets-mpc auxiliary public v1"
-	labelSecret      = "vault-plugin-secrets-mpc auxiliary secret v1"
-	labelFactorProof = "vault-plugin-secrets-mpc auxiliary factor proof v1"
-	labelReceipt     = "vault-plugin-secrets-mpc auxiliary receipt v1"
-	labelRID         = "vault-plugin-secrets-mpc signing configuration v1"
+	labelModProof     = "vault-plugin-secrets-mpc auxiliary mod proof v1"
+	labelPrmProof     = "vault-plugin-secrets-mpc auxiliary prm proof v1"
+	labelFactorHash   = "vault-plugin-secrets-mpc auxiliary factor proof context v1"
+	labelOwner        = "vault-plugin-secrets-mpc auxiliary owner v1"
+	labelPublic       = "vault-plugin-secrets-mpc auxiliary public v1"
+	labelSecret       = "vault-plugin-secrets-mpc auxiliary secret v1"
+	labelFactorProof  = "vault-plugin-secrets-mpc auxiliary factor proof v1"
+	labelReceipt      = "vault-plugin-secrets-mpc auxiliary receipt v1"
+	labelRID          = "vault-plugin-secrets-mpc signing configuration v1"
+	labelPresignature = "vault-plugin-secrets-mpc presignature v1"
+	labelOnline       = "vault-plugin-secrets-mpc online signing v1"
 )
 
 // Errors that callers may want to tell apart.

@@ -2,6 +2,8 @@ package cmp
 
 import (
 	"bytes"
+	stdecdsa "crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,10 +13,13 @@ import (
 
 	"github.com/btcsuite/btcd/btcec/v2"
 	btcecdsa "github.com/btcsuite/btcd/btcec/v2/ecdsa"
-	"github.com/decred/dcrd/dcrec/secp256k1/v4"
+	"github.com/cronokirby/saferith"
 	"github.com/fxamacker/cbor/v2"
+	"github.com/taurusgroup/multi-party-sig/pkg/ecdsa"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/curve"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -22,15 +27,21 @@ import (
 // nodes behind other indices each time.
 func TestSign(t *testing.T) {
 	for _, c := range []struct {
+		algorithm         mpc.Algorithm
 		threshold, shares int
 		signers           []mpc.Index
 	}{
-		{2, 3, []mpc.Index{1, 3}},
-		{2, 3, []mpc.Index{2, 3}},
-		{3, 5, []mpc.Index{1, 3, 5}},
+		{mpc.ECDSASecp256k1, 2, 3, []mpc.Index{1, 3}},
+		{mpc.ECDSASecp256k1, 2, 3, []mpc.Index{2, 3}},
+		{mpc.ECDSASecp256k1, 3, 5, []mpc.Index{1, 3, 5}},
+		{mpc.ECDSAP256, 2, 3, []mpc.Index{1, 2}},
+		{mpc.ECDSAP256, 3, 5, []mpc.Index{2, 3, 4}},
 	} {
-		t.Run(fmt.Sprintf("%v of %d", c.signers, c.shares), func(t *testing.T) {
-			record, shares := deal(t, c.threshold, c.shares)
+		t.Run(fmt.Sprintf("%s %v of %d", c.algorithm, c.signers, c.shares), func(t *testing.T) {
+			if c.threshold > 2 && testing.Short() {
+				t.Skip("takes seconds")
+			}
+			record, shares := dealOn(t, c.algorithm, c.threshold, c.shares)
 			digest := sha256.Sum256(record.PublicKey)
 			parties := start(t, signers(t, record, shares, c.signers, digest))
 			if err := route(parties, nil); err != nil {
@@ -73,7 +84,14 @@ func checkSignature(t *testing.T, record *mpc.PublicRecord, digest [32]byte, sig
 		t.Fatal("another digest")
 	}
 	if !textbookVerify(record, digest[:], sig) {
-		t.Fatal("textbook ECDSA refuses the signature")
+		t.Fatal("textbook ECDSA refuses the signature, its s is high or its recovery ID wrong")
+	}
+	if record.Algorithm == mpc.ECDSAP256 {
+		x, y := elliptic.UnmarshalCompressed(elliptic.P256(), record.PublicKey)
+		if !stdecdsa.VerifyASN1(&stdecdsa.PublicKey{Curve: elliptic.P256(), X: x, Y: y}, digest[:], sig.Bytes) {
+			t.Fatal("the standard library refuses the signature")
+		}
+		return
 	}
 	key, err := btcec.ParsePubKey(record.PublicKey)
 	if err != nil {
@@ -83,10 +101,6 @@ func checkSignature(t *testing.T, record *mpc.PublicRecord, digest [32]byte, sig
 	if err != nil || !parsed.Verify(digest[:], key) {
 		t.Fatalf("btcec refuses the signature: %v", err)
 	}
-	n := secp256k1.S256().N
-	if s := new(big.Int).SetBytes(sig.S[:]); s.Cmp(new(big.Int).Rsh(n, 1)) > 0 {
-		t.Fatal("s is high")
-	}
 	compact := append([]byte{byte(31 + sig.RecoveryID)}, append(sig.R[:], sig.S[:]...)...)
 	recovered, _, err := btcecdsa.RecoverCompact(compact, digest[:])
 	if err != nil || !recovered.IsEqual(key) {
@@ -94,42 +108,61 @@ func checkSignature(t *testing.T, record *mpc.PublicRecord, digest [32]byte, sig
 	}
 }
 
-// TestNewSignature covers what random signatures do not reach: both values of
+// TestEncodeSignature covers what random signatures do not reach: both values of
 // each bit of the recovery ID, with and without a high s.
-func TestNewSignature(t *testing.T) {
+func TestEncodeSignature(t *testing.T) {
+	for _, a := range ecdsaAlgorithms() {
+		t.Run(string(a), func(t *testing.T) { testEncodeSignature(t, a) })
+	}
+}
+
+func testEncodeSignature(t *testing.T, a mpc.Algorithm) {
+	group, err := groupOf(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scalar := func(n int64) libcurve.Scalar {
+		return group.NewScalar().SetNat(new(saferith.Nat).SetBig(big.NewInt(n), 256))
+	}
+	compress := func(p libcurve.Point) []byte {
+		b, err := p.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
 	digest := sha256.Sum256([]byte("message"))
+	e := group.NewScalar().SetNat(new(saferith.Nat).SetBytes(digest[:]))
 	seen := map[int]bool{}
-	for k := uint32(1); len(seen) < 2 || k < 8; k++ {
+	for k := int64(1); len(seen) < 2 || k < 8; k++ {
 		// An ordinary signature with nonce k and key 5.
-		var nonce, d, r, s, e secp256k1.ModNScalar
-		nonce.SetInt(k)
-		d.SetInt(5)
-		point := secp256k1.NewPrivateKey(&nonce).PubKey().SerializeCompressed()
-		pub := secp256k1.NewPrivateKey(&d).PubKey().SerializeCompressed()
-		r.SetByteSlice(point[1:])
-		e.SetBytes(&digest)
-		s.Mul2(&r, &d).Add(&e).Mul(nonce.InverseNonConst())
+		nonce := scalar(k).ActOnBase()
+		pub := compress(scalar(5).ActOnBase())
+		s := nonce.XScalar().Mul(scalar(5)).Add(e).Mul(scalar(k).Invert())
 		for range 2 {
-			raw := s.Bytes()
-			sig, err := newSignature(point, raw[:], digest)
+			sig, err := newSignature(a, &ecdsa.Signature{R: nonce, S: s}, digest)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := verifySignature(sig, pub); err != nil {
+			if err := verifySignature(a, sig, pub); err != nil {
 				t.Fatalf("nonce %d: %v", k, err)
 			}
 			seen[sig.RecoveryID] = true
 			wrong := *sig
-			if wrong.RecoveryID ^= 1; verifySignature(&wrong, pub) == nil {
+			if wrong.RecoveryID ^= 1; verifySignature(a, &wrong, pub) == nil {
+				t.Fatal("a wrong recovery ID passed")
+			}
+			wrong.RecoveryID = sig.RecoveryID | 2
+			if verifySignature(a, &wrong, pub) == nil {
 				t.Fatal("a wrong recovery ID passed")
 			}
 			wrong = *sig
-			if wrong.Digest = bytes.Repeat([]byte{1}, 32); verifySignature(&wrong, pub) == nil {
+			if wrong.Digest = bytes.Repeat([]byte{1}, 32); verifySignature(a, &wrong, pub) == nil {
 				t.Fatal("a signature on another digest passed")
 			}
 			// −s belongs to the point −R.
 			s.Negate()
-			point[0] ^= 1
+			nonce = nonce.Negate()
 		}
 	}
 	if !seen[0] || !seen[1] {
@@ -137,30 +170,30 @@ func TestNewSignature(t *testing.T) {
 	}
 
 	// x between the order and the field's prime: r is reduced. A valid point
-	// there has no known discrete logarithm, so the key is recovered instead.
-	order := secp256k1.S256().N
-	for i := int64(0); ; i++ {
-		x := new(big.Int).Add(order, big.NewInt(i))
-		point := append([]byte{2}, x.Bytes()...)
-		if _, err := secp256k1.ParsePubKey(point); err != nil || i == 0 {
+	// there has no known discrete logarithm, so the key is found from the
+	// signature: Q = r⁻¹·(s·R − e·G).
+	for i, found := int64(1), 0; found < 2; i++ {
+		x := new(big.Int).Add(group.Order().Nat().Big(), big.NewInt(i))
+		point, err := curve.ParsePoint(group, append([]byte{2 + byte(found)}, x.Bytes()...))
+		if err != nil {
 			continue
 		}
-		sig, err := newSignature(point, append(make([]byte, 31), 9), digest)
+		key := scalar(i).Invert().Act(scalar(9).Act(point).Sub(e.ActOnBase()))
+		sig, err := newSignature(a, &ecdsa.Signature{R: point, S: scalar(9)}, digest)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sig.RecoveryID != 2 || new(big.Int).SetBytes(sig.R[:]).Int64() != i {
+		if sig.RecoveryID != 2+found || new(big.Int).SetBytes(sig.R[:]).Int64() != i {
 			t.Fatalf("recovery ID %d, r = %x for x = order + %d", sig.RecoveryID, sig.R, i)
 		}
-		compact := append([]byte{byte(31 + sig.RecoveryID)}, append(sig.R[:], sig.S[:]...)...)
-		key, _, err := btcecdsa.RecoverCompact(compact, digest[:])
-		if err != nil {
+		if err := verifySignature(a, sig, compress(key)); err != nil {
 			t.Fatal(err)
 		}
-		if err := verifySignature(sig, key.SerializeCompressed()); err != nil {
-			t.Fatal(err)
+		sig.RecoveryID ^= 2
+		if verifySignature(a, sig, compress(key)) == nil {
+			t.Fatal("a wrong recovery ID passed")
 		}
-		break
+		found++
 	}
 }
 
@@ -362,7 +395,26 @@ func TestHostileMessages(t *testing.T) {
 // TestMessageShapes runs the check on every message of every round alone, since
 // a session above stops at its first fault.
 func TestMessageShapes(t *testing.T) {
-	check, err := newMessageCheck(inSlot(signShapes()))
+	presign := presignShapes([]mpc.Index{1, 2, 3})
+	t.Run("sign", func(t *testing.T) { testMessageShapes(t, signRounds, inSlot(signShapes())) })
+	t.Run("presign", func(t *testing.T) { testMessageShapes(t, presignRounds, presign) })
+	// What is in a round-3 broadcast of presigning depends on its sender.
+	for from := mpc.Index(1); from <= 4; from++ {
+		s := presign(mpc.Message{From: from, Round: 3, Broadcast: true})
+		if from == 4 {
+			if s != nil {
+				t.Error("a stranger's broadcast has a shape")
+			}
+			continue
+		}
+		if inner := s["ChiCiphertext"].within; len(inner) != 2 || inner[string([]byte{byte(from)})].size != 0 {
+			t.Errorf("share %d: %v", from, inner)
+		}
+	}
+}
+
+func testMessageShapes(t *testing.T, rounds int, shapeOf func(mpc.Message) shape) {
+	check, err := newMessageCheck(shapeOf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,8 +434,18 @@ func TestMessageShapes(t *testing.T) {
 		}
 		return out
 	}
-	for at, s := range signShapes() {
-		m := mpc.Message{Round: uint8(at / 2), Broadcast: at%2 == 1}
+	for at := range 2 * (rounds + 2) {
+		m := mpc.Message{From: 1, Round: uint8(at / 2), Broadcast: at%2 == 1}
+		s := shapeOf(m)
+		if s == nil {
+			if m.Data, err = cbor.Marshal(map[string]any{}); err != nil {
+				t.Fatal(err)
+			}
+			if check(m) == nil {
+				t.Errorf("round %d, broadcast %v: a message that does not exist passed", m.Round, m.Broadcast)
+			}
+			continue
+		}
 		test := func(fields map[string]any, good bool, what string) {
 			if m.Data, err = cbor.Marshal(fields); err != nil {
 				t.Fatal(err)

@@ -1,21 +1,18 @@
 package cmp
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
-	"github.com/decred/dcrd/dcrec/secp256k1/v4"
-	decred "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 	"github.com/taurusgroup/multi-party-sig/pkg/ecdsa"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/verify"
 )
 
 // Result returns the signature: DER with the low one of the two possible s, the
-// recovery ID that goes with it, checked against the account's public key. The
-// check uses decred's ECDSA, not the library's, although both stand on decred's
-// field arithmetic.
+// recovery ID that goes with it, checked against the account's public key by
+// mpc/verify, not by the library.
 func (p *SignParty) Result() (*mpc.Signature, error) {
 	raw, err := p.ordered.Result()
 	if err != nil {
@@ -25,6 +22,18 @@ func (p *SignParty) Result() (*mpc.Signature, error) {
 	if !ok {
 		return nil, fmt.Errorf("ecdsa signing: unexpected result %T", raw)
 	}
+	out, err := newSignature(p.record.Algorithm, sig, p.digest)
+	if err != nil {
+		return nil, err
+	}
+	if err := verifySignature(p.record.Algorithm, out, p.record.PublicKey); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// newSignature encodes a signature of the library.
+func newSignature(a mpc.Algorithm, sig *ecdsa.Signature, digest [mpc.DigestSize]byte) (*mpc.Signature, error) {
 	point, err := sig.R.MarshalBinary() // SEC 1 compressed
 	if err != nil {
 		return nil, err
@@ -33,60 +42,49 @@ func (p *SignParty) Result() (*mpc.Signature, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := newSignature(point, s, p.digest)
-	if err != nil {
-		return nil, err
-	}
-	if err := verifySignature(out, p.record.PublicKey); err != nil {
-		return nil, err
-	}
-	return out, nil
+	return encodeSignature(a, point, s, digest)
 }
 
-// newSignature builds a signature from the nonce point (33 bytes, compressed)
+// encodeSignature builds a signature from the nonce point (33 bytes, compressed)
 // and s (32 bytes). The recovery ID says how to find the point again from r
 // (SEC 1, section 4.1.6): bit 0 is the parity of y, bit 1 says that x was
 // reduced by the group order. Negating s negates the point.
-func newSignature(point, s []byte, digest [mpc.DigestSize]byte) (*mpc.Signature, error) {
+func encodeSignature(a mpc.Algorithm, point, s []byte, digest [mpc.DigestSize]byte) (*mpc.Signature, error) {
 	if len(point) != pointSize || len(s) != scalarSize {
 		return nil, errors.New("ecdsa signing: malformed signature")
 	}
-	var r, lowS secp256k1.ModNScalar
+	group, err := groupOf(a)
+	if err != nil {
+		return nil, err
+	}
+	order := group.Order().Nat().Big()
 	id := int(point[0] & 1)
-	if r.SetByteSlice(point[1:]) {
+	r, lowS := bigInt(point[1:]), bigInt(s)
+	if r.Cmp(order) >= 0 {
+		r.Sub(r, order)
 		id |= 2
 	}
-	if lowS.SetByteSlice(s) || lowS.IsZero() || r.IsZero() {
+	if r.Sign() == 0 || lowS.Sign() == 0 || lowS.Cmp(order) >= 0 {
 		return nil, errors.New("ecdsa signing: malformed signature")
 	}
-	if lowS.IsOverHalfOrder() {
-		lowS.Negate()
+	if other := bigInt(nil).Sub(order, lowS); other.Cmp(lowS) < 0 {
+		lowS = other
 		id ^= 1
 	}
-	return &mpc.Signature{
-		Bytes:      decred.NewSignature(&r, &lowS).Serialize(),
-		R:          r.Bytes(),
-		S:          lowS.Bytes(),
-		RecoveryID: id,
-		Digest:     digest[:],
-	}, nil
+	out := &mpc.Signature{RecoveryID: id, Digest: digest[:]}
+	r.FillBytes(out.R[:])
+	lowS.FillBytes(out.S[:])
+	out.Bytes = verify.DER(out.R, out.S)
+	return out, nil
 }
 
 // verifySignature reads the signature back from DER and checks it and its
 // recovery ID against the compressed public key.
-func verifySignature(sig *mpc.Signature, publicKey []byte) error {
-	key, err := secp256k1.ParsePubKey(publicKey)
-	if err != nil {
-		return fmt.Errorf("ecdsa signing: public key: %w", err)
-	}
-	parsed, err := decred.ParseDERSignature(sig.Bytes)
-	if err != nil || !parsed.Verify(sig.Digest, key) {
+func verifySignature(a mpc.Algorithm, sig *mpc.Signature, publicKey []byte) error {
+	if !verify.Signature(a, publicKey, sig.Digest, sig.Bytes) {
 		return errors.New("ecdsa signing: the finished signature does not verify; it is withheld")
 	}
-	// decred's compact form: 27 + recovery ID + 4 for a compressed key, r, s.
-	compact := append([]byte{byte(27 + sig.RecoveryID + 4)}, sig.R[:]...)
-	recovered, _, err := decred.RecoverCompact(append(compact, sig.S[:]...), sig.Digest)
-	if err != nil || !bytes.Equal(recovered.SerializeCompressed(), key.SerializeCompressed()) {
+	if !verify.RecoversKey(a, publicKey, sig.Digest, sig.R, sig.S, sig.RecoveryID) {
 		return errors.New("ecdsa signing: the recovery ID does not lead to the account's key; the signature is withheld")
 	}
 	return nil

@@ -5,10 +5,12 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
+	mrand "math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/math/polynomial"
 	"github.com/taurusgroup/multi-party-sig/pkg/math/sample"
 
@@ -64,10 +66,18 @@ var nodes = sync.OnceValue(func() (out [testNodes]*testNode) {
 // tests may do.
 func deal(t testing.TB, threshold, shares int) (*mpc.PublicRecord, map[mpc.Index]*secret.Bytes) {
 	t.Helper()
-	group := curve.Secp256k1{}
+	return dealOn(t, mpc.ECDSASecp256k1, threshold, shares)
+}
+
+func dealOn(t testing.TB, a mpc.Algorithm, threshold, shares int) (*mpc.PublicRecord, map[mpc.Index]*secret.Bytes) {
+	t.Helper()
+	group, err := groupOf(a)
+	if err != nil {
+		t.Fatal(err)
+	}
 	key := sample.Scalar(rand.Reader, group)
 	f := polynomial.NewPolynomial(group, threshold-1, key)
-	compress := func(x curve.Scalar) []byte {
+	compress := func(x libcurve.Scalar) []byte {
 		b, err := x.ActOnBase().MarshalBinary()
 		if err != nil {
 			t.Fatal(err)
@@ -75,7 +85,7 @@ func deal(t testing.TB, threshold, shares int) (*mpc.PublicRecord, map[mpc.Index
 		return b
 	}
 	record := &mpc.PublicRecord{
-		Algorithm: mpc.ECDSASecp256k1, Threshold: threshold, Shares: shares,
+		Algorithm: a, Threshold: threshold, Shares: shares,
 		PublicKey: compress(key), Epoch: 1,
 		RecipientsHash: mpc.EmptySetHash(), PolicyHash: mpc.EmptySetHash(),
 	}
@@ -129,9 +139,41 @@ func start(t testing.TB, configs map[mpc.Index]SignConfig) map[mpc.Index]*SignPa
 	return out
 }
 
-// route carries messages until nothing is under way, and returns the first
-// error a party reports. tamper may change what one receiver gets.
-func route(parties map[mpc.Index]*SignParty, tamper func(to mpc.Index, m *mpc.Message)) error {
+// route carries messages in random order until nothing is under way, and returns
+// the first error a party reports. tamper may change what one receiver gets.
+func route[P mpc.Party](parties map[mpc.Index]P, tamper func(to mpc.Index, m *mpc.Message)) error {
+	var first error
+	carry(parties, mrand.IntN, tamper, func(_ mpc.Index, err error) bool {
+		first = err
+		return false
+	})
+	if first != nil {
+		return first
+	}
+	for i, p := range parties {
+		if !p.Done() {
+			return fmt.Errorf("share %d waits for ever", i)
+		}
+	}
+	return nil
+}
+
+// routeAll carries them in the order of sending, goes on after errors and
+// returns them all.
+func routeAll[P mpc.Party](parties map[mpc.Index]P, tamper func(to mpc.Index, m *mpc.Message)) map[mpc.Index]error {
+	errs := map[mpc.Index]error{}
+	oldest := func(int) int { return 0 }
+	carry(parties, oldest, tamper, func(i mpc.Index, err error) bool {
+		if errs[i] == nil {
+			errs[i] = err
+		}
+		return true
+	})
+	return errs
+}
+
+func carry[P mpc.Party](parties map[mpc.Index]P, pick func(n int) int, tamper func(to mpc.Index, m *mpc.Message),
+	report func(mpc.Index, error) (more bool)) {
 	type packet struct {
 		to mpc.Index
 		m  mpc.Message
@@ -146,29 +188,24 @@ func route(parties map[mpc.Index]*SignParty, tamper func(to mpc.Index, m *mpc.Me
 			}
 		}
 	}
-	for _, p := range parties {
+	for i, p := range parties {
 		out, err := p.Start()
-		if err != nil {
-			return err
+		if err != nil && !report(i, err) {
+			return
 		}
 		post(out)
 	}
 	for len(queue) > 0 {
-		next := queue[0]
-		queue = queue[1:]
+		k := pick(len(queue))
+		next := queue[k]
+		queue = slices.Delete(queue, k, k+1)
 		if tamper != nil {
 			tamper(next.to, &next.m)
 		}
 		out, err := parties[next.to].Step(next.m)
-		if err != nil {
-			return err
+		if err != nil && !report(next.to, err) {
+			return
 		}
 		post(out)
 	}
-	for i, p := range parties {
-		if !p.Done() {
-			return fmt.Errorf("share %d waits for ever", i)
-		}
-	}
-	return nil
 }

@@ -9,9 +9,23 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 )
 
-// Recovers reports whether (r, s, recovery id 0…3) on the digest recovers the
-// SEC 1 compressed public key. The recovery id is bit 0: R.y is odd, bit 1:
-// R.x was reduced by the order (SEC 1 §4.1.6).
+// RecoversKey reports whether (r, s, recovery id 0…3) on the digest recovers the
+// SEC 1 compressed public key of an ECDSA algorithm. The recovery id is bit 0:
+// R.y is odd, bit 1: R.x was reduced by the order (SEC 1 §4.1.6).
+func RecoversKey(a mpc.Algorithm, pub, digest []byte, r, s [32]byte, recoveryID int) bool {
+	if recoveryID < 0 || recoveryID > 3 || len(digest) != mpc.DigestSize {
+		return false
+	}
+	switch a {
+	case mpc.ECDSASecp256k1:
+		return Recovers(pub, digest, r, s, recoveryID)
+	case mpc.ECDSAP256:
+		return recoversP256(pub, digest, r, s, recoveryID)
+	}
+	return false
+}
+
+// Recovers is RecoversKey for secp256k1.
 func Recovers(pub, digest []byte, r, s [32]byte, recoveryID int) bool {
 	if recoveryID < 0 || recoveryID > 3 || len(digest) != mpc.DigestSize {
 		return false
