@@ -1,10 +1,12 @@
 // Package frost makes threshold keys and signs with them by FROST
 // (https://eprint.iacr.org/2020/852.pdf): key generation and refresh for every
-// algorithm, signing for BIP-340. It wraps the FROST part of multi-party-sig.
+// algorithm, signing for BIP-340 and Ed25519. Key generation, refresh and
+// BIP-340 signing wrap the FROST part of multi-party-sig; Ed25519 signing is
+// RFC 9591, written here, since the library's challenge is not RFC 8032's.
 //
 // Border: parties from here are mpc.Party values; who runs them, and how their
 // messages are sealed and carried, is decided elsewhere. ECDSA signing is in
-// mpc/cmp, on shares made here.
+// mpc/cmp, on shares made here. Groups and encodings are mpc/curve's.
 package frost
 
 import (
@@ -12,12 +14,13 @@ import (
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/party"
 	"github.com/taurusgroup/multi-party-sig/pkg/protocol"
 	"github.com/taurusgroup/multi-party-sig/protocols/frost"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/curve"
 	"vault-plugin-secrets-mpc/mpc/handler"
 	"vault-plugin-secrets-mpc/secret"
 )
@@ -51,7 +54,7 @@ type KeyParty struct {
 	cfg        KeyConfig
 	chainCodes map[mpc.Index][]byte // contributions, opened in round 3
 	refresh    bool
-	secret     curve.Scalar // our copy of the old share, cleared by Wipe
+	secret     libcurve.Scalar // our copy of the old share, cleared by Wipe
 }
 
 // NewKeygen returns a party that makes a new key with the others.
@@ -61,7 +64,11 @@ func NewKeygen(cfg KeyConfig) (*KeyParty, error) {
 	}
 	ids := handler.PartyIDs(allIndices(cfg.Shares))
 	self := handler.PartyID(cfg.Self)
-	start := frost.Keygen(curve.Secp256k1{}, self, ids, cfg.Threshold-1)
+	group, err := curve.For(cfg.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	start := frost.Keygen(group, self, ids, cfg.Threshold-1)
 	if cfg.Algorithm == mpc.BIP340Secp256k1 {
 		start = frost.KeygenTaproot(self, ids, cfg.Threshold-1)
 	}
@@ -82,37 +89,43 @@ func NewRefresh(cfg KeyConfig, record *mpc.PublicRecord, share *secret.Bytes) (*
 	if err != nil {
 		return nil, err
 	}
-	publicShares, err := publicShares(record)
+	start, err := refreshStart(cfg, record, x)
 	if err != nil {
+		curve.WipeScalar(x)
 		return nil, err
-	}
-	ids := handler.PartyIDs(allIndices(cfg.Shares))
-	self := handler.PartyID(cfg.Self)
-
-	var start protocol.StartFunc
-	if cfg.Algorithm == mpc.BIP340Secp256k1 {
-		start = frost.RefreshTaproot(taprootConfig(record, cfg.Self, x, publicShares), ids)
-	} else {
-		publicKey, err := parsePoint(record.PublicKey)
-		if err != nil {
-			return nil, err
-		}
-		points := make(map[party.ID]curve.Point, len(publicShares))
-		for id, p := range publicShares {
-			points[id] = p
-		}
-		start = frost.Refresh(&frost.Config{
-			ID:                 self,
-			Threshold:          cfg.Threshold - 1,
-			PrivateShare:       x,
-			PublicKey:          publicKey,
-			VerificationShares: party.NewPointMap(points),
-		}, ids)
 	}
 	return newKeyParty(cfg, start, true, x)
 }
 
-func newKeyParty(cfg KeyConfig, start protocol.StartFunc, refresh bool, x curve.Scalar) (*KeyParty, error) {
+// refreshStart builds a fresh library configuration around x, which the library
+// changes to the new share.
+func refreshStart(cfg KeyConfig, record *mpc.PublicRecord, x libcurve.Scalar) (protocol.StartFunc, error) {
+	key, err := publicKey(record)
+	if err != nil {
+		return nil, err
+	}
+	points, err := publicShares(record)
+	if err != nil {
+		return nil, err
+	}
+	ids := handler.PartyIDs(allIndices(cfg.Shares))
+	if cfg.Algorithm == mpc.BIP340Secp256k1 {
+		c, err := taprootConfig(record, cfg.Self, x, points)
+		if err != nil {
+			return nil, err
+		}
+		return frost.RefreshTaproot(c, ids), nil
+	}
+	return frost.Refresh(&frost.Config{
+		ID:                 handler.PartyID(cfg.Self),
+		Threshold:          cfg.Threshold - 1,
+		PrivateShare:       x,
+		PublicKey:          key,
+		VerificationShares: party.NewPointMap(points),
+	}, ids), nil
+}
+
+func newKeyParty(cfg KeyConfig, start protocol.StartFunc, refresh bool, x libcurve.Scalar) (*KeyParty, error) {
 	p := &KeyParty{cfg: cfg, chainCodes: map[mpc.Index][]byte{}, refresh: refresh, secret: x}
 	h, err := handler.New(handler.Config{
 		Self:       cfg.Self,
@@ -155,13 +168,13 @@ func (p *KeyParty) Result() (*mpc.KeyShare, error) {
 		return nil, err
 	}
 	out := &mpc.KeyShare{Index: p.cfg.Self}
-	var x curve.Scalar
-	var publicShares map[party.ID]curve.Point
+	var x libcurve.Scalar
+	var publicShares map[party.ID]libcurve.Point
 	switch c := raw.(type) {
 	case *frost.TaprootConfig:
 		x = c.PrivateShare
 		out.PublicKey = append([]byte(nil), c.PublicKey...)
-		publicShares = make(map[party.ID]curve.Point, len(c.VerificationShares))
+		publicShares = make(map[party.ID]libcurve.Point, len(c.VerificationShares))
 		for id, point := range c.VerificationShares {
 			publicShares[id] = point
 		}
@@ -174,7 +187,7 @@ func (p *KeyParty) Result() (*mpc.KeyShare, error) {
 	default:
 		return nil, fmt.Errorf("frost: unexpected result %T", raw)
 	}
-	defer wipeScalar(x)
+	defer curve.WipeScalar(x)
 
 	for _, i := range allIndices(p.cfg.Shares) {
 		point, ok := publicShares[handler.PartyID(i)]
@@ -208,7 +221,7 @@ func (p *KeyParty) Result() (*mpc.KeyShare, error) {
 
 // Wipe implements mpc.Party.
 func (p *KeyParty) Wipe() {
-	wipeScalar(p.secret)
+	curve.WipeScalar(p.secret)
 	p.secret = nil
 	p.Party.Wipe()
 }

@@ -5,10 +5,11 @@ import (
 	"fmt"
 
 	"github.com/cronokirby/saferith"
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
+	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/party"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/curve"
 	"vault-plugin-secrets-mpc/mpc/handler"
 	"vault-plugin-secrets-mpc/secret"
 )
@@ -21,26 +22,33 @@ func allIndices(n int) []mpc.Index {
 	return out
 }
 
-// parsePoint reads a compressed point. The identity has no such encoding.
-func parsePoint(b []byte) (*curve.Secp256k1Point, error) {
-	if len(b) != 33 || (b[0] != 2 && b[0] != 3) {
-		return nil, errors.New("not a compressed curve point")
+// publicKey decodes a record's public key. A BIP-340 key is x-only and stands
+// for the point with an even y.
+func publicKey(record *mpc.PublicRecord) (libcurve.Point, error) {
+	group, err := curve.For(record.Algorithm)
+	if err != nil {
+		return nil, err
 	}
-	p := new(curve.Secp256k1Point)
-	if err := p.UnmarshalBinary(b); err != nil {
-		return nil, fmt.Errorf("not a point on the curve: %w", err)
+	b := record.PublicKey
+	if record.Algorithm == mpc.BIP340Secp256k1 {
+		b = append([]byte{2}, b...)
 	}
-	if p.IsIdentity() {
-		return nil, errors.New("the identity is no public share")
+	p, err := curve.ParsePoint(group, b)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
 	}
 	return p, nil
 }
 
 // publicShares decodes X₁…Xₙ into fresh points.
-func publicShares(record *mpc.PublicRecord) (map[party.ID]*curve.Secp256k1Point, error) {
-	out := make(map[party.ID]*curve.Secp256k1Point, record.Shares)
-	for i := range record.PublicShares {
-		p, err := parsePoint(record.PublicShares[i])
+func publicShares(record *mpc.PublicRecord) (map[party.ID]libcurve.Point, error) {
+	group, err := curve.For(record.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[party.ID]libcurve.Point, record.Shares)
+	for i, b := range record.PublicShares {
+		p, err := curve.ParsePoint(group, b)
 		if err != nil {
 			return nil, fmt.Errorf("public share %d: %w", i+1, err)
 		}
@@ -50,20 +58,22 @@ func publicShares(record *mpc.PublicRecord) (map[party.ID]*curve.Secp256k1Point,
 }
 
 // parseShare decodes a private share into a fresh scalar and checks xᵢ·G = Xᵢ.
-func parseShare(record *mpc.PublicRecord, i mpc.Index, share *secret.Bytes) (*curve.Secp256k1Scalar, error) {
-	public, err := parsePoint(record.PublicShare(i))
+// The caller clears it with curve.WipeScalar.
+func parseShare(record *mpc.PublicRecord, i mpc.Index, share *secret.Bytes) (libcurve.Scalar, error) {
+	group, err := curve.For(record.Algorithm)
+	if err != nil {
+		return nil, err
+	}
+	public, err := curve.ParsePoint(group, record.PublicShare(i))
 	if err != nil {
 		return nil, fmt.Errorf("public share %d: %w", i, err)
 	}
-	x := new(curve.Secp256k1Scalar)
-	if share.Len() != 32 {
-		return nil, mpc.ErrShareMismatch
-	}
-	if err := x.UnmarshalBinary(share.Expose()); err != nil || x.IsZero() {
+	x, err := curve.ParseScalar(group, share)
+	if err != nil {
 		return nil, mpc.ErrShareMismatch
 	}
 	if !x.ActOnBase().Equal(public) {
-		wipeScalar(x)
+		curve.WipeScalar(x)
 		return nil, mpc.ErrShareMismatch
 	}
 	return x, nil
@@ -75,38 +85,29 @@ func CheckShare(record *mpc.PublicRecord, i mpc.Index, share *secret.Bytes) erro
 	if err != nil {
 		return err
 	}
-	wipeScalar(x)
+	curve.WipeScalar(x)
 	return nil
 }
 
 // CheckRecord verifies that the public shares lie on one polynomial of degree
-// t−1 whose value at 0 is the public key. With mpc.PublicRecord.Check it is
-// what a new epoch must pass before anybody relies on it.
+// t−1 whose value at 0 is the public key, and that every point has prime order.
+// With mpc.PublicRecord.Check, which it calls, it is what a new epoch must pass
+// before anybody relies on it.
 func CheckRecord(record *mpc.PublicRecord) error {
 	if err := record.Check(); err != nil {
 		return err
 	}
-	points := make([]curve.Point, record.Shares)
-	for i := range points {
-		p, err := parsePoint(record.PublicShares[i])
-		if err != nil {
-			return fmt.Errorf("public share %d: %w", i+1, err)
-		}
-		points[i] = p
+	key, err := publicKey(record)
+	if err != nil {
+		return err
 	}
-	var key curve.Point
-	if record.Algorithm == mpc.BIP340Secp256k1 {
-		p, err := curve.Secp256k1{}.LiftX(record.PublicKey)
-		if err != nil {
-			return fmt.Errorf("public key: %w", err)
-		}
-		key = p
-	} else {
-		p, err := parsePoint(record.PublicKey)
-		if err != nil {
-			return fmt.Errorf("public key: %w", err)
-		}
-		key = p
+	shares, err := publicShares(record)
+	if err != nil {
+		return err
+	}
+	points := make([]libcurve.Point, record.Shares)
+	for i := range points {
+		points[i] = shares[handler.PartyID(mpc.Index(i+1))]
 	}
 	basis := points[:record.Threshold]
 	if !interpolate(basis, 0).Equal(key) {
@@ -122,8 +123,12 @@ func CheckRecord(record *mpc.PublicRecord) error {
 
 // interpolate returns the value at x of the polynomial in the exponent through
 // (1, points[0]), (2, points[1]), ….
-func interpolate(points []curve.Point, x int) curve.Point {
-	sum := curve.Point(new(curve.Secp256k1Point))
+func interpolate(points []libcurve.Point, x int) libcurve.Point {
+	group := points[0].Curve()
+	small := func(n int) libcurve.Scalar {
+		return group.NewScalar().SetNat(new(saferith.Nat).SetUint64(uint64(n)))
+	}
+	sum := group.NewPoint()
 	for i := range points {
 		num, den := small(1), small(1)
 		for j := range points {
@@ -135,19 +140,4 @@ func interpolate(points []curve.Point, x int) curve.Point {
 		sum = sum.Add(num.Mul(den.Invert()).Act(points[i]))
 	}
 	return sum
-}
-
-func small(n int) curve.Scalar {
-	return new(curve.Secp256k1Scalar).SetNat(new(saferith.Nat).SetUint64(uint64(n)))
-}
-
-// wipeScalar overwrites a scalar with zero; the library has no other way.
-func wipeScalar(s curve.Scalar) {
-	switch x := s.(type) {
-	case nil:
-	case *curve.Secp256k1Scalar:
-		if x != nil {
-			x.Set(new(curve.Secp256k1Scalar))
-		}
-	}
 }

@@ -1,23 +1,20 @@
 package frost
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
-
-	"github.com/taurusgroup/multi-party-sig/pkg/math/curve"
-	"github.com/taurusgroup/multi-party-sig/pkg/party"
-	"github.com/taurusgroup/multi-party-sig/pkg/taproot"
-	"github.com/taurusgroup/multi-party-sig/protocols/frost"
+	"slices"
 
 	"vault-plugin-secrets-mpc/mpc"
-	"vault-plugin-secrets-mpc/mpc/handler"
 	"vault-plugin-secrets-mpc/secret"
 )
 
-// signRounds is the last round of signing.
-const signRounds = 3
+// ErrBroadcast: a party told different parties different things, or one of
+// them says so falsely.
+var ErrBroadcast = errors.New("the parties did not receive the same nonce commitments")
 
-// SignConfig describes one signer of a BIP-340 signature.
+// SignConfig describes one signer.
 type SignConfig struct {
 	Self mpc.Index
 	// Signers holds exactly Record.Threshold indices in ascending order, Self
@@ -26,84 +23,94 @@ type SignConfig struct {
 	Record  *mpc.PublicRecord
 	// Share is Self's share, copied; it stays the caller's to wipe.
 	Share *secret.Bytes
-	// Message is what is signed. BIP-340 hashes it itself, whatever its length.
+	// Message is what is signed. Both schemes hash it themselves, whatever its
+	// length. It must not change until the party is done.
 	Message   []byte
 	SessionID mpc.SessionID
 }
 
-// SignParty runs one signer.
-type SignParty struct {
-	*handler.Party
-	cfg    SignConfig
-	secret curve.Scalar
+// Signer is a party whose result is a signature. The signature has been
+// verified; whoever releases it verifies it again with another implementation.
+type Signer interface {
+	mpc.Party
+	Result() (*mpc.Signature, error)
 }
 
-// NewSign returns a signer. It fails when the share does not match its public
-// share or the record is no BIP-340 account.
-func NewSign(cfg SignConfig) (*SignParty, error) {
-	if cfg.Record.Algorithm != mpc.BIP340Secp256k1 {
-		return nil, fmt.Errorf("frost signing cannot serve %q", cfg.Record.Algorithm)
-	}
-	if len(cfg.Signers) != cfg.Record.Threshold {
-		return nil, fmt.Errorf("%d signers for a threshold of %d", len(cfg.Signers), cfg.Record.Threshold)
-	}
-	if len(cfg.Message) == 0 {
-		return nil, errors.New("nothing to sign")
-	}
-	x, err := parseShare(cfg.Record, cfg.Self, cfg.Share)
-	if err != nil {
+// NewSign returns a signer for a BIP-340 or Ed25519 account. It fails when the
+// share does not match its public share (mpc.ErrShareMismatch), or when the
+// account signs by another scheme (mpc.ErrUnknownAlgorithm).
+func NewSign(cfg SignConfig) (Signer, error) {
+	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	publicShares, err := publicShares(cfg.Record)
-	if err != nil {
-		return nil, err
+	// No constructor's nil pointer may become a non-nil Signer.
+	switch cfg.Record.Algorithm {
+	case mpc.BIP340Secp256k1:
+		p, err := newBIP340(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	case mpc.Ed25519:
+		p, err := newEd25519(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
 	}
-	h, err := handler.New(handler.Config{
-		Self:      cfg.Self,
-		Parties:   cfg.Signers,
-		SessionID: cfg.SessionID,
-		Start: frost.SignTaproot(taprootConfig(cfg.Record, cfg.Self, x, publicShares),
-			handler.PartyIDs(cfg.Signers), cfg.Message),
-		FinalRound: signRounds,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &SignParty{Party: h, cfg: cfg, secret: x}, nil
+	return nil, fmt.Errorf("%w: frost signing cannot serve %q", mpc.ErrUnknownAlgorithm, cfg.Record.Algorithm)
 }
 
-// Result returns the signature R.x‖s. The library has verified it with its own
-// code; whoever releases it verifies it again with another.
-func (p *SignParty) Result() (*mpc.Signature, error) {
-	raw, err := p.Party.Result()
-	if err != nil {
-		return nil, err
+func (c SignConfig) check() error {
+	if err := c.Record.Check(); err != nil {
+		return err
 	}
-	sig, ok := raw.(taproot.Signature)
-	if !ok || len(sig) != 64 {
-		return nil, fmt.Errorf("frost: unexpected result %T", raw)
+	if len(c.Signers) != c.Record.Threshold {
+		return fmt.Errorf("%d signers for a threshold of %d", len(c.Signers), c.Record.Threshold)
 	}
-	out := &mpc.Signature{Bytes: append([]byte(nil), sig...), RecoveryID: -1, Digest: p.cfg.Message}
-	copy(out.R[:], sig[:32])
-	copy(out.S[:], sig[32:])
-	return out, nil
+	last := mpc.Index(0)
+	for _, i := range c.Signers {
+		if i <= last || int(i) > c.Record.Shares {
+			return fmt.Errorf("signers %v are not ascending share indices of %d", c.Signers, c.Record.Shares)
+		}
+		last = i
+	}
+	switch {
+	case !slices.Contains(c.Signers, c.Self):
+		return fmt.Errorf("share %d is not among the signers %v", c.Self, c.Signers)
+	case len(c.Message) == 0:
+		return errors.New("nothing to sign")
+	case c.SessionID == mpc.SessionID{}:
+		return errors.New("no session ID")
+	}
+	return nil
 }
 
-// Wipe implements mpc.Party.
-func (p *SignParty) Wipe() {
-	wipeScalar(p.secret)
-	p.secret = nil
-	p.Party.Wipe()
+// signLabel separates the digest below from every other hash of this program.
+const signLabel = "vault-plugin-secrets-mpc frost sign v1"
+
+// transcript is a digest of all that the signers must agree on. Every field
+// but the last has a fixed or a written length.
+func (c SignConfig) transcript() [32]byte {
+	record := c.Record.Hash()
+	h := sha256.New()
+	h.Write([]byte(signLabel))
+	h.Write(c.SessionID[:])
+	h.Write(record[:])
+	h.Write([]byte{byte(len(c.Signers))})
+	for _, i := range c.Signers {
+		h.Write([]byte{byte(i)})
+	}
+	h.Write(c.Message)
+	return [32]byte(h.Sum(nil))
 }
 
-// taprootConfig builds a fresh library configuration around x.
-func taprootConfig(record *mpc.PublicRecord, self mpc.Index, x *curve.Secp256k1Scalar,
-	publicShares map[party.ID]*curve.Secp256k1Point) *frost.TaprootConfig {
-	return &frost.TaprootConfig{
-		ID:                 handler.PartyID(self),
-		Threshold:          record.Threshold - 1,
-		PrivateShare:       x,
-		PublicKey:          append(taproot.PublicKey(nil), record.PublicKey...),
-		VerificationShares: publicShares,
+// broadcastFault ends a session whose parties were told different things. Among
+// three nobody can tell who lied; a single peer can be blamed.
+func broadcastFault(self mpc.Index, signers []mpc.Index) *mpc.AbortError {
+	others := slices.DeleteFunc(slices.Clone(signers), func(i mpc.Index) bool { return i == self })
+	if len(others) > 1 {
+		others = nil
 	}
+	return &mpc.AbortError{Culprits: others, Err: ErrBroadcast}
 }
