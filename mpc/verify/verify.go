@@ -70,7 +70,8 @@ func Signature(a mpc.Algorithm, publicKey, signed, sig []byte) bool {
 
 // Ed25519 reports whether sig, R‖S in 64 bytes, is a valid Ed25519 signature
 // (RFC 8032, pure) on the message under the 32-byte public key. The check is the
-// standard library's: S below the order, no cofactor.
+// standard library's: S below the order, no cofactor. A key of small order would
+// have signatures on everything; the keys of accounts are not (mpc/frost).
 func Ed25519(pub, message, sig []byte) bool {
 	return len(pub) == ed25519.PublicKeySize && len(sig) == ed25519.SignatureSize && ed25519.Verify(pub, message, sig)
 }

@@ -122,18 +122,12 @@ func TestMessage(t *testing.T) {
 		t.Error("a digest of 7 bytes was accepted")
 	}
 	r.Algorithm = "other"
+	if ok, err := Message(r, mpc.MessageRaw, mpc.HashSHA256, msg, nil); ok || !errors.Is(err, mpc.ErrUnknownAlgorithm) {
+		t.Errorf("unknown algorithm: %v", err)
+	}
 	if _, err := Message(r, mpc.MessageRaw, mpc.HashSHA256, msg, nil); !errors.Is(err, mpc.ErrUnknownAlgorithm) {
 		t.Errorf("unknown algorithm: %v", err)
 	}
-}
-
-func FuzzVerify(f *testing.F) {
-	f.Add(make([]byte, 33), []byte("m"), make([]byte, 64))
-	f.Fuzz(func(t *testing.T, pub, msg, sig []byte) {
-		BIP340(pub, msg, sig)
-		d := sha256.Sum256(msg)
-		ECDSA(pub, d[:], sig)
-	})
 }
 
 func derEncode(r, s [32]byte) []byte {
@@ -151,7 +145,7 @@ func derEncode(r, s [32]byte) []byte {
 	return append([]byte{0x30, byte(len(body))}, body...)
 }
 
-func unhex(t *testing.T, s string) []byte {
+func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(s)
 	if err != nil {
