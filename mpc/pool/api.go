@@ -40,8 +40,10 @@ type Settings struct {
 	// SessionsPerNode bounds the sessions a node runs at once; more wait in
 	// turn. 0 means DefaultSessionsPerNode.
 	SessionsPerNode int
-	// AuxPeriod is how old a node's auxiliary keys may become before new ones
-	// are made; 0 means that they stay.
+	// AuxPeriod is how old a node's auxiliary keys may become, give or take a
+	// tenth, before new ones are made; 0 means that they stay. Keys without a
+	// time of making come from a version that served fewer algorithms and are
+	// renewed in any case.
 	AuxPeriod time.Duration
 }
 
@@ -78,7 +80,8 @@ type AuxKeys struct {
 	// Envelope wraps the secret half.
 	Envelope []byte
 	// Receipts are this node's signed statements "I have checked that peer's
-	// auxiliary keys of that generation", by peer node ID.
+	// auxiliary keys of that generation", by peer node ID and generation
+	// ("local-2#7"); an older version wrote the node ID alone.
 	Receipts map[string][]byte
 }
 
@@ -195,10 +198,18 @@ type NodeStatus struct {
 
 // AuxStatus says how far a node's auxiliary keys are.
 type AuxStatus struct {
-	// State is "none", "generating", "checking" or "ready".
-	State      string
+	// State is "none", "generating", "checking", "ready", or "renewing" while
+	// the next generation is made and checked and this one is in use.
+	State string
+	// Generation is the one in use; Made is when it was made, the zero time for
+	// long ago.
 	Generation uint64
-	// Progress is 0…100 over generating and checking with every peer.
+	Made       time.Time
+	// NextDue is when the next generation will be asked for; the zero time
+	// where none is planned. Nodes take turns, so it may be made later.
+	NextDue time.Time
+	// Progress is 0…100 over generating and checking with every peer, of the
+	// next generation where State is "renewing".
 	Progress int
 	// Peers is the number of other nodes, PeersReady those with which checks
 	// are complete both ways.

@@ -1,13 +1,12 @@
 package pool
 
 import (
-	"context"
+	"cmp"
 	"crypto/sha256"
-	"errors"
+	"fmt"
 	"maps"
-	"runtime"
-	"sync"
-	"time"
+	"slices"
+	"strings"
 
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
@@ -18,26 +17,61 @@ const (
 	auxGenerating = "generating"
 	auxChecking   = "checking"
 	auxReady      = "ready"
+	auxRenewing   = "renewing"
 )
 
-const (
-	// generateTimeout is far above the few seconds that finding two safe
-	// primes takes, for a busy machine and an unlucky search.
-	generateTimeout = 5 * time.Minute
-	checkTimeout    = 2 * time.Minute
-	auxRetry        = 5 * time.Second
-)
+// peerGenerations is how many generations of a peer's keys a node keeps: the
+// newest ones.
+const peerGenerations = 2
 
 // nodeAux is what the pool knows of a running node's auxiliary keys. It is
-// guarded by localNode.mu. keys and its fields are never changed in place.
+// guarded by localNode.mu. What keys, next and accepted point to is never
+// changed in place, so that a copy can be read without the lock.
 type nodeAux struct {
 	state    string // "" means none
-	progress int    // percent of generating
-	keys     *AuxKeys
-	hash     [32]byte // of keys.Public
-	// accepted holds, per peer, the hash of the public auxiliary keys this
-	// node's process works with.
-	accepted map[string][32]byte
+	progress int    // percent of generating, or of renewing
+	// keys are stored, and used in sessions; next are those that will replace
+	// them, in the node's memory only, nil most of the time.
+	keys, next     *AuxKeys
+	hash, nextHash [32]byte // of their public halves
+	accepted       map[string][]acceptedKeys
+	retired        string // what the process was last told by RetireAuxiliary
+}
+
+// acceptedKeys names keys of a peer that a node's process works with; a node's
+// nodeAux.accepted holds them by peer, in the order of generations.
+type acceptedKeys struct {
+	generation uint64
+	hash       [32]byte
+}
+
+// offer is one generation of a node's keys for its peers to accept.
+type offer struct {
+	keys *AuxKeys
+	acceptedKeys
+}
+
+// offers returns the keys in use and then the next ones, as far as there are
+// any.
+func (a nodeAux) offers() (out []offer) {
+	if a.keys != nil {
+		out = append(out, offer{a.keys, acceptedKeys{a.keys.Generation, a.hash}})
+	}
+	if a.next != nil {
+		out = append(out, offer{a.next, acceptedKeys{a.next.Generation, a.nextHash}})
+	}
+	return out
+}
+
+// works reports whether the node works with those keys of a peer.
+func (a nodeAux) works(peerID string, k acceptedKeys) bool {
+	return slices.Contains(a.accepted[peerID], k)
+}
+
+// past reports whether the node has accepted newer keys of a peer, and so will
+// not take those of an earlier generation.
+func (a nodeAux) past(peerID string, generation uint64) bool {
+	return slices.ContainsFunc(a.accepted[peerID], func(k acceptedKeys) bool { return k.generation > generation })
 }
 
 func (a nodeAux) status() AuxStatus {
@@ -46,248 +80,120 @@ func (a nodeAux) status() AuxStatus {
 		s.State = auxNone
 	}
 	if a.keys != nil {
-		s.Generation = a.keys.Generation
+		s.Generation, s.Made = a.keys.Generation, a.keys.Made
 	}
 	return s
 }
 
-// complete combines making the keys (first half) and checking them with every
-// peer (second half) into one figure.
-func (s *AuxStatus) complete() {
-	if s.State != auxReady {
-		s.Progress /= 2
-		return
-	}
-	if s.Progress = 100; s.PeersReady < s.Peers {
-		s.State, s.Progress = auxChecking, 50+50*s.PeersReady/s.Peers
+// noteProgress takes what the node says of keys that it is making, in percent.
+func (a *nodeAux) noteProgress(percent int) {
+	switch {
+	case a.state == auxGenerating:
+		a.progress = percent
+	case a.state == auxRenewing && a.next == nil:
+		a.progress = percent / 2 // peers have to check them then
 	}
 }
+
+// complete combines making the keys (first half) and checking them with every
+// peer (second half) into one figure. Renewal has its own while the keys in use
+// are checked by all.
+func (s *AuxStatus) complete() {
+	switch {
+	case s.State != auxReady && s.State != auxRenewing:
+		s.Progress /= 2
+	case s.PeersReady < s.Peers:
+		s.State, s.Progress = auxChecking, 50+50*s.PeersReady/s.Peers
+	case s.State == auxReady:
+		s.Progress = 100
+	}
+}
+
+// usable reports whether the keys in use have been checked with every peer.
+func (s AuxStatus) usable() bool { return s.State == auxReady || s.State == auxRenewing }
 
 // auxHash names a node's public auxiliary keys in sessions.
 func auxHash(public []byte) [32]byte { return sha256.Sum256(public) }
 
-// auxKeys returns the node's current keys, or nil.
-func (n *localNode) auxKeys() *AuxKeys {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.aux.keys
+// auxView is what the pool knows of a node's keys at one moment.
+type auxView struct {
+	n       *localNode
+	id      string
+	process uint64 // 0 while none is set up
+	client  nodepb.NodeClient
+	nodeAux
 }
 
-// accepted reports whether n works with peer's current auxiliary keys.
+func (n *localNode) auxView() auxView {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v := auxView{n: n, id: n.id, nodeAux: n.aux}
+	if n.proc != nil {
+		v.process, v.client = n.proc.number, n.proc.client
+	}
+	return v
+}
+
+// withAux changes what is known of the keys of one process of n. It returns
+// false, and does nothing, where that process is not n's any more.
+func (n *localNode) withAux(process uint64, change func(*nodeAux)) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.proc == nil || n.proc.number != process {
+		return false
+	}
+	change(&n.aux)
+	return true
+}
+
+// accepted reports whether n works with the auxiliary keys that peer uses.
 func (n *localNode) accepted(peer *localNode) bool {
-	hash, ok := peer.auxHash()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return ok && n.proc != nil && n.aux.accepted[peer.id] == hash
+	theirs, own := peer.auxView(), n.auxView()
+	return theirs.keys != nil && own.process != 0 && own.works(peer.id, acceptedKeys{theirs.keys.Generation, theirs.hash})
 }
 
-// auxHash returns the hash of the node's current public keys, if it has any.
-func (n *localNode) auxHash() ([32]byte, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.aux.hash, n.aux.keys != nil
+// noteAccepted records that n's process works with keys of a peer.
+func (a *nodeAux) noteAccepted(peerID string, k acceptedKeys) {
+	list := append(slices.Clone(a.accepted[peerID]), k)
+	slices.SortFunc(list, func(x, y acceptedKeys) int { return cmp.Compare(x.generation, y.generation) })
+	list = slices.Compact(list)
+	if a.accepted = maps.Clone(a.accepted); a.accepted == nil {
+		a.accepted = map[string][]acceptedKeys{}
+	}
+	a.accepted[peerID] = list[max(0, len(list)-peerGenerations):]
 }
 
-// auxTask is one step towards all nodes having checked auxiliary keys: n makes
-// its keys (peer is nil), or n accepts those of peer.
-type auxTask struct{ n, peer *localNode }
-
-// auxiliaryLoop makes and checks auxiliary keys in the background, as many at a
-// time as there are processors; nodes do this work at low priority.
-func (p *Pool) auxiliaryLoop() {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	busy := map[*localNode]bool{} // nodes whose keys a running task changes
-	retry := map[auxTask]time.Time{}
-	type result struct {
-		auxTask
-		err error
-	}
-	results := make(chan result)
-	for {
-		_, _, changed, err := p.ready()
-		for err == nil && len(busy) < max(runtime.NumCPU(), 1) {
-			task, ok := p.nextAuxTask(busy, retry)
-			if !ok {
-				break
-			}
-			busy[task.n] = true
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				e := p.runAuxTask(task)
-				select {
-				case results <- result{task, e}:
-				case <-p.ctx.Done():
-				}
-			}()
-		}
-		if changed == nil { // not configured yet
-			p.mu.Lock()
-			changed = p.changed
-			p.mu.Unlock()
-		}
-		select {
-		case r := <-results:
-			delete(busy, r.n)
-			delete(retry, r.auxTask)
-			maps.DeleteFunc(retry, func(_ auxTask, at time.Time) bool { return time.Now().After(at) })
-			if r.err != nil && p.ctx.Err() == nil {
-				retry[r.auxTask] = time.Now().Add(auxRetry)
-				if r.n.isReady() {
-					p.cfg.Logger.Warn("auxiliary keys: a step failed and will be tried again", "node", r.n.id, "error", r.err)
-				}
-			}
-			p.notify()
-		case <-changed:
-		case <-time.After(auxRetry):
-		case <-p.ctx.Done():
-			return
-		}
-	}
+// receiptKey names a receipt in AuxKeys.Receipts.
+func receiptKey(peerID string, generation uint64) string {
+	return fmt.Sprintf("%s#%d", peerID, generation)
 }
 
-// nextAuxTask prefers checks to making more keys: two nodes that have finished
-// with each other can sign while the others are still busy.
-func (p *Pool) nextAuxTask(busy map[*localNode]bool, retry map[auxTask]time.Time) (auxTask, bool) {
-	nodes, _, _, _ := p.ready()
-	due := func(t auxTask) bool { return time.Now().After(retry[t]) }
-	for _, n := range nodes {
-		if busy[n] || n.auxKeys() == nil {
-			continue
-		}
-		for _, peer := range nodes {
-			t := auxTask{n, peer}
-			if peer != n && peer.auxKeys() != nil && !n.accepted(peer) && due(t) {
-				return t, true
-			}
-		}
+// receipt returns the node's receipt for a peer's keys of that generation, nil
+// for none. Older versions stored it under the peer's name, of some generation.
+func (k *AuxKeys) receipt(peerID string, generation uint64) []byte {
+	if r := k.Receipts[receiptKey(peerID, generation)]; len(r) > 0 {
+		return r
 	}
-	for _, n := range nodes {
-		if t := (auxTask{n: n}); !busy[n] && n.auxKeys() == nil && due(t) {
-			return t, true
-		}
-	}
-	return auxTask{}, false
+	return k.Receipts[peerID]
 }
 
-func (p *Pool) runAuxTask(t auxTask) error {
-	if t.peer == nil {
-		return p.makeAuxiliary(t.n)
-	}
-	return p.acceptPeer(t.n, t.peer)
-}
-
-// makeAuxiliary has n make its first generation of auxiliary keys and stores
-// them before anybody uses them.
-func (p *Pool) makeAuxiliary(n *localNode) error {
-	client := n.client()
-	if client == nil {
-		return errNodeGone
-	}
-	n.mu.Lock()
-	n.aux.state, n.aux.progress = auxGenerating, 0
-	n.mu.Unlock()
-	ctx, cancel := context.WithTimeout(p.ctx, generateTimeout)
-	defer cancel()
-	stored, err := p.cfg.Store.NodeKeys(ctx, n.id)
-	if err == nil && stored == nil {
-		err = errors.New("the node's stored keys are gone")
-	}
-	if err != nil {
-		return err
-	}
-	generation := uint64(1)
-	if stored.Aux != nil {
-		generation = stored.Aux.Generation + 1
-	}
-	reply, err := client.MakeAuxiliary(ctx, &nodepb.MakeAuxiliaryRequest{Generation: generation})
-	if err != nil {
-		n.mu.Lock()
-		n.aux.state, n.lastError = auxNone, "making auxiliary keys: "+err.Error()
-		n.mu.Unlock()
-		return err
-	}
-	keys := &AuxKeys{Generation: generation, Public: reply.GetPublic(), Envelope: reply.GetEnvelope(), Receipts: map[string][]byte{}}
-	stored.Aux = keys
-	if err := p.cfg.Store.PutNodeKeys(ctx, n.id, stored); err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.proc == nil || n.proc.client != client {
-		return errNodeGone // its next process loads what was stored
-	}
-	n.aux = nodeAux{state: auxReady, progress: 100, keys: keys, hash: auxHash(keys.Public)}
-	return nil
-}
-
-var errNodeGone = errors.New("the node is not running")
-
-// acceptPeer has n check peer's auxiliary keys: by the receipt of an earlier
-// check if there is one, else by all proofs, one of which peer makes for n.
-func (p *Pool) acceptPeer(n, peer *localNode) error {
-	client, peerClient := n.client(), peer.client()
-	own, theirs := n.auxKeys(), peer.auxKeys()
-	if client == nil || peerClient == nil || own == nil || theirs == nil {
-		return errNodeGone
-	}
-	ctx, cancel := context.WithTimeout(p.ctx, checkTimeout)
-	defer cancel()
-	request := &nodepb.AcceptPeerRequest{PeerId: peer.id, PeerPublic: theirs.Public, Receipt: own.Receipts[peer.id]}
-	if len(request.Receipt) > 0 {
-		if _, err := client.AcceptPeer(ctx, request); err == nil {
-			n.noteAccepted(client, peer.id, theirs, nil)
-			return nil
+// withReceipt returns a copy of k with a receipt added, and without those for
+// generations that the peer does not offer any more.
+func (k *AuxKeys) withReceipt(peerID string, generation uint64, receipt []byte, offered []offer) *AuxKeys {
+	out := *k
+	out.Receipts = maps.Clone(k.Receipts)
+	maps.DeleteFunc(out.Receipts, func(key string, _ []byte) bool {
+		if key == peerID { // most likely of the keys in use
+			return generation == offered[0].generation
 		}
-		request.Receipt = nil // of older keys: check the new ones
+		name, _, _ := strings.Cut(key, "#")
+		return name == peerID && !slices.ContainsFunc(offered, func(o offer) bool { return key == receiptKey(peerID, o.generation) })
+	})
+	if out.Receipts == nil {
+		out.Receipts = map[string][]byte{}
 	}
-	proof, err := peerClient.ProveFactors(ctx, &nodepb.ProveFactorsRequest{PeerId: n.id, PeerPublic: own.Public})
-	if err != nil {
-		return err
-	}
-	request.Proof = proof.GetProof()
-	reply, err := client.AcceptPeer(ctx, request)
-	if err != nil {
-		return err
-	}
-	updated := n.noteAccepted(client, peer.id, theirs, reply.GetReceipt())
-	if updated == nil {
-		return errNodeGone
-	}
-	// Only this task changes n's stored keys now; a lost receipt would only
-	// cost another check.
-	stored, err := p.cfg.Store.NodeKeys(ctx, n.id)
-	if err != nil || stored == nil {
-		return errors.Join(err, errors.New("the receipt was not stored"))
-	}
-	stored.Aux = updated
-	return p.cfg.Store.PutNodeKeys(ctx, n.id, stored)
-}
-
-// noteAccepted records that n works with peer's keys and returns n's keys with
-// the receipt added, if there is one.
-func (n *localNode) noteAccepted(client nodepb.NodeClient, peerID string, theirs *AuxKeys, receipt []byte) *AuxKeys {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.aux.keys == nil || n.proc == nil || n.proc.client != client {
-		return nil // another process by now
-	}
-	accepted := maps.Clone(n.aux.accepted)
-	if accepted == nil {
-		accepted = map[string][32]byte{}
-	}
-	accepted[peerID] = auxHash(theirs.Public)
-	n.aux.accepted = accepted
-	if receipt != nil {
-		updated := *n.aux.keys
-		if updated.Receipts = maps.Clone(updated.Receipts); updated.Receipts == nil {
-			updated.Receipts = map[string][]byte{}
-		}
-		updated.Receipts[peerID] = receipt
-		n.aux.keys = &updated
-	}
-	return n.aux.keys
+	out.Receipts[receiptKey(peerID, generation)] = receipt
+	return &out
 }
 
 // forgetAccepted has a node's peers' auxiliary keys accepted anew.
@@ -304,7 +210,7 @@ func (p *Pool) forgetAccepted(nodeID string) {
 func (p *Pool) auxPending() *AuxPendingError {
 	e := &AuxPendingError{}
 	for _, s := range p.Nodes() {
-		if s.State == NodeReady && s.Aux.Progress < 100 {
+		if s.State == NodeReady && !s.Aux.usable() {
 			e.Nodes = append(e.Nodes, AuxProgress{NodeID: s.ID, Progress: s.Aux.Progress})
 		}
 	}
@@ -326,8 +232,8 @@ func (p *Pool) demandAuxiliary(j *job) {
 	}
 	j.describe = func(m *nodepb.Member) {
 		if n := p.node(m.GetNodeId()); n != nil {
-			if hash, ok := n.auxHash(); ok {
-				m.AuxHash = hash[:]
+			if v := n.auxView(); v.keys != nil {
+				m.AuxHash = v.hash[:]
 			}
 		}
 	}

@@ -28,6 +28,8 @@ var (
 	// ErrShareUnusable: a wrapped share did not open or does not match its
 	// public share.
 	ErrShareUnusable = errors.New("wrapped share unusable")
+	// ErrUnknownNode: the pool has no node of that name.
+	ErrUnknownNode = errors.New("no such node")
 	// ErrClosed: the pool is shutting down.
 	ErrClosed = errors.New("the node pool is shutting down")
 )
@@ -60,9 +62,20 @@ type NoEligibleNodeError struct {
 	Index mpc.Index
 	// WaitsFor names the nodes that may serve the share but are not ready.
 	WaitsFor []string
+	// NoSpares: only nodes known to have the share may serve it, since what
+	// is known of the account may be incomplete (mpc.Account.NoSpares).
+	NoSpares bool
 }
 
 func (e *NoEligibleNodeError) Error() string {
+	if e.NoSpares {
+		which := "none of them is in the pool"
+		if len(e.WaitsFor) > 0 {
+			which = strings.Join(e.WaitsFor, ", ") + " not ready"
+		}
+		return fmt.Sprintf("share %d may only be served by nodes that are known to have it until the account's next refresh: %s",
+			e.Index, which)
+	}
 	if len(e.WaitsFor) == 0 {
 		return fmt.Sprintf("no node of the pool may serve share %d in this epoch: raise local in config/nodes to what it was", e.Index)
 	}
@@ -103,8 +116,9 @@ func (e *AuxPendingError) Error() string {
 
 // SessionError: every attempt at a session failed within the deadline.
 type SessionError struct {
-	Operation string // "create", "sign" or "refresh"
-	// Culprits are the nodes the protocol itself convicts, if any.
+	Operation string // "create", "sign", "presign" or "refresh"
+	// Culprits are the nodes and shares that the last failing node blames, as
+	// "local-3 (share 2)", if it blames any. That is its word: it may lie.
 	Culprits []string
 	Attempts int
 	Err      error
@@ -113,7 +127,7 @@ type SessionError struct {
 func (e *SessionError) Error() string {
 	s := fmt.Sprintf("%s failed after %d attempt(s): %v", e.Operation, e.Attempts, e.Err)
 	if len(e.Culprits) > 0 {
-		s += " (caused by " + strings.Join(e.Culprits, ", ") + ")"
+		s += " (blamed: " + strings.Join(e.Culprits, ", ") + ")"
 	}
 	return s
 }

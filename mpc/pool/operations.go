@@ -9,8 +9,11 @@ import (
 	"slices"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
+
+var errIncompleteShares = errors.New("pool: the account's shares are incomplete")
 
 // Create makes a new key among Shares nodes.
 func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) {
@@ -28,11 +31,12 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 			}
 		},
 	}
-	chosen, outcomes, err := j.run(ctx)
-	if err != nil {
+	var result *KeyResult
+	j.check = agreed(&result)
+	if _, _, err := j.run(ctx); err != nil {
 		return nil, err
 	}
-	return agree(chosen, outcomes)
+	return result, nil
 }
 
 // Refresh makes the next share epoch of an account among all n shares.
@@ -40,10 +44,11 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 	record := r.Account.Record.Marshal()
 	n := r.Account.Record.Shares
 	if len(r.Account.Shares) != n {
-		return nil, errors.New("pool: the account's shares are incomplete")
+		return nil, errIncompleteShares
 	}
 	j := &job{
-		pool: p, operation: "refresh", n: n, count: n, need: n, accept: hasRecord, seen: maps.Clone(r.Account.Exposures), expose: r.Expose,
+		pool: p, operation: "refresh", account: r.Account.Record.AccountID, n: n, count: n, need: n, accept: hasRecord,
+		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "refresh", Members: members, Self: uint32(a.index), Record: record,
@@ -51,18 +56,16 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 			}
 		},
 	}
-	chosen, outcomes, err := j.run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	result, err := agree(chosen, outcomes)
-	if err != nil {
+	var result *KeyResult
+	j.check = agreed(&result)
+	if _, _, err := j.run(ctx); err != nil {
 		return nil, err
 	}
 	old, next := r.Account.Record, result.Account.Record
 	if next.AccountID != old.AccountID || next.Epoch != old.Epoch+1 || !bytes.Equal(next.PublicKey, old.PublicKey) {
 		return nil, errors.New("refresh: the new record is not this account's next epoch; the old shares stay in force")
 	}
+	p.supersede(&next)
 	return result, nil
 }
 
@@ -115,25 +118,58 @@ func agree(chosen []assignment, outcomes map[mpc.Index]*nodepb.Outcome) (*KeyRes
 }
 
 // Sign makes one signature with t of the n shares, and tries again with other
-// nodes when one fails.
+// nodes when one fails. An ECDSA signature on a raw message under the account's
+// own key uses up a presignature where there is one. Errors of mpc.SigningInput
+// and derive.Derive come back as they are.
 func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
 	record := &r.Account.Record
 	if len(r.Account.Shares) != record.Shares {
-		return nil, errors.New("pool: the account's shares are incomplete")
+		return nil, errIncompleteShares
 	}
 	message, err := mpc.SigningInput(record.Algorithm, r.MessageType, r.Hash, r.Input)
 	if err != nil {
 		return nil, err
 	}
+	child, err := derive.Derive(record, r.Derivation)
+	if err != nil {
+		return nil, err
+	}
+	check := func(o *nodepb.Outcome) (*mpc.Signature, error) {
+		return checkSignature(record.Algorithm, child.PublicKey, message, o)
+	}
+	spent := 0
+	// With a known nonce point, a digest of the caller's choice or a child key
+	// could be used to get a signature on a message that was never asked for.
+	if record.Algorithm.IsECDSA() && r.MessageType == mpc.MessageRaw && r.Derivation == (mpc.Derivation{}) {
+		var result *SignResult
+		if result, spent, err = p.signPresigned(ctx, &r, check); result != nil || err != nil {
+			return result, err
+		}
+	}
+	result, err := p.signInFull(ctx, &r, check)
+	var failed *SessionError
+	switch {
+	case errors.As(err, &failed):
+		failed.Attempts += spent
+	case err == nil:
+		result.Attempts += spent
+	}
+	return result, err
+}
+
+// signInFull makes a signature from the shares alone.
+func (p *Pool) signInFull(ctx context.Context, r *SignRequest, check func(*nodepb.Outcome) (*mpc.Signature, error)) (*SignResult, error) {
+	record := &r.Account.Record
 	encoded := record.Marshal()
 	j := &job{
-		pool: p, operation: "sign", n: record.Shares, count: record.Threshold, need: 1,
-		seen: maps.Clone(r.Account.Exposures), expose: r.Expose,
+		pool: p, operation: "sign", account: record.AccountID, n: record.Shares, count: record.Threshold, need: 1,
+		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "sign", Members: members, Self: uint32(a.index), Record: encoded,
 				Envelope: r.Account.Shares[a.index-1].Envelope,
 				Input:    r.Input, MessageType: string(r.MessageType), HashAlgorithm: string(r.Hash),
+				DerivationPath: r.Derivation.Path, TaprootTweak: r.Derivation.TaprootTweak,
 			}
 		},
 	}
@@ -142,7 +178,7 @@ func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
 	}
 	var signature *mpc.Signature
 	j.accept = func(o *nodepb.Outcome) (err error) {
-		signature, err = checkSignature(record, message, o)
+		signature, err = check(o)
 		return err
 	}
 	chosen, outcomes, err := j.run(ctx)
@@ -150,15 +186,22 @@ func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
 		return nil, err
 	}
 	for _, o := range outcomes { // exactly one: it was accepted
-		result := &SignResult{Attempts: j.attempts, Signature: *signature}
-		copy(result.SessionID[:], o.GetSessionId())
-		for _, a := range chosen {
-			result.Signers = append(result.Signers, mpc.Signer{Index: a.index, NodeID: a.node.id})
-		}
-		slices.SortFunc(result.Signers, func(a, b mpc.Signer) int { return int(a.Index) - int(b.Index) })
+		result := signResult(signature, o, chosen)
+		result.Attempts = j.attempts
 		return result, nil
 	}
 	return nil, errors.New("pool: a session without an outcome")
+}
+
+// signResult describes a checked signature.
+func signResult(s *mpc.Signature, o *nodepb.Outcome, chosen []assignment) *SignResult {
+	result := &SignResult{Signature: *s}
+	copy(result.SessionID[:], o.GetSessionId())
+	for _, a := range chosen {
+		result.Signers = append(result.Signers, mpc.Signer{Index: a.index, NodeID: a.node.id})
+	}
+	slices.SortFunc(result.Signers, func(a, b mpc.Signer) int { return int(a.Index) - int(b.Index) })
+	return result
 }
 
 // OpenCheck has each share opened from its stored form by a node that has
