@@ -13,8 +13,9 @@ import (
 )
 
 // maxAttempts bounds the sessions of one job, so that what fails every time
-// does not keep all nodes busy until the deadline.
-const maxAttempts = 8
+// does not keep all nodes busy until the deadline. One lying node among the
+// signers of an account with sixteen shares can spoil nine (see suspicion).
+const maxAttempts = 12
 
 // maxConflicts bounds how often a job chooses anew because others placed shares
 // at the same time; each time it knows at least one more exposure.
@@ -36,7 +37,7 @@ type job struct {
 	seen       mpc.Exposures
 	// noSpares allows only nodes that seen shows with a share.
 	noSpares bool
-	expose    func(ctx context.Context, added mpc.Exposures) error
+	expose   func(ctx context.Context, added mpc.Exposures) error
 	// compatible restricts which nodes can work together; nil for no limit.
 	compatible func(a, b candidate) bool
 	// missing explains why compatible leaves nobody; only with compatible.
@@ -49,45 +50,39 @@ type job struct {
 	// that its node should not have sent, so that others are tried.
 	need   int
 	accept func(*nodepb.Outcome) error
+	// check, where not nil, compares the outcomes of a session that is
+	// complete. With an error it returns the shares among whose nodes one must
+	// be wrong.
+	check func(chosen []assignment, outcomes map[mpc.Index]*nodepb.Outcome) ([]mpc.Index, error)
 
 	attempts int
-	avoid    map[string]bool    // nodes that failed in this job
-	broken   map[mpc.Index]bool // shares that did not open
+	doubts   doubts
+	chosen   []assignment // of the last session
 	last     ending
 }
 
 // run tries sessions until one succeeds, the request turns out to be wrong, or
 // ctx ends. On success it returns the assignments and outcomes.
 func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outcome, error) {
-	j.avoid, j.broken = map[string]bool{}, map[mpc.Index]bool{}
 	conflicts := 0
 	for {
-		chosen, err := j.choose(ctx)
-		if err != nil {
-			return nil, nil, j.fail(err)
-		}
-		clients, ok := j.clients(chosen)
-		if !ok {
-			continue // a node went away in between
-		}
+		err := j.attempt(ctx)
 		var exposed *ExposedError
-		if err := j.store(ctx, chosen); errors.As(err, &exposed) && conflicts < maxConflicts {
+		switch {
+		case errors.Is(err, errNodeGone):
+			continue // in between; the next choice is without it
+		case errors.As(err, &exposed) && conflicts < maxConflicts:
 			// Another session was faster with a spare: choose anew with what
 			// it stored.
 			conflicts++
 			j.seen = maps.Clone(exposed.Current)
 			continue
-		} else if err != nil {
+		case err != nil:
 			return nil, nil, err
+		case j.last.err == nil:
+			return j.chosen, j.last.outcomes, nil
 		}
-		attempt, cancel := context.WithTimeout(ctx, attemptTime(ctx))
-		j.attempts++
-		j.last = runSession(attempt, j.participants(chosen, clients), j.need, j.accept)
-		cancel()
-		if j.last.err == nil {
-			return chosen, j.last.outcomes, nil
-		}
-		if stop := j.learn(ctx, chosen); stop != nil {
+		if stop := j.learn(ctx); stop != nil {
 			return nil, nil, j.fail(stop)
 		}
 		if j.attempts >= maxAttempts {
@@ -100,6 +95,32 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 	}
 }
 
+// attempt runs one session and leaves its ending in j.last. An error means that
+// there was none.
+func (j *job) attempt(ctx context.Context) error {
+	chosen, release, err := j.choose(ctx)
+	if err != nil {
+		return j.fail(err)
+	}
+	defer release()
+	clients, ok := j.clients(chosen)
+	if !ok {
+		return errNodeGone
+	}
+	if err := j.store(ctx, chosen); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTime(ctx))
+	defer cancel()
+	j.attempts++
+	j.chosen = chosen
+	j.last = runSession(ctx, j.participants(chosen, clients), j.need, j.accept)
+	if j.last.err == nil && j.check != nil {
+		j.last.suspects, j.last.err = j.check(chosen, j.last.outcomes)
+	}
+	return nil
+}
+
 // attemptTime gives an attempt half of what is left, so that a node that hangs
 // leaves time for another try.
 func attemptTime(ctx context.Context) time.Duration {
@@ -110,48 +131,55 @@ func attemptTime(ctx context.Context) time.Duration {
 	return max(time.Until(deadline)/2, minAttempt)
 }
 
-// choose waits until a placement is possible.
-func (j *job) choose(ctx context.Context) ([]assignment, error) {
+// choose waits until a placement is possible, the nodes have free slots, and it
+// is this job's turn. The caller must call release after the session.
+func (j *job) choose(ctx context.Context) (chosen []assignment, release func(), err error) {
+	var place *ticket
+	defer func() {
+		if err != nil && place != nil {
+			place.leave()
+		}
+	}()
+	rested := false
 	for {
 		nodes, configured, changed, err := j.pool.ready()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		var fresh, all []candidate
+		var ready []candidate
 		for _, n := range nodes {
-			c, ok := n.candidate()
-			if !ok {
-				continue
-			}
-			all = append(all, c)
-			if !j.avoid[c.id] {
-				fresh = append(fresh, c)
+			if c, ok := n.candidate(); ok {
+				ready = append(ready, c)
 			}
 		}
-		compatible := j.compatible
-		if compatible == nil {
-			compatible = func(a, b candidate) bool { return true }
-		}
-		if chosen := place(j.n, j.count, j.seen, fresh, j.broken, compatible); chosen != nil {
-			return chosen, nil
-		}
-		// Nobody else is left: forgive, a node that failed may work again.
-		if len(fresh) < len(all) {
-			if chosen := place(j.n, j.count, j.seen, all, j.broken, compatible); chosen != nil {
-				clear(j.avoid)
-				if !pause(ctx, 50*time.Millisecond) {
-					return nil, j.explain(all, configured)
-				}
-				return chosen, nil
+		w, forgives := j.plan(ready)
+		if w == nil {
+			if err := j.doubts.final(j.n, j.count); err != nil {
+				return nil, nil, err
 			}
 		}
-		if len(j.broken) > j.n-j.count {
-			return nil, ErrShareUnusable
+		if forgives && !rested {
+			// Nobody else is left: a node that failed may work again soon.
+			rested = true
+			if !pause(ctx, 50*time.Millisecond) {
+				return nil, nil, j.explain(ready, configured)
+			}
+			continue
+		}
+		if place != nil {
+			place.update(w)
+		} else if place, err = j.pool.sched.join(j.account, j.background, w); err != nil {
+			return nil, nil, err
 		}
 		select {
+		case <-place.started:
+			return place.chosen, place.leave, nil
 		case <-changed:
 		case <-ctx.Done():
-			return nil, j.explain(all, configured)
+			if w != nil && j.last.err == nil {
+				return nil, nil, &BusyError{Waiting: place.waiting()}
+			}
+			return nil, nil, j.explain(ready, configured)
 		}
 	}
 }
@@ -179,7 +207,7 @@ func (j *job) explain(ready []candidate, configured int) error {
 		}
 	}
 	var reason error = &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured}
-	if e := unserved(j.n, j.seen, ready, names); e != nil && len(ready) >= j.count {
+	if e := unserved(j.n, j.seen, j.noSpares, ready, names); e != nil && len(ready) >= j.count {
 		reason = e
 	}
 	if j.last.err != nil {
@@ -199,7 +227,7 @@ func (j *job) clients(chosen []assignment) (map[string]nodepb.NodeClient, bool) 
 	clients := map[string]nodepb.NodeClient{}
 	for _, a := range chosen {
 		n := j.pool.node(a.node.id)
-		if n == nil {
+		if n == nil || !n.isReady() {
 			return nil, false
 		}
 		if clients[a.node.id] = n.client(); clients[a.node.id] == nil {
@@ -246,30 +274,36 @@ func (j *job) participants(chosen []assignment, clients map[string]nodepb.NodeCl
 
 // learn draws conclusions from a failed session. It returns an error when
 // trying again is pointless.
-func (j *job) learn(ctx context.Context, chosen []assignment) error {
-	byIndex := map[mpc.Index]string{}
-	for _, a := range chosen {
-		byIndex[a.index] = a.node.id
+func (j *job) learn(ctx context.Context) error {
+	name := map[mpc.Index]string{}
+	for _, a := range j.chosen {
+		name[a.index] = a.node.id
 	}
 	for _, i := range j.last.suspects {
-		j.avoid[byIndex[i]] = true
+		j.doubts.suspect(name[i], i == j.last.likely)
 	}
-	f := j.last.failure
+	f, reporter := j.last.failure, name[j.last.reporter]
 	if f == nil {
 		return nil
 	}
 	switch f.GetReason() {
 	case nodepb.Failure_REFUSED:
-		return fmt.Errorf("refused: %w", j.last.err)
+		j.doubts.refuse(reporter, fmt.Errorf("refused: %w", j.last.err))
+		if len(j.doubts.refused) > 1 {
+			return j.doubts.refusal
+		}
 	case nodepb.Failure_SHARE_UNUSABLE:
-		j.broken[j.last.reporter] = true
+		j.doubts.unopened(j.last.reporter, reporter)
 	case nodepb.Failure_UNPINNED:
+		j.doubts.excuse(reporter)
 		j.pool.introduce(ctx)
 	case nodepb.Failure_AUX_PENDING:
 		// The node's process may be a new one that has not heard of its peers.
-		j.pool.forgetAccepted(byIndex[j.last.reporter])
+		j.doubts.excuse(reporter)
+		j.pool.forgetAccepted(reporter)
 		j.attempts--
 	case nodepb.Failure_BUSY:
+		j.doubts.excuse(reporter)
 		j.attempts-- // it will be free again; until then the deadline counts
 	}
 	return nil
@@ -280,7 +314,8 @@ func (j *job) fail(err error) error {
 	var few *TooFewNodesError
 	var none *NoEligibleNodeError
 	var aux *AuxPendingError
-	if errors.Is(err, ErrNotConfigured) || errors.Is(err, ErrClosed) ||
+	var busy *BusyError
+	if errors.As(err, &busy) || errors.Is(err, ErrNotConfigured) || errors.Is(err, ErrClosed) ||
 		errors.As(err, &few) || errors.As(err, &none) || errors.As(err, &aux) {
 		return err
 	}
@@ -295,9 +330,9 @@ func (j *job) fail(err error) error {
 		if kind := failureKind(f); kind != nil && !errors.Is(e.Err, kind) {
 			e.Err = fmt.Errorf("%w: %w", kind, e.Err)
 		}
-		for _, i := range j.last.suspects {
-			if slices.Contains(f.GetCulprits(), uint32(i)) {
-				e.Culprits = append(e.Culprits, fmt.Sprintf("the node of share %d", i))
+		for _, a := range j.chosen {
+			if slices.Contains(f.GetCulprits(), uint32(a.index)) {
+				e.Culprits = append(e.Culprits, fmt.Sprintf("%s (share %d)", a.node.id, a.index))
 			}
 		}
 	}

@@ -229,28 +229,44 @@ func tokenFolder(t *testing.T) string {
 	return ""
 }
 
-// TestBusy: many more requests than nodes take at once are all answered, and no
-// spare is spent on them.
+// TestBusy: many more requests than nodes take at once wait for their turn, and
+// past the bound of the account they are turned away at once. No spare is spent
+// because nodes are busy.
 func TestBusy(t *testing.T) {
 	f := start(t, 5)
 	f.waitReady(t, 5)
 	account := f.create(t, mpc.BIP340Secp256k1, 2, 3)
 	l := &ledger{by: maps.Clone(account.Exposures)}
-	var wg sync.WaitGroup
-	for g := 0; g < 200; g++ {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			a := account
-			a.Exposures = l.copy()
-			_, err := f.pool.Sign(deadline(t, 60*time.Second), pool.SignRequest{Account: a, Input: []byte{6, byte(g)},
-				MessageType: mpc.MessageRaw, Hash: mpc.HashNone, Expose: l.expose})
-			if err != nil {
-				t.Error(err)
-			}
-		}()
+	for _, requests := range []int{120, 400} {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		signed, refused := 0, 0
+		for g := 0; g < requests; g++ {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				a := account
+				a.Exposures = l.copy()
+				_, err := f.pool.Sign(deadline(t, 60*time.Second), pool.SignRequest{Account: a, Input: []byte{6, byte(g)},
+					MessageType: mpc.MessageRaw, Hash: mpc.HashNone, Expose: l.expose})
+				var busy *pool.BusyError
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					signed++
+				case errors.As(err, &busy) && busy.PerAccount && busy.Waiting >= 128:
+					refused++
+				default:
+					t.Error(err)
+				}
+			}()
+		}
+		wg.Wait()
+		if signed+refused != requests || signed < min(requests, 128) || (refused > 0) != (requests > 300) {
+			t.Errorf("of %d requests at once %d were answered and %d turned away", requests, signed, refused)
+		}
 	}
-	wg.Wait()
 	if n := len(l.copy()); n != len(account.Exposures) {
 		t.Errorf("spares were spent: %d nodes have seen a share, want %d", n, len(account.Exposures))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,16 +34,25 @@ type Config struct {
 	// started again; defaults 100 ms and 15 s. It doubles while a node keeps
 	// ending within a minute.
 	RestartMin, RestartMax time.Duration
+	// MaxWaiting bounds the jobs that wait for nodes, MaxWaitingPerAccount those
+	// of one account; more are refused with a BusyError. Defaults 1024 and 128.
+	MaxWaiting, MaxWaitingPerAccount int
+	// OnPresignatureUsed is called whenever an account's stock has sunk because
+	// of a request, outside of any lock and by the goroutine that signs: it
+	// must not block. What expires or is lost with a node is not reported.
+	OnPresignatureUsed func(mpc.AccountID)
 }
 
 // Pool runs nodes and uses them. All methods may be called concurrently.
 type Pool struct {
 	cfg Config
 	// started counts processes, to number them.
-	started atomic.Uint64
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	started      atomic.Uint64
+	drainTimeout time.Duration
+	sched        *scheduler
+	ctx          context.Context // ends with Close
+	cancel       context.CancelFunc
+	wg           sync.WaitGroup
 
 	mu       sync.Mutex
 	settings *Settings
@@ -53,6 +63,9 @@ type Pool struct {
 	closed  bool
 	// refusedPIN is set when the token has refused the settings' PIN.
 	refusedPIN error
+
+	stock *stock
+	aux   *auxPlan
 
 	login chan struct{} // capacity 1: held during a node's login
 }
@@ -71,18 +84,28 @@ func New(cfg Config) *Pool {
 	if cfg.RestartMax <= 0 {
 		cfg.RestartMax = 15 * time.Second
 	}
+	if cfg.MaxWaiting <= 0 {
+		cfg.MaxWaiting = maxWaiting
+	}
+	if cfg.MaxWaitingPerAccount <= 0 {
+		cfg.MaxWaitingPerAccount = maxWaitingPerAccount
+	}
 	if cfg.Launcher == nil {
 		cfg.Launcher = subprocesses{executable: cfg.Executable, env: cfg.Env, logger: cfg.Logger}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Pool{
-		cfg:     cfg,
-		ctx:     ctx,
-		cancel:  cancel,
-		nodes:   map[string]*localNode{},
-		leaving: map[string]*localNode{},
-		changed: make(chan struct{}),
-		login:   make(chan struct{}, 1),
+		cfg:          cfg,
+		sched:        newScheduler(DefaultSessionsPerNode, cfg.MaxWaiting, cfg.MaxWaitingPerAccount),
+		ctx:          ctx,
+		cancel:       cancel,
+		drainTimeout: drainTimeout,
+		nodes:        map[string]*localNode{},
+		leaving:      map[string]*localNode{},
+		changed:      make(chan struct{}),
+		login:        make(chan struct{}, 1),
+		stock:        newStock(),
+		aux:          newAuxPlan(),
 	}
 	p.wg.Add(1)
 	go func() {
@@ -95,7 +118,20 @@ func New(cfg Config) *Pool {
 // Apply starts, stops or restarts nodes so that they fit the settings. It does
 // not wait for them to be ready. A new PIN alone renews the nodes one after the
 // other, so that signing goes on; a node that failed tries it at once.
+//
+// A node that leaves the pool, or is renewed for a new PIN, first finishes its
+// sessions, for 30 seconds at most.
 func (p *Pool) Apply(_ context.Context, s Settings) error {
+	if err := p.apply(s); err != nil {
+		return err
+	}
+	if now, ok := p.currentSettings(); ok {
+		p.sched.setLimit(now.SessionsPerNode)
+	}
+	return nil
+}
+
+func (p *Pool) apply(s Settings) error {
 	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.ModulePath == "" {
 		return errors.New("pool: incomplete settings")
 	}
@@ -129,9 +165,7 @@ func (p *Pool) Apply(_ context.Context, s Settings) error {
 	for id, n := range p.nodes {
 		var i int
 		if _, err := fmt.Sscanf(id, "local-%d", &i); err != nil || i > s.Local {
-			n.cancel()
-			p.leaving[id] = n
-			delete(p.nodes, id)
+			p.leaveLocked(n)
 		}
 	}
 	if len(later) > 0 {
@@ -153,9 +187,11 @@ const renewTimeout = 15 * time.Second
 // go on; and when newer settings are applied.
 func (p *Pool) renewOneByOne(s *Settings, ids []string) {
 	for _, id := range ids {
+		resume := p.drainForRenewal(id)
 		p.mu.Lock()
 		if p.settings != s || p.closed {
 			p.mu.Unlock()
+			resume()
 			return
 		}
 		p.startNodeLocked(id)
@@ -202,12 +238,10 @@ func sameKeys(a, b Settings) bool {
 // waits for the old one's end, so that a name has one process at most.
 func (p *Pool) startNodeLocked(id string) {
 	old := p.nodes[id]
-	if old == nil {
-		old = p.leaving[id]
-	}
-	delete(p.leaving, id)
 	if old != nil {
 		old.cancel() // its goroutine stops the process and ends
+	} else {
+		old = p.leaving[id] // it ends when it has finished its sessions
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	n := &localNode{pool: p, id: id, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
@@ -243,7 +277,8 @@ func (p *Pool) Close(ctx context.Context) error {
 	}
 }
 
-// Nodes returns a snapshot of every node, ordered by name.
+// Nodes returns a snapshot of every node, ordered by name, and then of those
+// that finish their sessions before they leave.
 func (p *Pool) Nodes() []NodeStatus {
 	nodes := p.all()
 	out := make([]NodeStatus, 0, len(nodes))
@@ -255,6 +290,12 @@ func (p *Pool) Nodes() []NodeStatus {
 				s.Aux.PeersReady++
 			}
 		}
+		s.Aux.complete()
+		s.Aux.NextDue = p.auxDue(n)
+		out = append(out, s)
+	}
+	for _, n := range p.departing() {
+		s := n.status()
 		s.Aux.complete()
 		out = append(out, s)
 	}
@@ -272,15 +313,28 @@ func (p *Pool) node(id string) *localNode {
 func (p *Pool) all() []*localNode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make([]*localNode, 0, len(p.nodes))
-	for _, n := range p.nodes {
+	return byName(p.nodes)
+}
+
+// departing returns the nodes that leave and have no successor yet, ordered by
+// name.
+func (p *Pool) departing() []*localNode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := byName(p.leaving)
+	return slices.DeleteFunc(out, func(n *localNode) bool { return p.nodes[n.id] != nil })
+}
+
+func byName(nodes map[string]*localNode) []*localNode {
+	out := make([]*localNode, 0, len(nodes))
+	for _, n := range nodes {
 		out = append(out, n)
 	}
 	slices.SortFunc(out, func(a, b *localNode) int {
 		if len(a.id) != len(b.id) {
 			return len(a.id) - len(b.id) // local-2 before local-10
 		}
-		return bytes.Compare([]byte(a.id), []byte(b.id))
+		return strings.Compare(a.id, b.id)
 	})
 	return out
 }

@@ -31,9 +31,10 @@ type ending struct {
 	// failure is the first failure a node reported, with its reporter.
 	failure  *nodepb.Failure
 	reporter mpc.Index
-	// suspects are the shares whose nodes broke off, stayed silent or were
-	// named by the protocol: other nodes should be tried.
+	// suspects are the shares among whose nodes one at least is at fault, as
+	// far as that is known; likely is the one of them that it may well be, or 0.
 	suspects []mpc.Index
+	likely   mpc.Index
 }
 
 // event is something one stream produced.
@@ -73,7 +74,7 @@ func runSession(ctx context.Context, parts []participant, need int, accept func(
 		stream, err := p.client.Session(ctx)
 		if err != nil {
 			r.result.err = fmt.Errorf("%s: %w", p.node.id, err)
-			r.result.suspects = []mpc.Index{p.index}
+			r.result.suspects, r.result.likely = []mpc.Index{p.index}, p.index
 			return r.result
 		}
 		l := &link{participant: p, stream: stream, queue: make(chan *nodepb.SessionIn, queueLength), heard: time.Now()}
@@ -115,7 +116,7 @@ func runSession(ctx context.Context, parts []participant, need int, accept func(
 			}
 		case <-ctx.Done():
 			r.result.err = ctx.Err()
-			r.result.suspects = r.silent()
+			r.silent()
 			return r.result
 		}
 	}
@@ -138,7 +139,7 @@ func (r *router) handle(e event) bool {
 			return false // its stream ended after its outcome
 		}
 		r.result.err = fmt.Errorf("%s broke off: %w", l.node.id, e.err)
-		r.result.suspects = []mpc.Index{e.from}
+		r.result.suspects, r.result.likely = []mpc.Index{e.from}, e.from
 		return true
 	}
 	l.heard = time.Now()
@@ -161,19 +162,34 @@ func (r *router) handle(e event) bool {
 	return r.misbehaves(l, errors.New("an empty message"))
 }
 
-// fail ends the session with a node's failure and notes whom to avoid: parties
-// that the protocol blames, and a reporter whose HSM does not work. A busy node
-// is not to blame.
+// fail ends the session with a node's failure and notes whom to avoid. What a
+// node says of others is only its word: blame is not signed by those who sent
+// the bad message, so either the blamed or the reporter is bad, and nobody is
+// put out of the pool for it. A node that is busy, or misses something that it
+// can be given, has not failed; nor has one without the presignature it was
+// asked for. What a refusal and a share that does not open mean is for the job
+// to say, which knows whether others agree.
 func (r *router) fail(l *link, f *nodepb.Failure) bool {
 	r.result.failure, r.result.reporter = f, l.index
 	r.result.err = fmt.Errorf("%s: %s", l.node.id, failureText(f))
+	switch f.GetReason() {
+	case nodepb.Failure_REFUSED, nodepb.Failure_SHARE_UNUSABLE, nodepb.Failure_BUSY,
+		nodepb.Failure_AUX_PENDING, nodepb.Failure_UNPINNED, presignatureGone:
+		return true
+	}
+	r.result.suspects, r.result.likely = []mpc.Index{l.index}, l.index
+	if isHSM(failureKind(f)) {
+		return true
+	}
 	for i := range r.links {
-		if slices.Contains(f.GetCulprits(), uint32(i)) {
+		if i != l.index && slices.Contains(f.GetCulprits(), uint32(i)) {
 			r.result.suspects = append(r.result.suspects, i)
 		}
 	}
-	if isHSM(failureKind(f)) {
-		r.result.suspects = append(r.result.suspects, l.index)
+	// An honest node blames the one whose message was bad. One that blames
+	// several is the more likely liar.
+	if len(r.result.suspects) == 2 {
+		r.result.likely = r.result.suspects[1]
 	}
 	return true
 }
@@ -205,7 +221,12 @@ func (r *router) forward(l *link, m *nodepb.Sealed) bool {
 	if m.GetFrom() != uint32(l.index) || m.GetTo() > mpc.MaxShares || to == nil || to == l {
 		return r.misbehaves(l, fmt.Errorf("a message from share %d to share %d", m.GetFrom(), m.GetTo()))
 	}
-	return r.enqueue(to, &nodepb.SessionIn{Kind: &nodepb.SessionIn_Message{Message: m}})
+	if r.enqueue(to, &nodepb.SessionIn{Kind: &nodepb.SessionIn_Message{Message: m}}) {
+		// It does not read, or the sender floods it.
+		r.result.suspects = append(r.result.suspects, l.index)
+		return true
+	}
+	return false
 }
 
 func (r *router) enqueue(l *link, m *nodepb.SessionIn) bool {
@@ -219,16 +240,18 @@ func (r *router) enqueue(l *link, m *nodepb.SessionIn) bool {
 
 func (r *router) misbehaves(l *link, err error) bool {
 	r.result.err = fmt.Errorf("%s: %w", l.node.id, err)
-	r.result.suspects = []mpc.Index{l.index}
+	r.result.suspects, r.result.likely = []mpc.Index{l.index}, l.index
 	return true
 }
 
-// silent names who a session that ran out of time was waiting for: nodes that
-// never said hello, or else the one heard of longest ago.
-func (r *router) silent() []mpc.Index {
-	var mute []mpc.Index
+// silent notes who a session that ran out of time was waiting for: nodes that
+// never said hello, or else somebody, since a node can hold its messages back
+// and make others wait: perhaps the one heard of longest ago.
+func (r *router) silent() {
+	var mute, all []mpc.Index
 	var oldest *link
 	for i, l := range r.links {
+		all = append(all, i)
 		if l.hello == nil {
 			mute = append(mute, i)
 		}
@@ -236,8 +259,7 @@ func (r *router) silent() []mpc.Index {
 			oldest = l
 		}
 	}
-	if len(mute) > 0 || oldest == nil {
-		return mute
+	if r.result.suspects = mute; len(mute) == 0 && oldest != nil {
+		r.result.suspects, r.result.likely = all, oldest.index
 	}
-	return []mpc.Index{oldest.index}
 }

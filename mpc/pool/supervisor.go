@@ -37,8 +37,10 @@ type localNode struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when supervise has returned
 
-	mu        sync.Mutex
-	state     NodeState
+	mu    sync.Mutex
+	state NodeState
+	// draining keeps the node from new sessions; it will be stopped.
+	draining  bool
 	since     time.Time
 	proc      *process
 	identity  mpc.NodeIdentity
@@ -300,9 +302,7 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 			if n.hsm == hsmOK || n.pinRefused {
 				away = 0 // a new login would only cost another try of the PIN
 			}
-			if n.aux.state == auxGenerating {
-				n.aux.progress = int(s.GetAuxProgress())
-			}
+			n.aux.noteProgress(int(s.GetAuxProgress()))
 		}
 		n.mu.Unlock()
 		if mute >= mutePolls || away >= awayPolls {
@@ -343,7 +343,7 @@ func (n *localNode) setState(s NodeState, err error) {
 func (n *localNode) isReady() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.state == NodeReady && n.proc != nil && !n.proc.Exited()
+	return n.state == NodeReady && !n.draining && n.proc != nil && !n.proc.Exited()
 }
 
 // trouble returns what keeps the node from using its token, if anything does.
@@ -402,6 +402,9 @@ func (n *localNode) status() NodeStatus {
 		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status()}
 	if n.proc != nil {
 		s.PID = n.proc.PID()
+		if n.draining {
+			s.State = NodeDraining
+		}
 	}
 	if n.identity != (mpc.NodeIdentity{}) {
 		s.Identity = n.identity.String()

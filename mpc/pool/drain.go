@@ -1,0 +1,84 @@
+package pool
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// drainTimeout is how long a node that leaves may finish its sessions: the
+	// time that ECDSA signatures are given by default.
+	drainTimeout = 30 * time.Second
+	drainPoll    = 10 * time.Millisecond
+)
+
+// drain keeps a node from new sessions and waits until it has none any more,
+// drainTimeout has passed, or ctx ends.
+//
+// A session that got its slots before the node was marked is counted by the
+// scheduler from then on, and one that gets them later finds the node not
+// ready; so none is cut off by stopping the node afterwards.
+func (n *localNode) drain(ctx context.Context) {
+	n.setDraining(true)
+	late := time.NewTimer(n.pool.drainTimeout)
+	defer late.Stop()
+	t := time.NewTicker(drainPoll)
+	defer t.Stop()
+	for n.client() != nil && n.pool.sched.sessions(n.id) > 0 {
+		select {
+		case <-t.C:
+		case <-n.done:
+			return
+		case <-ctx.Done():
+			return
+		case <-late.C:
+			n.pool.cfg.Logger.Warn("a node that leaves is stopped before its sessions have ended", "node", n.id)
+			return
+		}
+	}
+}
+
+func (n *localNode) setDraining(draining bool) {
+	n.mu.Lock()
+	n.draining, n.since = draining, time.Now()
+	n.mu.Unlock()
+	n.pool.notify()
+}
+
+// leaveLocked takes a node out of the pool. It stays visible in Nodes while it
+// finishes its sessions. The caller holds p.mu.
+func (p *Pool) leaveLocked(n *localNode) {
+	delete(p.nodes, n.id)
+	p.leaving[n.id] = n
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		n.drain(p.ctx)
+		n.cancel()
+		<-n.done
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.leaving[n.id] == n {
+			delete(p.leaving, n.id)
+		}
+		p.notifyLocked()
+	}()
+}
+
+// drainForRenewal drains a node that is about to be replaced by another of the
+// same name. If that does not happen, resume must be called.
+func (p *Pool) drainForRenewal(id string) (resume func()) {
+	n := p.node(id)
+	if n == nil {
+		return func() {}
+	}
+	n.drain(p.ctx)
+	return func() {
+		p.mu.Lock()
+		still := p.nodes[id] == n // else it leaves, or has been replaced
+		p.mu.Unlock()
+		if still {
+			n.setDraining(false)
+		}
+	}
+}
