@@ -2,6 +2,7 @@ package cmp
 
 import (
 	"crypto/rand"
+	"fmt"
 	"testing"
 
 	"github.com/taurusgroup/multi-party-sig/pkg/party"
@@ -10,6 +11,7 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/handler"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 func BenchmarkGenerate(b *testing.B) {
@@ -56,6 +58,7 @@ func BenchmarkVerifyFactors(b *testing.B) {
 func BenchmarkNewSign(b *testing.B) {
 	record, shares := deal(b, 2, 3)
 	c := signers(b, record, shares, []mpc.Index{1, 3}, [32]byte{1})[1]
+	b.ReportAllocs()
 	for b.Loop() {
 		p, err := NewSign(c)
 		if err != nil {
@@ -65,20 +68,84 @@ func BenchmarkNewSign(b *testing.B) {
 	}
 }
 
-// BenchmarkSign2of3 is one whole signature: the work of both signers, serially.
-func BenchmarkSign2of3(b *testing.B) {
-	record, shares := deal(b, 2, 3)
-	for b.Loop() {
-		parties := start(b, signers(b, record, shares, []mpc.Index{1, 3}, [32]byte{1}))
-		if err := route(parties, nil); err != nil {
-			b.Fatal(err)
-		}
-		for _, p := range parties {
-			if _, err := p.Result(); err != nil {
+// signerSets are the sharings that signing is measured on. Each figure is the
+// work of all signers, one after the other: wall time is CPU time.
+var signerSets = []struct {
+	algorithm mpc.Algorithm
+	signers   []mpc.Index
+}{
+	{mpc.ECDSASecp256k1, []mpc.Index{1, 3}},
+	{mpc.ECDSAP256, []mpc.Index{1, 3}},
+	{mpc.ECDSASecp256k1, []mpc.Index{1, 3, 5}},
+}
+
+func eachSignerSet(b *testing.B, f func(b *testing.B, record *mpc.PublicRecord, shares map[mpc.Index]*secret.Bytes, signers []mpc.Index)) {
+	for _, set := range signerSets {
+		b.Run(fmt.Sprintf("%s/%dof%d", set.algorithm, len(set.signers), 2*len(set.signers)-1), func(b *testing.B) {
+			record, shares := dealOn(b, set.algorithm, len(set.signers), 2*len(set.signers)-1)
+			nodes()
+			b.ReportAllocs()
+			f(b, record, shares, set.signers)
+		})
+	}
+}
+
+// BenchmarkSign is one whole signature.
+func BenchmarkSign(b *testing.B) {
+	eachSignerSet(b, func(b *testing.B, record *mpc.PublicRecord, shares map[mpc.Index]*secret.Bytes, set []mpc.Index) {
+		for b.Loop() {
+			parties := start(b, signers(b, record, shares, set, [32]byte{1}))
+			if err := route(parties, nil); err != nil {
 				b.Fatal(err)
 			}
+			for _, p := range parties {
+				if _, err := p.Result(); err != nil {
+					b.Fatal(err)
+				}
+			}
 		}
-	}
+	})
+}
+
+// BenchmarkPresign is one presignature share for every signer.
+func BenchmarkPresign(b *testing.B) {
+	eachSignerSet(b, func(b *testing.B, record *mpc.PublicRecord, shares map[mpc.Index]*secret.Bytes, set []mpc.Index) {
+		for b.Loop() {
+			parties := startPresign(b, signers(b, record, shares, set, [32]byte{}))
+			if err := route(parties, nil); err != nil {
+				b.Fatal(err)
+			}
+			results(b, parties)
+		}
+	})
+}
+
+// BenchmarkOnline is one whole signature with a presignature, NewOnline
+// included.
+func BenchmarkOnline(b *testing.B) {
+	eachSignerSet(b, func(b *testing.B, record *mpc.PublicRecord, shares map[mpc.Index]*secret.Bytes, set []mpc.Index) {
+		for b.Loop() {
+			b.StopTimer()
+			made := dealPresignatures(b, record, shares, set)
+			b.StartTimer()
+			parties := map[mpc.Index]*OnlineParty{}
+			for i, c := range onlineConfigs(record, made, set, [32]byte{1}) {
+				p, err := NewOnline(c)
+				if err != nil {
+					b.Fatal(err)
+				}
+				parties[i] = p
+			}
+			if err := route(parties, nil); err != nil {
+				b.Fatal(err)
+			}
+			for _, p := range parties {
+				if _, err := p.Result(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
 }
 
 // BenchmarkRawSign2of3 is the same with the library's own configuration and
@@ -93,6 +160,7 @@ func BenchmarkRawSign2of3(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	b.ReportAllocs()
 	for b.Loop() {
 		id := make([]byte, 32)
 		_, _ = rand.Read(id)
