@@ -1,5 +1,6 @@
-// Package cmp makes ECDSA signatures with the CGGMP protocol ("CMP" in
-// multi-party-sig), and the auxiliary keys that it needs.
+// Package cmp makes ECDSA signatures on secp256k1 and P-256 with the CGGMP
+// protocol ("CMP" in multi-party-sig), whole or in two parts with a presignature
+// in between, and the auxiliary keys that it needs.
 //
 // Auxiliary keys (a Paillier key, ring-Pedersen parameters on the same modulus
 // and one ElGamal key per curve) take seconds to make and belong to a node, not
@@ -22,6 +23,18 @@
 // verifiers' help, as here, they take 2^80 work to forge, not 2^128; their
 // context binds them to one owner and generation. The factor proof has one
 // 256-bit challenge.
+//
+// Presignatures: PresignParty does all the work that needs no digest, some
+// seconds of it; OnlineParty makes a signature from the result in about a
+// millisecond. A Presignature serves one signature, by the signers and for the
+// public record it was made with. Three rules are the caller's: it offers
+// digests that it hashed itself only, it compares Presignature.Public with its
+// peers', and it bounds how long a presignature lives.
+//
+// The library's protocol to find out who spoiled a presignature makes honest
+// parties open their nonces, and one of its two branches panics. PresignParty
+// notices first and ends the session; it names the culprit where there are two
+// signers or a proof is false.
 //
 // Border: it turns shares, auxiliary keys and digests into an mpc.Party. It
 // does no I/O, does not wrap secrets and does not know who may sign what. It is

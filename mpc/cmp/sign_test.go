@@ -286,12 +286,27 @@ func TestOtherInputs(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	record, shares := deal(t, 2, 3)
 	configs := signers(t, record, shares, []mpc.Index{1, 3}, [32]byte{1})
+	record, shares = dealOn(t, mpc.ECDSAP256, 2, 3)
+	presigns := signers(t, record, shares, []mpc.Index{1, 3}, [32]byte{1})
 	a, b := nodes()[0], nodes()[1]
 	var wg sync.WaitGroup
 	for range 2 {
 		for _, c := range configs {
 			wg.Go(func() {
 				p, err := NewSign(c)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer p.Wipe()
+				if _, err := p.Start(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for _, c := range presigns {
+			wg.Go(func() {
+				p, err := NewPresign(*c.withoutDigest())
 				if err != nil {
 					t.Error(err)
 					return
