@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"sync"
@@ -36,8 +37,8 @@ type renewal struct {
 	at    time.Time
 }
 
-func newAuxPlan() *auxPlan {
-	return &auxPlan{now: time.Now, began: time.Now(), retry: auxRetry, grace: auxGrace, tried: map[string]uint64{},
+func newAuxPlan(retry, grace time.Duration) *auxPlan {
+	return &auxPlan{now: time.Now, began: time.Now(), retry: cmp.Or(retry, auxRetry), grace: cmp.Or(grace, auxGrace), tried: map[string]uint64{},
 		stored: map[string]uint64{}, asked: map[string]renewal{}, notBefore: map[string]time.Time{}}
 }
 

@@ -41,6 +41,9 @@ type Config struct {
 	// of a request, outside of any lock and by the goroutine that signs: it
 	// must not block. What expires or is lost with a node is not reported.
 	OnPresignatureUsed func(mpc.AccountID)
+
+	// auxRetry and auxGrace replace the constants of that name in tests.
+	auxRetry, auxGrace time.Duration
 }
 
 // Pool runs nodes and uses them. All methods may be called concurrently.
@@ -105,7 +108,7 @@ func New(cfg Config) *Pool {
 		changed:      make(chan struct{}),
 		login:        make(chan struct{}, 1),
 		stock:        newStock(),
-		aux:          newAuxPlan(),
+		aux:          newAuxPlan(cfg.auxRetry, cfg.auxGrace),
 	}
 	p.wg.Add(1)
 	go func() {
@@ -262,6 +265,7 @@ func (p *Pool) startNodeLocked(id string) {
 func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
+	p.notifyLocked() // jobs that wait end
 	p.mu.Unlock()
 	p.cancel()
 	done := make(chan struct{})

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
@@ -258,18 +259,24 @@ func (p *Pool) takePresignature(ctx context.Context, a *mpc.Account, avoid map[s
 	}
 	l := &loan{pool: p}
 	dropped := 0 // like all of l, written by place only
+	// hope is whether one would do if its nodes were free.
+	var hope atomic.Bool
+	hope.Store(true)
 	w := &wish{count: a.Record.Threshold, place: func(free func(string) bool) []assignment {
-		var n int
+		n, busy := 0, false
 		l.taken, l.claim, n = p.stock.take(id, hash, time.Now(), p.alive(), func(s *presignature) verdict {
 			v := s.judge(a)
-			for _, m := range s.members {
-				if v == use && (avoid[m.node.id] || !free(m.node.id)) {
-					return leave
-				}
+			if v == use && slices.ContainsFunc(s.members, func(m presignMember) bool { return avoid[m.node.id] }) {
+				return leave
+			}
+			if v == use && slices.ContainsFunc(s.members, func(m presignMember) bool { return !free(m.node.id) }) {
+				busy = true
+				return leave
 			}
 			return v
 		})
 		dropped += n
+		hope.Store(busy)
 		if l.taken == nil {
 			return nil
 		}
@@ -288,7 +295,7 @@ func (p *Pool) takePresignature(ctx context.Context, a *mpc.Account, avoid map[s
 		return nil, err
 	}
 	l.ticket = t
-	granted := p.awaitPresignature(ctx, t, id, hash)
+	granted := t.await(ctx, func() bool { return hope.Load() && p.stock.count(id, hash, time.Now(), p.alive()) > 0 })
 	if !granted {
 		t.leave() // from here on place is not called any more
 		if l.taken != nil {
@@ -304,8 +311,9 @@ func (p *Pool) takePresignature(ctx context.Context, a *mpc.Account, avoid map[s
 	return l, nil
 }
 
-// awaitPresignature reports whether t was started in time.
-func (p *Pool) awaitPresignature(ctx context.Context, t *ticket, id mpc.AccountID, hash [32]byte) bool {
+// await reports whether t was started in time: within presignedWait, and while
+// there is hope.
+func (t *ticket) await(ctx context.Context, hope func() bool) bool {
 	late := time.NewTimer(presignedWait)
 	defer late.Stop()
 	look := time.NewTicker(presignedWait / 20)
@@ -315,8 +323,8 @@ func (p *Pool) awaitPresignature(ctx context.Context, t *ticket, id mpc.AccountI
 		case <-t.started:
 			return true
 		case <-look.C:
-			if p.stock.count(id, hash, time.Now(), p.alive()) == 0 {
-				return false // others have taken them all
+			if !hope() {
+				return false
 			}
 		case <-late.C:
 			return false
