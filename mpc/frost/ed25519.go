@@ -110,7 +110,7 @@ func (p *ed25519Party) Start() ([]mpc.Message, error) {
 	clear(random[:])
 	own := commit(p.cfg.Self, *p.nonces)
 	p.commitments[p.cfg.Self] = own
-	return []mpc.Message{p.message(roundCommit, own.bytes())}, nil
+	return []mpc.Message{p.message(roundCommit, bytes.Clone(own.encoded))}, nil
 }
 
 func (p *ed25519Party) message(round uint8, data []byte) mpc.Message {
@@ -142,7 +142,7 @@ func (p *ed25519Party) Step(m mpc.Message) ([]mpc.Message, error) {
 		}
 		return nil, p.takeShare(m)
 	}
-	c, err := parseCommitment(m.From, m.Data)
+	c, err := parseCommitment(m.From, bytes.Clone(m.Data))
 	if err != nil {
 		return nil, p.fail(fmt.Errorf("%w: nonce commitments: %w", mpc.ErrMalformedMessage, err), m.From)
 	}

@@ -92,18 +92,19 @@ func nonceGenerate(random [32]byte, share *edwards25519.Scalar) *edwards25519.Sc
 type commitment struct {
 	index           mpc.Index
 	hiding, binding *edwards25519.Point
+	encoded         []byte // both, 64 bytes
 }
 
 // commit of section 5.1.
 func commit(i mpc.Index, n nonces) commitment {
-	return commitment{i, new(edwards25519.Point).ScalarBaseMult(n.hiding), new(edwards25519.Point).ScalarBaseMult(n.binding)}
+	hiding := new(edwards25519.Point).ScalarBaseMult(n.hiding)
+	binding := new(edwards25519.Point).ScalarBaseMult(n.binding)
+	return commitment{i, hiding, binding, append(hiding.Bytes(), binding.Bytes()...)}
 }
 
-// bytes are the two points, 64 bytes.
-func (c commitment) bytes() []byte { return append(c.hiding.Bytes(), c.binding.Bytes()...) }
-
-// parseCommitment is the inverse of bytes. Section 5.2 asks for canonical
-// points of prime order other than the identity.
+// parseCommitment reads what another signer's commit encoded; b must not
+// change afterwards. Section 5.2 asks for canonical points of prime order other
+// than the identity.
 func parseCommitment(i mpc.Index, b []byte) (commitment, error) {
 	if err := sized("nonce commitments", b, pairSize); err != nil {
 		return commitment{}, err
@@ -116,7 +117,7 @@ func parseCommitment(i mpc.Index, b []byte) (commitment, error) {
 	if err != nil {
 		return commitment{}, err
 	}
-	return commitment{i, hiding, binding}, nil
+	return commitment{i, hiding, binding, b}, nil
 }
 
 // encodeCommitments is encode_group_commitment_list of section 4.3. list is in
@@ -125,7 +126,7 @@ func encodeCommitments(list []commitment) []byte {
 	var b []byte
 	for _, c := range list {
 		b = append(b, identifier(c.index).Bytes()...)
-		b = append(b, c.bytes()...)
+		b = append(b, c.encoded...)
 	}
 	return b
 }
