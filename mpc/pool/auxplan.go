@@ -24,7 +24,7 @@ type auxPlan struct {
 	mu sync.Mutex
 	// tried is the highest generation that a node was asked to make: a number
 	// is used once, whatever became of the keys. stored is the highest one
-	// that this process has stored.
+	// that this process has tried to store.
 	tried, stored map[string]uint64
 	asked         map[string]renewal
 	// notBefore delays the renewal of a node whose peers refused its new keys.
@@ -57,7 +57,14 @@ func (a *auxPlan) noteStored(nodeID string, generation uint64) {
 	a.stored[nodeID] = max(a.stored[nodeID], generation)
 }
 
-// outdated reports whether newer keys than those are stored.
+// resetStored corrects noteStored after a write that failed.
+func (a *auxPlan) resetStored(nodeID string, generation uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stored[nodeID] = generation
+}
+
+// outdated reports whether newer keys than those may be stored.
 func (a *auxPlan) outdated(nodeID string, keys *AuxKeys) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -234,6 +234,17 @@ func (p *Pool) abandon(t auxTask) error {
 // reload ends a process that was set up with older keys than were stored at the
 // same time; its next one loads the stored ones.
 func (p *Pool) reload(t auxTask) error {
+	ctx, cancel := context.WithTimeout(p.ctx, auxStoreTimeout)
+	defer cancel()
+	stored, err := p.storedKeys(ctx, t.n.id)
+	if err != nil {
+		return err
+	}
+	v := t.n.auxView()
+	if v.keys != nil && (stored.Aux == nil || stored.Aux.Generation <= v.keys.Generation) {
+		p.aux.resetStored(t.n.id, v.keys.Generation) // the write had failed
+		return nil
+	}
 	t.n.mu.Lock()
 	proc := t.n.proc
 	t.n.mu.Unlock()

@@ -324,7 +324,12 @@ func (t *ticket) await(ctx context.Context, hope func() bool) bool {
 			return true
 		case <-look.C:
 			if !hope() {
-				return false
+				select {
+				case <-t.started: // that is why there is none left
+					return true
+				default:
+					return false
+				}
 			}
 		case <-late.C:
 			return false

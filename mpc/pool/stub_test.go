@@ -470,9 +470,10 @@ func (w *stubWorld) sign(record *mpc.PublicRecord, s *nodepb.Start) *nodepb.Outc
 
 // stubStore is a KeyStore that knows when something goes back.
 type stubStore struct {
-	world *stubWorld
-	mu    sync.Mutex
-	keys  map[string]NodeKeys
+	world  *stubWorld
+	mu     sync.Mutex
+	keys   map[string]NodeKeys
+	frozen bool // the plugin has crashed: nothing is written
 }
 
 func (s *stubStore) NodeKeys(_ context.Context, id string) (*NodeKeys, error) {
@@ -489,6 +490,10 @@ func (s *stubStore) PutNodeKeys(_ context.Context, id string, k *NodeKeys) error
 		s.world.step("store:%s#%d", id, k.Aux.Generation)
 	}
 	s.mu.Lock()
+	if s.frozen {
+		s.mu.Unlock()
+		return errors.New("frozen")
+	}
 	old := s.keys[id].Aux
 	s.keys[id] = *k
 	s.mu.Unlock()
@@ -501,6 +506,12 @@ func (s *stubStore) PutNodeKeys(_ context.Context, id string, k *NodeKeys) error
 		s.world.step("store:%s#%d done", id, k.Aux.Generation)
 	}
 	return nil
+}
+
+func (s *stubStore) freeze(frozen bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozen = frozen
 }
 
 func (s *stubStore) generation(id string) uint64 {
