@@ -123,7 +123,7 @@ func TestNonCanonicalEdwards(t *testing.T) {
 		for _, top := range []byte{0x7f, 0xff} {
 			b := bytes.Repeat([]byte{0xff}, 32)
 			b[0], b[31] = byte(low), top
-			if _, err := ParsePoint(Edwards25519{}, b); err == nil {
+			if _, err := ParseEdwards25519(b); err == nil {
 				t.Errorf("accepted %x", b)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -117,27 +118,58 @@ func refused(t *testing.T, parties func(testing.TB) map[mpc.Index]mpc.Party, rou
 	}
 }
 
-// inCBOR changes fields of a CBOR map, found by a path of keys; nil removes.
-func inCBOR(path string, value any) func(m *mpc.Message) {
+// inCBOR changes one field of a CBOR map and leaves the order of the fields as
+// it was, so that nothing but the change can be what is refused. A nil value
+// removes the field; a new one goes to the end.
+func inCBOR(name string, value any) func(m *mpc.Message) {
+	encode := func(v any) []byte {
+		b, err := cbor.Marshal(v)
+		if err != nil {
+			panic(err)
+		}
+		return b
+	}
 	return func(m *mpc.Message) {
 		var fields map[string]cbor.RawMessage
 		if err := cbor.Unmarshal(m.Data, &fields); err != nil {
 			panic(err)
 		}
 		if value == nil {
-			delete(fields, path)
+			delete(fields, name)
 		} else {
-			raw, err := cbor.Marshal(value)
-			if err != nil {
-				panic(err)
-			}
-			fields[path] = raw
+			fields[name] = encode(value)
 		}
-		data, err := cbor.Marshal(fields)
-		if err != nil {
-			panic(err)
+		at := func(name string) int {
+			if k := bytes.Index(m.Data, encode(name)); k >= 0 {
+				return k
+			}
+			return len(m.Data)
+		}
+		names := slices.SortedFunc(maps.Keys(fields), func(a, b string) int { return at(a) - at(b) })
+		data := []byte{0xa0 | byte(len(names))}
+		for _, n := range names {
+			data = append(append(data, encode(n)...), fields[n]...)
 		}
 		m.Data = data
+	}
+}
+
+// TestInCBORKeepsTheRest: setting a field to what it is changes nothing.
+func TestInCBORKeepsTheRest(t *testing.T) {
+	for _, a := range mpc.Algorithms() {
+		out, err := keygenParties(t, a, 2, 3)[1].Start()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := out[0]
+		var body keyCommit
+		if err := decodeExactly(m.Data, &body); err != nil {
+			t.Fatal(err)
+		}
+		inCBOR("Phi_i", body.Polynomial)(&m)
+		if !bytes.Equal(m.Data, out[0].Data) {
+			t.Fatalf("%x became %x", out[0].Data, m.Data)
+		}
 	}
 }
 
@@ -162,22 +194,31 @@ func TestHostileKeyMessages(t *testing.T) {
 			return append([]byte{0, 0, 0, length}, b...)
 		}
 		commits := tampering{
-			"empty map":            func(m *mpc.Message) { m.Data = []byte{0xa0} },
-			"huge polynomial":      func(m *mpc.Message) { m.Data = hugePolynomial },
-			"huge length":          inCBOR("Phi_i", []byte{0xff, 0xff, 0xff, 0xf0, 0xa0}),
-			"null polynomial":      inCBOR("Phi_i", null),
-			"no polynomial":        inCBOR("Phi_i", nil),
-			"short polynomial":     inCBOR("Phi_i", []byte{0, 0}),
-			"lower degree":         inCBOR("Phi_i", polynomialOf(1, false, base)),
-			"higher degree":        inCBOR("Phi_i", polynomialOf(3, false, base, base, base)),
+			"empty map":           func(m *mpc.Message) { m.Data = []byte{0xa0} },
+			"huge polynomial":     func(m *mpc.Message) { m.Data = hugePolynomial },
+			"huge length":         inCBOR("Phi_i", []byte{0xff, 0xff, 0xff, 0xf0, 0xa0}),
+			"null polynomial":     inCBOR("Phi_i", null),
+			"no polynomial":       inCBOR("Phi_i", nil),
+			"short polynomial":    inCBOR("Phi_i", []byte{0, 0}),
+			"lower degree":        inCBOR("Phi_i", polynomialOf(1, false, base)),
+			"higher degree":       inCBOR("Phi_i", polynomialOf(3, false, base, base, base)),
+			"longer than it says": inCBOR("Phi_i", polynomialOf(2, false, base, base, base)),
+			"shorter than it says": func(m *mpc.Message) {
+				var body keyCommit
+				if err := decodeExactly(m.Data, &body); err != nil {
+					panic(err)
+				}
+				body.Polynomial = append([]byte{0, 0, 3, 232}, body.Polynomial[4:]...)
+				inCBOR("Phi_i", body.Polynomial)(m)
+			},
 			"null coefficient":     inCBOR("Phi_i", polynomialOf(2, false, base, nil)),
 			"short coefficient":    inCBOR("Phi_i", polynomialOf(2, false, base, base[1:])),
 			"off the curve":        inCBOR("Phi_i", polynomialOf(2, false, base, offCurve)),
 			"zero constant":        inCBOR("Phi_i", polynomialOf(1, true, base)),
 			"null proof":           inCBOR("Sigma_i", null),
 			"empty proof":          inCBOR("Sigma_i", map[string]any{}),
-			"proof without point":  inCBOR("Sigma_i", map[string]any{"C": map[string]any{"C": null}, "Z": map[string]any{"Z": make([]byte, 32)}}),
-			"proof without scalar": inCBOR("Sigma_i", map[string]any{"C": map[string]any{"C": base}, "Z": map[string]any{}}),
+			"proof without point":  inCBOR("Sigma_i", schnorrProof{Z: struct{ Z []byte }{make([]byte, 32)}}),
+			"proof without scalar": inCBOR("Sigma_i", schnorrProof{C: struct{ C []byte }{base}}),
 			"wrong proof":          inCBOR("Sigma_i", schnorrProof{C: struct{ C []byte }{base}, Z: struct{ Z []byte }{bytes.Repeat([]byte{1}, 32)}}),
 			"no commitment":        inCBOR("Commitment", nil),
 			"short commitment":     inCBOR("Commitment", make([]byte, 63)),
