@@ -290,6 +290,9 @@ func (p *Pool) takePresignature(ctx context.Context, a *mpc.Account, avoid map[s
 			w.nodes = append(w.nodes, nodeID)
 		}
 	}
+	if len(w.nodes) < w.count {
+		return nil, nil
+	}
 	t, err := p.sched.join(id, false, w)
 	if err != nil {
 		return nil, err

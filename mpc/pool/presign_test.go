@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/verify"
 )
@@ -218,6 +219,77 @@ func TestPresignatures(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDerivation: a child's signature is checked against the child's key, and
+// never made with a presignature.
+func TestDerivation(t *testing.T) {
+	f := startStubs(t, 3, nil)
+	f.await(t, "auxiliary keys", f.settled)
+	a := f.onSecp256k1(f.account(t, 2, 3))
+	f.presign(t, a, 2, time.Minute)
+	for _, path := range []string{"m/0/7", "3", "m"} {
+		r := signRequest(a, "child "+path)
+		r.Derivation.Path = path
+		s, err := f.Sign(within(t, 5*time.Second), r)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if ok, err := verify.MessageFor(&a.Record, r.Derivation, r.MessageType, r.Hash, r.Input, s.Signature.Bytes); !ok || err != nil || s.Presigned {
+			t.Errorf("%s: valid %v, %v, presigned %v", path, ok, err, s.Presigned)
+		}
+	}
+	if n := f.count(a); n != 2 {
+		t.Errorf("%d presignatures are left, want 2", n)
+	}
+	if s := f.mustSign(t, signRequest(a, "own key")); s != nil && !s.Presigned {
+		t.Error("no presignature was used for the account's own key")
+	}
+
+	f.world.ignores = true
+	r := signRequest(a, "the wrong key")
+	r.Derivation.Path = "m/1"
+	var failed *SessionError
+	if s, err := f.Sign(within(t, 5*time.Second), r); !errors.As(err, &failed) || s != nil {
+		t.Errorf("a signature with the account's key for its child: %v, %v", s, err)
+	}
+	r.Derivation.Path = "m/0'"
+	if _, err := f.Sign(within(t, time.Second), r); !errors.Is(err, derive.ErrPath) {
+		t.Errorf("a hardened path: %v", err)
+	}
+	r.Derivation = mpc.Derivation{TaprootTweak: derive.BIP86}
+	if _, err := f.Sign(within(t, time.Second), r); !errors.Is(err, derive.ErrAlgorithm) {
+		t.Errorf("a tweak for ECDSA: %v", err)
+	}
+}
+
+// TestPresignedFailures: whatever nodes do with a presignature, the request goes
+// on without it.
+func TestPresignedFailures(t *testing.T) {
+	for how, sessions := range map[string]int{
+		"refuse": maxPresigned,
+		// Their nodes are avoided afterwards; with two signers of three shares
+		// any other presignature shares a node.
+		"lie":  2,
+		"hang": 1,
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			f := startStubs(t, 3, nil)
+			f.await(t, "auxiliary keys", f.settled)
+			a := f.account(t, 2, 3)
+			f.presign(t, a, 12, time.Minute)
+			f.world.presigned = how
+			s := f.mustSign(t, signRequest(a, "in full in the end"))
+			if s == nil {
+				return
+			}
+			used := 12 - f.count(a)
+			if s.Presigned || s.Attempts != used+1 || used < 1 || used > sessions {
+				t.Errorf("presigned %v, %d attempts, %d presignatures used; want at most %d", s.Presigned, s.Attempts, used, sessions)
+			}
+		})
+	}
 }
 
 // TestPresignForgottenMeanwhile: what was being made when an account's

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
+	decred "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
@@ -32,9 +34,15 @@ import (
 
 // stubWorld is a set of nodes in memory that follow the nodes' contract without
 // its cryptography, and keep a book of what they were asked. They sign with one
-// whole key.
+// whole key per curve.
 type stubWorld struct {
 	key *ecdsa.PrivateKey // P-256
+	k1  *secp256k1.PrivateKey
+	// ignores makes nodes sign with the account's key whatever the derivation.
+	ignores bool
+	// presigned is how nodes misbehave when they sign with a presignature:
+	// "refuse", "lie" or "hang".
+	presigned string
 
 	mu   sync.Mutex
 	live map[string]*stubNode
@@ -60,7 +68,11 @@ func newStubWorld(t *testing.T) *stubWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stubWorld{key: key, live: map[string]*stubNode{}, refuses: map[string]bool{}, offered: map[string]int{},
+	k1, err := secp256k1.GeneratePrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stubWorld{key: key, k1: k1, live: map[string]*stubNode{}, refuses: map[string]bool{}, offered: map[string]int{},
 		inputs: map[string]map[string]int{}, made: map[string]int{}}
 }
 
@@ -363,6 +375,15 @@ func (s *stubStream) Send(m *nodepb.SessionIn) error {
 		slices.Sort(nonces)
 		id := mpc.SessionID(sha256.Sum256([]byte(strings.Join(nonces, ""))))
 		o := s.node.finish(s.start, id)
+		if len(s.start.GetPresignature()) > 0 {
+			switch s.node.world.presigned {
+			case "lie":
+				o.S[31] ^= 1
+			case "hang":
+				<-s.ctx.Done()
+				return s.ctx.Err()
+			}
+		}
 		if s.node.Exited() {
 			return errStubDead
 		}
@@ -392,6 +413,9 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 		}
 		p, ok := n.presignatures[id]
 		delete(n.presignatures, id)
+		if w.presigned == "refuse" {
+			return &nodepb.Failure{Reason: nodepb.Failure_REFUSED, Text: "I do not want to"}
+		}
 		if !ok {
 			return &nodepb.Failure{Reason: presignatureGone, Text: "no such presignature"}
 		}
@@ -448,6 +472,22 @@ func (w *stubWorld) sign(record *mpc.PublicRecord, s *nodepb.Start) *nodepb.Outc
 	if err != nil {
 		panic(err)
 	}
+	if record.Algorithm == mpc.ECDSASecp256k1 {
+		d := mpc.Derivation{Path: s.GetDerivationPath(), TaprootTweak: s.GetTaprootTweak()}
+		if w.ignores {
+			d = mpc.Derivation{}
+		}
+		child, err := derive.Derive(record, d)
+		if err != nil {
+			panic(err)
+		}
+		key, err := child.Share(secret.New(w.k1.Serialize()))
+		if err != nil {
+			panic(err)
+		}
+		c := decred.SignCompact(secp256k1.PrivKeyFromBytes(key.Expose()), digest, true)
+		return &nodepb.Outcome{Signature: verify.DER([32]byte(c[1:33]), [32]byte(c[33:])), R: c[1:33], S: c[33:], RecoveryId: int32(c[0]) - 31}
+	}
 	r, sum, err := ecdsa.Sign(rand.Reader, w.key, digest)
 	if err != nil {
 		panic(err)
@@ -460,7 +500,7 @@ func (w *stubWorld) sign(record *mpc.PublicRecord, s *nodepb.Start) *nodepb.Outc
 	r.FillBytes(rb[:])
 	sum.FillBytes(sb[:])
 	o := &nodepb.Outcome{Signature: verify.DER(rb, sb), R: rb[:], S: sb[:]}
-	for ; !verify.RecoversKey(record.Algorithm, record.PublicKey, digest, rb, sb, int(o.RecoveryId)); o.RecoveryId++ {
+	for ; !verify.RecoversKey(mpc.ECDSAP256, record.PublicKey, digest, rb, sb, int(o.RecoveryId)); o.RecoveryId++ {
 		if o.RecoveryId > 3 {
 			panic("no recovery ID")
 		}
@@ -606,9 +646,14 @@ func (f *stubPool) account(t *testing.T, threshold, shares int) mpc.Account {
 	if _, err := mpc.ParsePublicRecord(a.Record.Marshal()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := derive.Derive(&a.Record, mpc.Derivation{}); err != nil {
-		t.Fatal(err)
-	}
+	return a
+}
+
+// onSecp256k1 gives a the world's key on the other curve.
+func (f *stubPool) onSecp256k1(a mpc.Account) mpc.Account {
+	public := f.world.k1.PubKey().SerializeCompressed()
+	a.Record.Algorithm, a.Record.PublicKey, a.Record.ChainCode = mpc.ECDSASecp256k1, public, [32]byte{3}
+	a.Record.PublicShares = slices.Repeat([][]byte{public}, a.Record.Shares)
 	return a
 }
 
