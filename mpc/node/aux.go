@@ -3,9 +3,9 @@ package node
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -17,25 +17,42 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/cmp"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
-	"vault-plugin-secrets-mpc/secret"
 )
 
 // auxState holds this node's auxiliary keys and those of peers. It is guarded
 // by Node.mu except where said otherwise.
 type auxState struct {
-	own      *ownAux // nil before any were made
+	// own holds this node's generations that are not retired, in ascending
+	// order: while peers check the newest, sessions use the one before it.
+	own      []*ownAux
 	making   bool
 	progress *atomic.Uint32 // percent, while making
-	// peers holds what may be used, by node ID; claimed what a peer is said to
-	// have, until it has been verified.
-	peers, claimed map[string]*peerAux
+	peers    map[string]*peerState
 }
 
-// ownAux is one generation of this node's keys. It does not change.
+// maxGenerations is how many generations of one node's keys are in use at once.
+const maxGenerations = 2
+
+// ownAux is one generation of this node's keys.
 type ownAux struct {
 	hash   [32]byte // SHA-256 of the encoded public half; names it in sessions
 	public *cmp.AuxPublic
 	secret *cmp.AuxSecret
+	// Guarded by Node.mu: the secret is wiped when the keys are retired and no
+	// session uses them any more.
+	uses    int
+	retired bool
+}
+
+// peerState is what this node knows of a peer's keys.
+type peerState struct {
+	// usable holds generations whose proofs were verified, ascending.
+	usable []*peerAux
+	// claimed is what the peer is said to have, until it has been verified.
+	claimed *peerAux
+	// oldest is the lowest generation that may still be used. It never falls:
+	// the secrets of older ones may be known to whoever broke into the peer.
+	oldest uint64
 }
 
 // peerAux is one generation of a peer's public keys.
@@ -47,11 +64,53 @@ type peerAux struct {
 	verify func() error
 }
 
-// status returns the generation in use, 0 for none, and how far making the next
+// newest returns this node's newest keys, or nil.
+func (a *auxState) newest() *ownAux {
+	if len(a.own) == 0 {
+		return nil
+	}
+	return a.own[len(a.own)-1]
+}
+
+// peer returns the state of a peer, made where there is none.
+func (a *auxState) peer(nodeID string) *peerState {
+	if a.peers == nil {
+		a.peers = map[string]*peerState{}
+	}
+	if a.peers[nodeID] == nil {
+		a.peers[nodeID] = &peerState{}
+	}
+	return a.peers[nodeID]
+}
+
+// retireLocked ends the use of own keys older than a generation, but never of
+// the newest.
+func (a *auxState) retireLocked(oldest uint64) {
+	for len(a.own) > 1 && a.own[0].public.Owner().Generation < oldest {
+		old := a.own[0]
+		a.own = a.own[1:]
+		if old.retired = true; old.uses == 0 {
+			old.secret.Wipe()
+		}
+	}
+}
+
+// retire ends the use of a peer's keys older than a generation.
+func (p *peerState) retire(oldest uint64) {
+	p.oldest = max(p.oldest, oldest)
+	for len(p.usable) > 0 && p.usable[0].owner.Generation < p.oldest {
+		p.usable = p.usable[1:]
+	}
+	if p.claimed != nil && p.claimed.owner.Generation < p.oldest {
+		p.claimed = nil
+	}
+}
+
+// status returns the newest generation, 0 for none, and how far making the next
 // one is.
-func (a auxState) status() (generation uint64, progress uint32) {
-	if a.own != nil {
-		generation = a.own.public.Owner().Generation
+func (a *auxState) status() (generation uint64, progress uint32) {
+	if own := a.newest(); own != nil {
+		generation = own.public.Owner().Generation
 	}
 	if a.making {
 		progress = a.progress.Load()
@@ -83,11 +142,15 @@ func (n *Node) loadAuxiliary(ctx context.Context, publicBytes, envelope []byte) 
 	if err != nil {
 		return err
 	}
-	n.aux.own = &ownAux{hash: sha256.Sum256(publicBytes), public: public, secret: own}
+	n.aux.own = []*ownAux{{hash: sha256.Sum256(publicBytes), public: public, secret: own}}
 	return nil
 }
 
-// MakeAuxiliary makes, wraps and starts to use a new generation.
+// MakeAuxiliary makes and wraps a new generation. The one before it stays in use
+// until it is retired. What this node has checked of its peers holds on: "the
+// peer's modulus has no small factors" was proven under Pedersen parameters
+// whose secret only this node knew, and does not become less true when it makes
+// others.
 func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest) (*nodepb.MakeAuxiliaryReply, error) {
 	if err := n.ready(); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
@@ -97,6 +160,11 @@ func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest
 	if n.aux.making {
 		n.mu.Unlock()
 		return nil, status.Error(codes.Aborted, "auxiliary keys are being made already")
+	}
+	if own := n.aux.newest(); own != nil && own.public.Owner().Generation >= r.GetGeneration() {
+		n.mu.Unlock()
+		return nil, status.Errorf(codes.InvalidArgument, "this node has auxiliary keys of generation %d: the next ones need a higher number than %d",
+			own.public.Owner().Generation, r.GetGeneration())
 	}
 	n.aux.making, n.aux.progress = true, progress
 	n.mu.Unlock()
@@ -124,10 +192,10 @@ func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest
 	}
 	encoded := public.Marshal()
 	n.mu.Lock()
-	n.aux.own = &ownAux{hash: sha256.Sum256(encoded), public: public, secret: own}
-	// Peers' factor proofs were made for the Pedersen parameters of the last
-	// generation.
-	n.aux.peers, n.aux.claimed = nil, nil
+	n.aux.own = append(n.aux.own, &ownAux{hash: sha256.Sum256(encoded), public: public, secret: own})
+	if len(n.aux.own) > maxGenerations {
+		n.aux.retireLocked(n.aux.own[len(n.aux.own)-maxGenerations].public.Owner().Generation)
+	}
 	n.mu.Unlock()
 	return &nodepb.MakeAuxiliaryReply{Public: encoded, Envelope: envelope}, nil
 }
@@ -206,12 +274,14 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	hash := sha256.Sum256(encoded)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.aux.own == nil {
+	own := n.aux.newest()
+	if own == nil {
 		return nil, nil, status.Error(codes.Aborted, "this node has no auxiliary keys yet")
 	}
-	for _, known := range []*peerAux{n.aux.peers[peerID], n.aux.claimed[peerID]} {
+	state := n.aux.peer(peerID)
+	for _, known := range append(slices.Clip(state.usable), state.claimed) {
 		if known != nil && known.hash == hash {
-			return n.aux.own, known, nil
+			return own, known, nil
 		}
 	}
 	public, err := cmp.ParseAuxPublic(encoded)
@@ -219,13 +289,9 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 		return nil, nil, err
 	}
 	owner := n.owner(peerID, identity, public.Owner().Generation)
-	peer := &peerAux{hash: hash, public: public, owner: owner,
+	state.claimed = &peerAux{hash: hash, public: public, owner: owner,
 		verify: sync.OnceValue(func() error { return public.Verify(owner) })}
-	if n.aux.claimed == nil {
-		n.aux.claimed = map[string]*peerAux{}
-	}
-	n.aux.claimed[peerID] = peer
-	return n.aux.own, peer, nil
+	return own, state.claimed, nil
 }
 
 // verifyPeer checks a peer's proofs and then adopts its keys.
@@ -236,72 +302,107 @@ func (n *Node) verifyPeer(peerID string, peer *peerAux) error {
 	return n.adopt(peerID, peer)
 }
 
-// adopt takes a peer's verified keys into use. An older generation never comes
-// back: its secrets may be known to whoever broke into the peer back then.
+// adopt takes a peer's verified keys into use beside those of the generation
+// before. An older generation never comes back.
 func (n *Node) adopt(peerID string, peer *peerAux) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := n.aux.peers[peerID]
-	if now == peer {
+	state := n.aux.peer(peerID)
+	if slices.Contains(state.usable, peer) {
 		return nil
 	}
-	if now != nil && now.owner.Generation >= peer.owner.Generation {
-		return status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are in use, those of generation %d are too old",
-			peerID, now.owner.Generation, peer.owner.Generation)
+	generation := peer.owner.Generation
+	if n := len(state.usable); generation < state.oldest || n > 0 && generation <= state.usable[n-1].owner.Generation {
+		return status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are refused: newer ones, or others of that generation, are known",
+			peerID, generation)
 	}
-	if n.aux.peers == nil {
-		n.aux.peers = map[string]*peerAux{}
+	state.usable = append(state.usable, peer)
+	if n := len(state.usable); n > maxGenerations {
+		state.retire(state.usable[n-maxGenerations].owner.Generation)
 	}
-	n.aux.peers[peerID] = peer
-	if n.aux.claimed[peerID] == peer {
-		delete(n.aux.claimed, peerID)
+	if state.claimed == peer {
+		state.claimed = nil
 	}
 	return nil
 }
 
-// auxInputs are the auxiliary keys of one signing session.
+// RetireAuxiliary ends the use of auxiliary keys older than the given
+// generations. Sessions that have begun with them go on.
+func (n *Node) RetireAuxiliary(_ context.Context, r *nodepb.RetireAuxiliaryRequest) (*nodepb.RetireAuxiliaryReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, o := range r.GetOldest() {
+		if o.GetNodeId() == n.id {
+			n.aux.retireLocked(o.GetGeneration())
+		} else if _, ok := n.roster[o.GetNodeId()]; ok {
+			n.aux.peer(o.GetNodeId()).retire(o.GetGeneration())
+		}
+	}
+	return &nodepb.RetireAuxiliaryReply{}, nil
+}
+
+// auxInputs are the auxiliary keys of one signing session. release is called
+// once the session is over.
 type auxInputs struct {
 	public map[mpc.Index]*cmp.AuxPublic
 	secret *cmp.AuxSecret
+	free   func()
 }
 
-// auxInputs finds the keys that the session names by hash. Every one of a peer
-// must have been checked completely.
+// release lets go of this node's keys. It may be called more than once, and on
+// the zero value.
+func (in *auxInputs) release() {
+	if in.free != nil {
+		in.free()
+		in.free = nil
+	}
+}
+
+// auxInputs finds the keys that the session names by hash, of any generation
+// that is not retired. Every one of a peer must have been checked completely.
 func (n *Node) auxInputs(s *nodepb.Start) (auxInputs, error) {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	in := auxInputs{public: map[mpc.Index]*cmp.AuxPublic{}}
+	var own *ownAux
 	for _, m := range s.GetMembers() {
 		index := mpc.Index(m.GetIndex())
 		if m.GetNodeId() == n.id {
-			if n.aux.own == nil || string(n.aux.own.hash[:]) != string(m.GetAuxHash()) {
-				return in, fmt.Errorf("%w: this node's are others than the session names", errAuxPending)
+			i := slices.IndexFunc(n.aux.own, func(o *ownAux) bool { return string(o.hash[:]) == string(m.GetAuxHash()) })
+			if i < 0 {
+				return auxInputs{}, fmt.Errorf("%w: this node's are others than the session names", errAuxPending)
 			}
-			in.public[index], in.secret = n.aux.own.public, n.aux.own.secret
+			own = n.aux.own[i]
+			in.public[index] = own.public
 			continue
 		}
-		peer := n.aux.peers[m.GetNodeId()]
-		if peer == nil || string(peer.hash[:]) != string(m.GetAuxHash()) || !peer.public.Checked() {
-			return in, fmt.Errorf("%w: those of %s have not been checked", errAuxPending, m.GetNodeId())
+		var peer *peerAux
+		if state := n.aux.peers[m.GetNodeId()]; state != nil {
+			if i := slices.IndexFunc(state.usable, func(p *peerAux) bool { return string(p.hash[:]) == string(m.GetAuxHash()) }); i >= 0 {
+				peer = state.usable[i]
+			}
+		}
+		if peer == nil || !peer.public.Checked() {
+			return auxInputs{}, fmt.Errorf("%w: those of %s have not been checked", errAuxPending, m.GetNodeId())
 		}
 		in.public[index] = peer.public
 	}
-	if in.secret == nil {
-		return in, refused("the session does not name this node")
+	if own == nil {
+		return auxInputs{}, refused("the session does not name this node")
+	}
+	own.uses++
+	in.secret = own.secret
+	in.free = func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if own.uses--; own.uses == 0 && own.retired {
+			own.secret.Wipe()
+		}
 	}
 	return in, nil
-}
-
-func (in auxInputs) newSigner(t *signTask, share *secret.Bytes, id mpc.SessionID) (signer, error) {
-	if len(t.message) != mpc.DigestSize {
-		return nil, errors.New("ECDSA signs 32 bytes")
-	}
-	party, err := cmp.NewSign(cmp.SignConfig{Self: t.self, Signers: t.signers, Record: t.account, Share: share,
-		Aux: in.public, Secret: in.secret, Digest: [mpc.DigestSize]byte(t.message), SessionID: id})
-	if err != nil {
-		return nil, err
-	}
-	return party, nil
 }
 
 // atLowPriority runs f on a thread of its own at the lowest priority, so that

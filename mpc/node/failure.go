@@ -7,6 +7,8 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/cmp"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
@@ -16,6 +18,9 @@ var errAuxPending = errors.New("auxiliary keys are not ready")
 // errUnpinned: a member of the session is not in this node's roster. It may be
 // on its way.
 var errUnpinned = errors.New("not pinned on this node")
+
+// errBusy: a bound of this node is reached; later there may be room.
+var errBusy = errors.New("the node is at a limit of its own")
 
 // refusedError marks a request that is wrong in itself: no other node would
 // take it either.
@@ -33,8 +38,13 @@ func failure(err error) *nodepb.Failure {
 	var refusal refusedError
 	var abort *mpc.AbortError
 	switch {
-	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput):
+	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath),
+		errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm):
 		f.Reason = nodepb.Failure_REFUSED
+	case errors.Is(err, errPresignatureGone), errors.Is(err, cmp.ErrPresignatureUsed):
+		f.Reason = nodepb.Failure_PRESIGNATURE_GONE
+	case errors.Is(err, errBusy):
+		f.Reason = nodepb.Failure_BUSY
 	case errors.Is(err, errUnpinned):
 		f.Reason = nodepb.Failure_UNPINNED
 	case errors.Is(err, errAuxPending):

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -36,6 +37,8 @@ type Config struct {
 	Logger  hclog.Logger
 	// OpenToken loads a module and logs in.
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
+	// SessionTime bounds every session; default 2 minutes.
+	SessionTime time.Duration
 }
 
 // Node serves nodepb.NodeServer. All methods may be called concurrently.
@@ -44,6 +47,7 @@ type Node struct {
 	cfg      Config
 	sessions chan struct{}         // one token per running session
 	hsm      atomic.Pointer[error] // nil while the last token call worked
+	stock    *stock                // presignatures
 
 	mu sync.RWMutex
 	// Set once by Setup.
@@ -65,7 +69,10 @@ func New(cfg Config) *Node {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	return &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), roster: map[string]mpc.NodeIdentity{}}
+	if cfg.SessionTime <= 0 {
+		cfg.SessionTime = maxSessionTime
+	}
+	return &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), roster: map[string]mpc.NodeIdentity{}}
 }
 
 // sealingKey is the wrapping key new envelopes are sealed to.
@@ -108,8 +115,9 @@ func (n *Node) ready() error {
 	return nil
 }
 
-// Close ends the node's use of the token.
+// Close ends the node's use of the token and forgets presignatures.
 func (n *Node) Close() error {
+	n.stock.close()
 	n.mu.Lock()
 	token := n.token
 	n.token, n.setup = nil, false

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/session"
 )
+
+// maxSessionTime bounds a session, whatever time its coordinator allows. An
+// ECDSA signature of many signers on a busy machine takes tens of seconds.
+const maxSessionTime = 2 * time.Minute
 
 // Session runs one protocol session. It always ends with one Outcome or one
 // Failure, unless the stream itself breaks. A panic ends the session, not the
@@ -28,7 +33,9 @@ func (n *Node) Session(stream nodepb.Node_SessionServer) (err error) {
 		return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: &nodepb.Failure{
 			Reason: nodepb.Failure_BUSY, Text: fmt.Sprintf("the node runs %d sessions already", maxSessions)}}})
 	}
-	outcome, err := n.session(stream)
+	ctx, cancel := context.WithTimeout(stream.Context(), n.cfg.SessionTime)
+	defer cancel()
+	outcome, err := n.session(ctx, &conversation{stream: stream, in: receive(ctx, stream)})
 	if err != nil {
 		if ctxErr := stream.Context().Err(); ctxErr != nil {
 			return ctxErr // the coordinator is gone or no longer interested
@@ -45,8 +52,13 @@ func outFailure(err error) *nodepb.SessionOut {
 // task is an operation that has been checked and can run once the session has
 // an ID.
 type task interface {
-	// party opens what the operation needs and returns the party to run.
-	party(ctx context.Context, id mpc.SessionID) (mpc.Party, error)
+	// begin starts what takes time and needs no session ID, such as a call to
+	// the token. It is called once, before party.
+	begin(ctx context.Context)
+	// party waits for that and returns the party to run.
+	party(id mpc.SessionID) (mpc.Party, error)
+	// background reports whether the party's work can wait for other sessions.
+	background() bool
 	// confirms reports whether all parties must arrive at the same record.
 	confirms() bool
 	// record returns the hash of the record arrived at; only if confirms.
@@ -57,12 +69,52 @@ type task interface {
 	wipe()
 }
 
-func (n *Node) session(stream nodepb.Node_SessionServer) (*nodepb.Outcome, error) {
-	ctx := stream.Context()
+// conversation is a stream whose Recv ends with a context.
+type conversation struct {
+	stream nodepb.Node_SessionServer
+	in     <-chan received
+}
+
+type received struct {
+	in  *nodepb.SessionIn
+	err error
+}
+
+// receive reads a stream until it breaks or ctx ends. A Recv that waits cannot
+// be given up before the handler has returned; it ends at once then, and with
+// it this goroutine.
+func receive(ctx context.Context, stream nodepb.Node_SessionServer) <-chan received {
+	out := make(chan received)
+	go func() {
+		for {
+			in, err := stream.Recv()
+			select {
+			case out <- received{in, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return out
+}
+
+func (c *conversation) recv(ctx context.Context) (*nodepb.SessionIn, error) {
+	select {
+	case r := <-c.in:
+		return r.in, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (n *Node) session(ctx context.Context, c *conversation) (*nodepb.Outcome, error) {
 	if err := n.ready(); err != nil {
 		return nil, err
 	}
-	first, err := stream.Recv()
+	first, err := c.recv(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -75,36 +127,43 @@ func (n *Node) session(stream nodepb.Node_SessionServer) (*nodepb.Outcome, error
 		return nil, err
 	}
 	defer t.wipe()
+	t.begin(ctx)
 
-	channel, err := n.handshake(stream, terms, mpc.Index(start.GetSelf()))
+	channel, err := n.handshake(ctx, c, terms, mpc.Index(start.GetSelf()))
 	if err != nil {
 		return nil, err
 	}
-	party, err := t.party(ctx, channel.ID())
-	if err != nil {
-		return nil, err
-	}
-	defer party.Wipe()
-	r := &run{stream: stream, channel: channel, party: party, task: t, self: mpc.Index(start.GetSelf()),
+	r := &run{conversation: c, channel: channel, task: t, self: mpc.Index(start.GetSelf()),
 		members: terms.Members, confirmed: map[mpc.Index][32]byte{}}
-	if err := r.loop(ctx); err != nil {
+	defer func() {
+		if r.party != nil {
+			r.party.Wipe()
+		}
+	}()
+	work := func() error { return r.work(ctx) }
+	if t.background() {
+		err = atLowPriority(work)
+	} else {
+		err = work()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return t.outcome(ctx, channel.ID())
 }
 
 // handshake exchanges hellos over the coordinator.
-func (n *Node) handshake(stream nodepb.Node_SessionServer, terms session.Terms, self mpc.Index) (*session.Channel, error) {
+func (n *Node) handshake(ctx context.Context, c *conversation, terms session.Terms, self mpc.Index) (*session.Channel, error) {
 	h, hello, err := session.Begin(terms, self, n.identity)
 	if err != nil {
 		return nil, refusedError{err}
 	}
-	err = stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Hello{Hello: &nodepb.Hello{
+	err = c.stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Hello{Hello: &nodepb.Hello{
 		Index: uint32(self), Nonce: hello.Nonce[:], Ephemeral: hello.Ephemeral[:], Signature: hello.Signature[:]}}})
 	if err != nil {
 		return nil, err
 	}
-	in, err := stream.Recv()
+	in, err := c.recv(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +187,7 @@ func (n *Node) handshake(stream nodepb.Node_SessionServer, terms session.Terms, 
 
 // run is one session after its handshake. It belongs to one goroutine.
 type run struct {
-	stream    nodepb.Node_SessionServer
+	*conversation
 	channel   *session.Channel
 	party     mpc.Party
 	task      task
@@ -138,9 +197,13 @@ type run struct {
 	record    *[32]byte              // ours, once we are done
 }
 
-// loop carries messages until the party is done and, where the operation asks
-// for it, every other party has confirmed the same record.
-func (r *run) loop(ctx context.Context) error {
+// work runs the party from its first message to its result. It carries messages
+// until the party is done and, where the operation asks for it, every other
+// party has confirmed the same record.
+func (r *run) work(ctx context.Context) (err error) {
+	if r.party, err = r.task.party(r.channel.ID()); err != nil {
+		return err
+	}
 	out, err := r.party.Start()
 	if err != nil {
 		return err
@@ -155,11 +218,8 @@ func (r *run) loop(ctx context.Context) error {
 				return err
 			}
 		}
-		in, err := r.stream.Recv()
+		in, err := r.recv(ctx)
 		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if out, err = r.receive(in.GetMessage()); err != nil {

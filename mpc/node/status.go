@@ -14,7 +14,7 @@ import (
 // Status reports what operators see. It answers at once: it makes no token call
 // and reports how the last one went.
 func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusReply, error) {
-	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok"}
+	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok", Presignatures: uint32(n.stock.size())}
 	if err := n.ready(); err != nil {
 		reply.Hsm = err.Error()
 		return reply, nil

@@ -23,8 +23,9 @@ type keyTask struct {
 	envelope []byte            // of the old share
 	next     mpc.PublicRecord  // what is known of the new record beforehand
 
-	key   *frost.KeyParty
-	share *mpc.KeyShare
+	opening *opening // of the old share; nil for keygen
+	key     *frost.KeyParty
+	share   *mpc.KeyShare
 }
 
 func (n *Node) newKeygen(s *nodepb.Start, self mpc.Index) (task, error) {
@@ -82,23 +83,30 @@ func (t *keyTask) config(id mpc.SessionID) frost.KeyConfig {
 		Shares: t.next.Shares, SessionID: id}
 }
 
-func (t *keyTask) party(ctx context.Context, id mpc.SessionID) (_ mpc.Party, err error) {
+func (t *keyTask) begin(ctx context.Context) {
+	if t.old != nil {
+		t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.old.Hash()), t.envelope)
+	}
+}
+
+func (t *keyTask) party(id mpc.SessionID) (_ mpc.Party, err error) {
 	if t.old == nil {
 		if t.key, err = frost.NewKeygen(t.config(id)); err != nil {
 			return nil, err
 		}
 		return t.key, nil
 	}
-	share, err := t.node.open(ctx, hsm.ShareContext(uint8(t.self), t.old.Hash()), t.envelope)
+	share, err := t.opening.wait()
 	if err != nil {
 		return nil, err
 	}
-	defer share.Wipe()
 	if t.key, err = frost.NewRefresh(t.config(id), t.old, share); err != nil {
 		return nil, err
 	}
 	return t.key, nil
 }
+
+func (t *keyTask) background() bool { return false }
 
 func (t *keyTask) confirms() bool { return true }
 
@@ -144,6 +152,12 @@ func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcom
 	if !opened.Equal(t.share.Share) {
 		return nil, errors.New("the share just wrapped opens to something else")
 	}
+	if t.old != nil {
+		// From here on the new shares may be in force. Were presignatures to go
+		// earlier, a refresh that fails would cost the stock; later there is no
+		// moment that this node sees.
+		t.node.stock.drop(t.next.AccountID, nil)
+	}
 	return &nodepb.Outcome{
 		SessionId:       id[:],
 		Record:          t.next.Marshal(),
@@ -154,6 +168,7 @@ func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcom
 }
 
 func (t *keyTask) wipe() {
+	t.opening.discard()
 	if t.share != nil {
 		t.share.Share.Wipe()
 	}

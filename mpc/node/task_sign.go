@@ -2,11 +2,15 @@ package node
 
 import (
 	"context"
+	"errors"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/cmp"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/mpc/session"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -16,32 +20,45 @@ type signTask struct {
 	start   *nodepb.Start
 	self    mpc.Index
 	account *mpc.PublicRecord
+	child   *derive.Child // whose key signs; mostly the account's own
 	signers []mpc.Index
 	message []byte // what the algorithm signs
 	aux     auxInputs
-	signer  signer
+	opening *opening
+	signer  frost.Signer
 }
 
-// signer is a party whose result is a signature.
-type signer interface {
-	mpc.Party
-	Result() (*mpc.Signature, error)
-}
-
-func (n *Node) newSign(s *nodepb.Start, self mpc.Index) (task, error) {
+// signerSet reads the record of a Start and its members, exactly t of them.
+func signerSet(s *nodepb.Start) (*mpc.PublicRecord, []mpc.Index, error) {
 	record, err := mpc.ParsePublicRecord(s.GetRecord())
 	if err != nil {
-		return nil, refusedError{err}
+		return nil, nil, refusedError{err}
 	}
-	t := &signTask{node: n, start: s, self: self, account: record}
 	if len(s.GetMembers()) != record.Threshold {
-		return nil, refused("%d signers for a threshold of %d", len(s.GetMembers()), record.Threshold)
+		return nil, nil, refused("%d signers for a threshold of %d", len(s.GetMembers()), record.Threshold)
 	}
+	var signers []mpc.Index
 	for _, m := range s.GetMembers() {
 		if m.GetIndex() > uint32(record.Shares) {
-			return nil, refused("share %d does not exist", m.GetIndex())
+			return nil, nil, refused("share %d does not exist", m.GetIndex())
 		}
-		t.signers = append(t.signers, mpc.Index(m.GetIndex()))
+		signers = append(signers, mpc.Index(m.GetIndex()))
+	}
+	return record, signers, nil
+}
+
+func (n *Node) newSign(s *nodepb.Start, self mpc.Index, members []session.Member) (task, error) {
+	if len(s.GetPresignature()) > 0 {
+		return n.newOnline(s, self, members)
+	}
+	record, signers, err := signerSet(s)
+	if err != nil {
+		return nil, err
+	}
+	t := &signTask{node: n, start: s, self: self, account: record, signers: signers}
+	t.child, err = derive.Derive(record, mpc.Derivation{Path: s.GetDerivationPath(), TaprootTweak: s.GetTaprootTweak()})
+	if err != nil {
+		return nil, err
 	}
 	t.message, err = mpc.SigningInput(record.Algorithm, mpc.MessageType(s.GetMessageType()),
 		mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
@@ -56,29 +73,53 @@ func (n *Node) newSign(s *nodepb.Start, self mpc.Index) (task, error) {
 	return t, nil
 }
 
-func (t *signTask) party(ctx context.Context, id mpc.SessionID) (mpc.Party, error) {
-	share, err := t.node.open(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope())
+func (t *signTask) begin(ctx context.Context) {
+	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope())
+}
+
+func (t *signTask) party(id mpc.SessionID) (mpc.Party, error) {
+	share, err := t.opening.wait()
 	if err != nil {
 		return nil, err
 	}
-	defer share.Wipe()
-	if t.signer, err = t.newSigner(share, id); err != nil {
+	record := t.account
+	if !t.child.Own() {
+		if err := frost.CheckShare(record, t.self, share); err != nil {
+			return nil, err
+		}
+		if record, err = t.child.Record(record); err != nil {
+			return nil, err
+		}
+		if share, err = t.child.Share(share); err != nil {
+			return nil, err
+		}
+		defer share.Wipe()
+	}
+	if t.signer, err = t.newSigner(record, share, id); err != nil {
 		return nil, err
 	}
 	return t.signer, nil
 }
 
-func (t *signTask) newSigner(share *secret.Bytes, id mpc.SessionID) (signer, error) {
-	if t.account.Algorithm == mpc.BIP340Secp256k1 {
-		party, err := frost.NewSign(frost.SignConfig{Self: t.self, Signers: t.signers, Record: t.account,
+// newSigner checks the share against record once more: for a child, record and
+// share have been moved by the same map.
+func (t *signTask) newSigner(record *mpc.PublicRecord, share *secret.Bytes, id mpc.SessionID) (frost.Signer, error) {
+	if !record.Algorithm.IsECDSA() {
+		return frost.NewSign(frost.SignConfig{Self: t.self, Signers: t.signers, Record: record,
 			Share: share, Message: t.message, SessionID: id})
-		if err != nil {
-			return nil, err
-		}
-		return party, nil
 	}
-	return t.aux.newSigner(t, share, id)
+	if len(t.message) != mpc.DigestSize {
+		return nil, errors.New("ECDSA signs 32 bytes")
+	}
+	party, err := cmp.NewSign(cmp.SignConfig{Self: t.self, Signers: t.signers, Record: record, Share: share,
+		Aux: t.aux.public, Secret: t.aux.secret, Digest: [mpc.DigestSize]byte(t.message), SessionID: id})
+	if err != nil {
+		return nil, err
+	}
+	return party, nil
 }
+
+func (t *signTask) background() bool { return false }
 
 // confirms is false: a signature proves itself, and every signer checks it.
 func (t *signTask) confirms() bool { return false }
@@ -90,8 +131,15 @@ func (t *signTask) outcome(_ context.Context, id mpc.SessionID) (*nodepb.Outcome
 	if err != nil {
 		return nil, err
 	}
-	return &nodepb.Outcome{SessionId: id[:], Signature: sig.Bytes, R: sig.R[:], S: sig.S[:],
-		RecoveryId: int32(sig.RecoveryID)}, nil
+	return signatureOutcome(id, sig), nil
 }
 
-func (t *signTask) wipe() {}
+func signatureOutcome(id mpc.SessionID, sig *mpc.Signature) *nodepb.Outcome {
+	return &nodepb.Outcome{SessionId: id[:], Signature: sig.Bytes, R: sig.R[:], S: sig.S[:],
+		RecoveryId: int32(sig.RecoveryID)}
+}
+
+func (t *signTask) wipe() {
+	t.opening.discard()
+	t.aux.release()
+}

@@ -16,9 +16,10 @@ const (
 	opKeygen  = "keygen"
 	opRefresh = "refresh"
 	opSign    = "sign"
+	opPresign = "presign"
 )
 
-const inputsLabel = "vault-plugin-secrets-mpc session inputs v1"
+const inputsLabel = "vault-plugin-secrets-mpc session inputs v2"
 
 // prepare checks a Start against what this node has pinned and returns the
 // operation and the terms that all members will sign.
@@ -53,7 +54,9 @@ func (n *Node) prepare(s *nodepb.Start) (task, session.Terms, error) {
 	case opRefresh:
 		t, err = n.newRefresh(s, self)
 	case opSign:
-		t, err = n.newSign(s, self)
+		t, err = n.newSign(s, self, terms.Members)
+	case opPresign:
+		t, err = n.newPresign(s, self, terms.Members)
 	default:
 		err = refused("unknown operation %q", s.GetOperation())
 	}
@@ -81,6 +84,10 @@ func inputsHash(mountID [16]byte, s *nodepb.Start) [32]byte {
 	put(s.GetInput())
 	put([]byte(s.GetMessageType()))
 	put([]byte(s.GetHashAlgorithm()))
+	put([]byte(s.GetDerivationPath()))
+	put([]byte(s.GetTaprootTweak()))
+	put(s.GetPresignature())
+	put(binary.BigEndian.AppendUint64(nil, s.GetLifetimeMs()))
 	for _, m := range s.GetMembers() {
 		put(m.GetAuxHash())
 	}

@@ -30,19 +30,20 @@ const (
 type Failure_Reason int32
 
 const (
-	Failure_UNKNOWN         Failure_Reason = 0
-	Failure_REFUSED         Failure_Reason = 1 // the request itself is wrong
-	Failure_HSM_UNAVAILABLE Failure_Reason = 2
-	Failure_SHARE_UNUSABLE  Failure_Reason = 3 // the wrapped share does not open or does not match
-	Failure_AUX_PENDING     Failure_Reason = 4 // auxiliary keys of some member are not there
-	Failure_PROTOCOL        Failure_Reason = 5 // the session broke; culprits may be named
-	Failure_BUSY            Failure_Reason = 6
-	Failure_WRAPPING_KEY    Failure_Reason = 7
-	Failure_UNPINNED        Failure_Reason = 8 // a member is not in this node's roster yet
-	Failure_PIN_INCORRECT   Failure_Reason = 9
-	Failure_PIN_LOCKED      Failure_Reason = 10
-	Failure_TOKEN_NOT_FOUND Failure_Reason = 11
-	Failure_MODULE          Failure_Reason = 12
+	Failure_UNKNOWN           Failure_Reason = 0
+	Failure_REFUSED           Failure_Reason = 1 // the request itself is wrong
+	Failure_HSM_UNAVAILABLE   Failure_Reason = 2
+	Failure_SHARE_UNUSABLE    Failure_Reason = 3 // the wrapped share does not open or does not match
+	Failure_AUX_PENDING       Failure_Reason = 4 // auxiliary keys of some member are not there
+	Failure_PROTOCOL          Failure_Reason = 5 // the session broke; culprits may be named
+	Failure_BUSY              Failure_Reason = 6
+	Failure_WRAPPING_KEY      Failure_Reason = 7
+	Failure_UNPINNED          Failure_Reason = 8 // a member is not in this node's roster yet
+	Failure_PIN_INCORRECT     Failure_Reason = 9
+	Failure_PIN_LOCKED        Failure_Reason = 10
+	Failure_TOKEN_NOT_FOUND   Failure_Reason = 11
+	Failure_MODULE            Failure_Reason = 12
+	Failure_PRESIGNATURE_GONE Failure_Reason = 13 // used, expired, dropped, or of an earlier process
 )
 
 // Enum value maps for Failure_Reason.
@@ -61,21 +62,23 @@ var (
 		10: "PIN_LOCKED",
 		11: "TOKEN_NOT_FOUND",
 		12: "MODULE",
+		13: "PRESIGNATURE_GONE",
 	}
 	Failure_Reason_value = map[string]int32{
-		"UNKNOWN":         0,
-		"REFUSED":         1,
-		"HSM_UNAVAILABLE": 2,
-		"SHARE_UNUSABLE":  3,
-		"AUX_PENDING":     4,
-		"PROTOCOL":        5,
-		"BUSY":            6,
-		"WRAPPING_KEY":    7,
-		"UNPINNED":        8,
-		"PIN_INCORRECT":   9,
-		"PIN_LOCKED":      10,
-		"TOKEN_NOT_FOUND": 11,
-		"MODULE":          12,
+		"UNKNOWN":           0,
+		"REFUSED":           1,
+		"HSM_UNAVAILABLE":   2,
+		"SHARE_UNUSABLE":    3,
+		"AUX_PENDING":       4,
+		"PROTOCOL":          5,
+		"BUSY":              6,
+		"WRAPPING_KEY":      7,
+		"UNPINNED":          8,
+		"PIN_INCORRECT":     9,
+		"PIN_LOCKED":        10,
+		"TOKEN_NOT_FOUND":   11,
+		"MODULE":            12,
+		"PRESIGNATURE_GONE": 13,
 	}
 )
 
@@ -2367,11 +2370,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x01r\x18\a \x01(\fR\x01r\x12\f\n" +
 	"\x01s\x18\b \x01(\fR\x01s\x12\x1f\n" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
-	"recoveryId\"\xdb\x02\n" +
+	"recoveryId\"\xf2\x02\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xd8\x01\n" +
+	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xef\x01\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREFUSED\x10\x01\x12\x13\n" +
@@ -2388,7 +2391,8 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x12\x13\n" +
 	"\x0fTOKEN_NOT_FOUND\x10\v\x12\n" +
 	"\n" +
-	"\x06MODULE\x10\f\"\x9d\x02\n" +
+	"\x06MODULE\x10\f\x12\x15\n" +
+	"\x11PRESIGNATURE_GONE\x10\r\"\x9d\x02\n" +
 	"\n" +
 	"SessionOut\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.HelloH\x00R\x05hello\x12A\n" +

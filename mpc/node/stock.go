@@ -1,0 +1,194 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/cmp"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/mpc/session"
+)
+
+// Bounds of a node's stock of presignatures, each of which has about 2 KiB.
+const (
+	maxPresignatures        = 4096
+	maxAccountPresignatures = 256
+	maxPresignatureLifetime = 24 * time.Hour
+)
+
+// errPresignatureGone: used, expired, dropped, or of an earlier process.
+var errPresignatureGone = errors.New("the presignature is not here any more")
+
+// presignature is this node's part of one presignature, with all that its use
+// is tied to.
+type presignature struct {
+	account mpc.AccountID
+	record  [32]byte // hash of the public record, so epoch and policy too
+	self    mpc.Index
+	members []session.Member
+	expires time.Time // by the monotonic clock
+	secret  *cmp.Presignature
+}
+
+// stock holds presignatures by the session that made them. They exist here and
+// nowhere else. All methods may be called concurrently.
+type stock struct {
+	mu      sync.Mutex
+	held    map[mpc.SessionID]*presignature
+	perID   map[mpc.AccountID]int
+	sweeper *time.Timer // wipes what has expired, nil while nothing is held
+	closed  bool
+}
+
+func newStock() *stock {
+	return &stock{held: map[mpc.SessionID]*presignature{}, perID: map[mpc.AccountID]int{}}
+}
+
+func (s *stock) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held)
+}
+
+// room reports whether another one of the account may be made.
+func (s *stock) room(id mpc.AccountID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.roomLocked(id)
+}
+
+func (s *stock) roomLocked(id mpc.AccountID) error {
+	switch {
+	case s.closed:
+		return errNotSetUp
+	case len(s.held) >= maxPresignatures:
+		return fmt.Errorf("%w: it holds %d presignatures", errBusy, maxPresignatures)
+	case s.perID[id] >= maxAccountPresignatures:
+		return fmt.Errorf("%w: it holds %d presignatures of the account", errBusy, maxAccountPresignatures)
+	}
+	return nil
+}
+
+// put takes a presignature over.
+func (s *stock) put(id mpc.SessionID, p *presignature) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.roomLocked(p.account); err != nil {
+		return err
+	}
+	if s.held[id] != nil {
+		return errors.New("a session made two presignatures")
+	}
+	s.held[id] = p
+	s.perID[p.account]++
+	s.sweepLaterLocked()
+	return nil
+}
+
+// take removes a presignature and hands it to the caller, who wipes it. It
+// succeeds once.
+func (s *stock) take(id mpc.SessionID) (*presignature, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.held[id]
+	if p == nil {
+		return nil, errPresignatureGone
+	}
+	s.removeLocked(id, p)
+	if !time.Now().Before(p.expires) {
+		p.secret.Wipe()
+		return nil, errPresignatureGone
+	}
+	return p, nil
+}
+
+func (s *stock) removeLocked(id mpc.SessionID, p *presignature) {
+	delete(s.held, id)
+	if s.perID[p.account]--; s.perID[p.account] == 0 {
+		delete(s.perID, p.account)
+	}
+}
+
+// drop wipes an account's presignatures but those of the sessions in keep.
+func (s *stock) drop(account mpc.AccountID, keep []mpc.SessionID) {
+	s.wipeWhere(func(id mpc.SessionID, p *presignature) bool {
+		return p.account == account && !slices.Contains(keep, id)
+	})
+}
+
+func (s *stock) wipeWhere(match func(mpc.SessionID, *presignature) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, p := range s.held {
+		if match(id, p) {
+			s.removeLocked(id, p)
+			p.secret.Wipe()
+		}
+	}
+}
+
+// sweepLaterLocked has expired presignatures wiped when the next one expires.
+// The timer's function does memory work only and ends by itself.
+func (s *stock) sweepLaterLocked() {
+	var next time.Time
+	for _, p := range s.held {
+		if next.IsZero() || p.expires.Before(next) {
+			next = p.expires
+		}
+	}
+	if s.sweeper != nil {
+		s.sweeper.Stop()
+	}
+	if next.IsZero() {
+		s.sweeper = nil
+		return
+	}
+	s.sweeper = time.AfterFunc(time.Until(next), s.sweep)
+}
+
+func (s *stock) sweep() {
+	now := time.Now()
+	s.wipeWhere(func(_ mpc.SessionID, p *presignature) bool { return !now.Before(p.expires) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.sweepLaterLocked()
+	}
+}
+
+// close wipes everything, for good.
+func (s *stock) close() {
+	s.mu.Lock()
+	s.closed = true
+	if s.sweeper != nil {
+		s.sweeper.Stop()
+	}
+	s.mu.Unlock()
+	s.wipeWhere(func(mpc.SessionID, *presignature) bool { return true })
+}
+
+// DropPresignatures forgets an account's presignatures but those named.
+func (n *Node) DropPresignatures(_ context.Context, r *nodepb.DropPresignaturesRequest) (*nodepb.DropPresignaturesReply, error) {
+	var account mpc.AccountID
+	if len(r.GetAccountId()) != len(account) || len(r.GetKeep()) > maxPresignatures {
+		return nil, status.Error(codes.InvalidArgument, "malformed request to drop presignatures")
+	}
+	copy(account[:], r.GetAccountId())
+	keep := make([]mpc.SessionID, len(r.GetKeep()))
+	for i, id := range r.GetKeep() {
+		if len(id) != len(keep[i]) {
+			return nil, status.Error(codes.InvalidArgument, "malformed session ID")
+		}
+		copy(keep[i][:], id)
+	}
+	n.stock.drop(account, keep)
+	return &nodepb.DropPresignaturesReply{}, nil
+}

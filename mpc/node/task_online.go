@@ -1,0 +1,92 @@
+package node
+
+import (
+	"context"
+	"slices"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/cmp"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/mpc/session"
+)
+
+// onlineTask finishes one signature from a presignature. It asks the token for
+// nothing: the share went into the presignature.
+type onlineTask struct {
+	account *mpc.PublicRecord
+	signers []mpc.Index
+	digest  [mpc.DigestSize]byte
+	from    *presignature
+	online  *cmp.OnlineParty
+}
+
+// newOnline takes the presignature out of the stock before it looks at anything
+// else: what was offered once is never offered again. Whoever knows the nonce
+// point could turn a digest of his choice, or a child key, into a signature on
+// a message that was never asked for, so neither is allowed here.
+func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Member) (_ task, err error) {
+	var id mpc.SessionID
+	if len(s.GetPresignature()) != len(id) {
+		return nil, refused("malformed presignature ID")
+	}
+	copy(id[:], s.GetPresignature())
+	from, err := n.stock.take(id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			from.secret.Wipe()
+		}
+	}()
+	record, signers, err := signerSet(s)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case mpc.MessageType(s.GetMessageType()) != mpc.MessageRaw:
+		return nil, refused("a presignature serves messages that nodes hash themselves, not digests")
+	case s.GetDerivationPath() != "" || s.GetTaprootTweak() != "":
+		return nil, refused("a presignature serves the account's own key, not its children")
+	case len(s.GetEnvelope()) > 0:
+		return nil, refused("a signature from a presignature needs no share")
+	case record.Hash() != from.record || self != from.self || !slices.Equal(members, from.members):
+		return nil, refused("the presignature was made for another epoch, policy or set of nodes")
+	}
+	message, err := mpc.SigningInput(record.Algorithm, mpc.MessageRaw, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
+	if err != nil {
+		return nil, err
+	}
+	if len(message) != mpc.DigestSize {
+		return nil, refused("ECDSA signs %d bytes", mpc.DigestSize)
+	}
+	return &onlineTask{account: record, signers: signers, digest: [mpc.DigestSize]byte(message), from: from}, nil
+}
+
+func (t *onlineTask) begin(context.Context) {}
+
+func (t *onlineTask) party(id mpc.SessionID) (_ mpc.Party, err error) {
+	t.online, err = cmp.NewOnline(cmp.OnlineConfig{Self: t.from.self, Signers: t.signers, Record: t.account,
+		Presignature: t.from.secret, Digest: t.digest, SessionID: id})
+	if err != nil {
+		return nil, err
+	}
+	return t.online, nil
+}
+
+func (t *onlineTask) background() bool { return false }
+
+// confirms is false: a signature proves itself.
+func (t *onlineTask) confirms() bool { return false }
+
+func (t *onlineTask) record(mpc.SessionID) ([32]byte, error) { return t.account.Hash(), nil }
+
+func (t *onlineTask) outcome(_ context.Context, id mpc.SessionID) (*nodepb.Outcome, error) {
+	sig, err := t.online.Result()
+	if err != nil {
+		return nil, err
+	}
+	return signatureOutcome(id, sig), nil
+}
+
+func (t *onlineTask) wipe() { t.from.secret.Wipe() }
