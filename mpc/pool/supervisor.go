@@ -54,8 +54,10 @@ type localNode struct {
 	pin        *secret.Bytes
 	pinRefused bool
 	sessions   int
-	restarts   int
-	aux        nodeAux
+	// presignatures is how many the process held when it was last asked.
+	presignatures int
+	restarts      int
+	aux           nodeAux
 }
 
 // supervise runs until ctx ends.
@@ -302,6 +304,7 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 			if n.hsm == hsmOK || n.pinRefused {
 				away = 0 // a new login would only cost another try of the PIN
 			}
+			n.presignatures = int(s.GetPresignatures())
 			n.aux.noteProgress(int(s.GetAuxProgress()))
 		}
 		n.mu.Unlock()
@@ -316,7 +319,7 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 // detach marks the node as not usable: its process has ended.
 func (n *localNode) detach() {
 	n.mu.Lock()
-	n.proc, n.sessions, n.hsm = nil, 0, ""
+	n.proc, n.sessions, n.presignatures, n.hsm = nil, 0, 0, ""
 	if n.state == NodeReady {
 		n.state, n.since = NodeRestarting, time.Now()
 	}
@@ -398,7 +401,7 @@ func (n *localNode) candidate() (candidate, bool) {
 func (n *localNode) status() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Restarts: n.restarts,
+	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Presignatures: n.presignatures, Restarts: n.restarts,
 		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status()}
 	if n.proc != nil {
 		s.PID = n.proc.PID()
