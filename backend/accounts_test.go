@@ -33,7 +33,11 @@ func TestAccountLife(t *testing.T) {
 			if made["session_id"] == nil || read["session_id"] != nil {
 				t.Error("session_id belongs to the answer of creation only")
 			}
+			if code, has := read["chain_code"]; has != alg.Derives() || (has && len(code.(string)) != 64) {
+				t.Errorf("chain code %v", code)
+			}
 			for k, want := range map[string]any{
+				"presign": 0, "presignatures": 0, "spares_allowed": true,
 				"name": "alice", "algorithm": string(alg), "threshold": 2, "shares": 3, "share_epoch": uint64(1),
 				"wrapping_version": 1, "state": "active", "refresh_period": int64(3600), "last_refresh_error": "",
 			} {
@@ -50,10 +54,10 @@ func TestAccountLife(t *testing.T) {
 			}
 
 			signed := m.signs("alice")
-			if _, hasV := signed["v"]; hasV != (alg == mpc.ECDSASecp256k1) {
+			if _, hasV := signed["v"]; hasV != alg.IsECDSA() {
 				t.Error("v belongs to ECDSA only")
 			}
-			if _, has := signed["digest"]; has != (alg == mpc.ECDSASecp256k1) {
+			if _, has := signed["digest"]; has != alg.IsECDSA() {
 				t.Error("a raw message has a digest under ECDSA only")
 			}
 			after := m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
@@ -105,7 +109,7 @@ func TestSettings(t *testing.T) {
 		{"metadata", many, "at most 32"},
 		{"metadata", map[string]any{"k": strings.Repeat("v", 513)}, "up to 512"},
 		{"metadata", map[string]any{"k\n": "v"}, "printable"},
-		{"presign", 3, "unknown field presign"},
+		{"presign", 3, "presign is for ECDSA"},
 	} {
 		m.fails(logical.UpdateOperation, "accounts/alice", map[string]any{c.field: c.value}, 400, c.text)
 	}
@@ -143,7 +147,7 @@ func TestCreateBadInput(t *testing.T) {
 		{"alice", with("threshold", "two"), "threshold"},
 		{"alice", with("shares", 17), "at most 16"},
 		{"alice", with("shares", 6), "local=6"},
-		{"alice", with("policy", "x"), "unknown field policy: the fields are algorithm, metadata, refresh_period, shares, threshold"},
+		{"alice", with("policy", "x"), "unknown field policy: the fields are algorithm, metadata, presign, refresh_period, shares, threshold"},
 		{".alice", good, "not an account name"},
 		{"al ice", good, "not an account name"},
 		{"alice-", good, "not an account name"},
@@ -165,6 +169,8 @@ func TestSignBadInput(t *testing.T) {
 	m := configured(t)
 	m.create("alice", "bip340-secp256k1")
 	m.create("bob", "ecdsa-secp256k1")
+	m.create("carol", "ed25519")
+	m.create("dave", "ecdsa-p256")
 	text := base64.StdEncoding.EncodeToString([]byte("hello"))
 	for _, c := range []struct {
 		name   string
@@ -183,7 +189,15 @@ func TestSignBadInput(t *testing.T) {
 		{"alice", map[string]any{"input": text, "hash_algorithm": "sha2-256"}, 400, "hashes by itself"},
 		{"bob", map[string]any{"input": text, "hash_algorithm": "none"}, 400, "signs a digest"},
 		{"bob", map[string]any{"input": text, "hash_algorithm": "md5"}, 400, "not sha2-256 or keccak-256"},
-		{"bob", map[string]any{"input": text, "derivation_path": "m/0"}, 400, "unknown field derivation_path"},
+		{"bob", map[string]any{"input": text, "derivation_path": "m/0'"}, 400, "step 1 is hardened"},
+		{"bob", map[string]any{"input": text, "derivation_path": "m/"}, 400, "derivation path"},
+		{"bob", map[string]any{"input": text, "taproot_tweak": "bip86"}, 400, "is for bip340-secp256k1"},
+		{"alice", map[string]any{"input": text, "taproot_tweak": "00"}, 400, "64 hex digits"},
+		{"carol", map[string]any{"input": text, "derivation_path": "m/1"}, 400, "ed25519 keys have no child keys"},
+		{"carol", map[string]any{"input": text, "message_type": "digest"}, 400, "ed25519 signs messages and takes no digest"},
+		{"carol", map[string]any{"input": text, "hash_algorithm": "sha2-256"}, 400, "ed25519 hashes by itself"},
+		{"dave", map[string]any{"input": text, "derivation_path": "m/1"}, 400, "ecdsa-p256 keys have no child keys"},
+		{"dave", map[string]any{"input": text, "hash_algorithm": "none"}, 400, "signs a digest"},
 		{"nobody", map[string]any{"input": text}, 404, "no account"},
 	} {
 		m.fails(logical.UpdateOperation, "sign/"+c.name, c.data, c.status, c.want)
@@ -207,6 +221,8 @@ func TestSignVariants(t *testing.T) {
 	m := configured(t)
 	m.create("alice", "bip340-secp256k1")
 	m.create("bob", "ecdsa-secp256k1")
+	m.create("carol", "ed25519")
+	m.create("dave", "ecdsa-p256")
 	msg := []byte("hello")
 	digest, _ := mpc.SigningInput(mpc.ECDSASecp256k1, mpc.MessageRaw, mpc.HashKeccak256, msg)
 	raw, hashed := base64.StdEncoding.EncodeToString(msg), base64.StdEncoding.EncodeToString(digest)
@@ -220,16 +236,18 @@ func TestSignVariants(t *testing.T) {
 		{"bob", map[string]any{"input": hashed, "message_type": "digest"}, digest, true},
 		{"bob", map[string]any{"input": hashed, "message_type": "digest", "hash_algorithm": "keccak-256"}, digest, true},
 		{"bob", map[string]any{"input": hashed, "message_type": "digest", "hash_algorithm": "none"}, digest, true},
+		{"dave", map[string]any{"input": raw, "hash_algorithm": "keccak-256"}, digest, true},
+		{"dave", map[string]any{"input": hashed, "message_type": "digest"}, digest, true},
+		{"carol", map[string]any{"input": raw}, msg, false},
+		{"carol", map[string]any{"input": raw, "hash_algorithm": "none"}, msg, false},
 		{"alice", map[string]any{"input": raw, "hash_algorithm": "none"}, msg, false},
 		{"alice", map[string]any{"input": hashed, "message_type": "digest"}, digest, true},
 	} {
 		d := m.must(logical.UpdateOperation, "sign/"+c.name, c.data)
 		sig, _ := base64.StdEncoding.DecodeString(d["signature"].(string))
 		pub, _ := hex.DecodeString(d["public_key"].(string))
-		ok := verify.BIP340(pub, c.signed, sig)
-		if c.name == "bob" {
-			ok = verify.ECDSA(pub, c.signed, sig)
-		}
+		ok := verify.Signature(map[string]mpc.Algorithm{"alice": mpc.BIP340Secp256k1, "bob": mpc.ECDSASecp256k1,
+			"carol": mpc.Ed25519, "dave": mpc.ECDSAP256}[c.name], pub, c.signed, sig)
 		if !ok || d["signature_hex"] != hex.EncodeToString(sig) {
 			t.Errorf("%s %v: not the signature of %x", c.name, c.data, c.signed)
 		}
@@ -254,12 +272,14 @@ func TestEngineErrors(t *testing.T) {
 		{&pool.AuxPendingError{Nodes: []pool.AuxProgress{{NodeID: "local-2", Progress: 40}}}, 409, "local-2 40 %"},
 		{&pool.TooFewNodesError{Ready: 1, Needed: 2, Configured: 5}, 503, "1 of 5 nodes"},
 		{&pool.NoEligibleNodeError{Index: 2, WaitsFor: []string{"local-2"}}, 503, "share 2 can only be served by local-2"},
+		{&pool.NoEligibleNodeError{Index: 2, WaitsFor: []string{"local-2"}, NoSpares: true}, 503, "storage was restored, or may have been"},
+		{&pool.BusyError{Waiting: 128, PerAccount: true}, 429, "repeat the request after a pause"},
 		{pool.ErrHSMUnavailable, 503, "repeat the request once the HSM answers"},
 		{pool.ErrPINIncorrect, 503, "write config/hsm with the right PIN"},
 		{pool.ErrPINLocked, 503, "unlock"},
 		{pool.ErrClosed, 503, "shutting down"},
 		{context.DeadlineExceeded, 503, "did not finish in time"},
-		{&pool.SessionError{Operation: "sign", Attempts: 2, Culprits: []string{"local-3"}, Err: errors.New("bad proof")}, 500, "caused by local-3"},
+		{&pool.SessionError{Operation: "sign", Attempts: 2, Culprits: []string{"local-3"}, Err: errors.New("bad proof")}, 500, "local-3"},
 		{&pool.SessionError{Operation: "sign", Attempts: 2, Err: context.DeadlineExceeded}, 503, "did not finish in time"},
 		{pool.ErrWrappingKey, 500, "restore the key"},
 		{fmt.Errorf("share 1: %w", pool.ErrShareUnusable), 500, "from a backup"},
@@ -362,7 +382,7 @@ func TestSignAfterEpochChanged(t *testing.T) {
 	a, _ := m.b.store.usable(t.Context(), r)
 	m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
 	m.fake.spare = true // needs Expose, which refuses the old epoch
-	res, used, err := m.b.signAccount(t.Context(), m.fake, "alice", r, a, &message{input: []byte("x"), kind: mpc.MessageRaw, hash: mpc.HashNone})
+	res, used, err := m.b.signAccount(t.Context(), m.fake, "alice", r.Previous != nil, a, &message{input: []byte("x"), kind: mpc.MessageRaw, hash: mpc.HashNone})
 	if err != nil || used.Record.Epoch != 2 || res == nil {
 		t.Errorf("not signed in the new epoch: %v", err)
 	}
@@ -482,7 +502,7 @@ func TestRunnerUsesBackend(t *testing.T) {
 func TestPublicKeyPEM(t *testing.T) {
 	m := configured(t)
 	for _, alg := range mpc.Algorithms() {
-		d := m.create(strings.Split(string(alg), "-")[0], string(alg))
+		d := m.create(string(alg), string(alg))
 		text := d["public_key"].(string)
 		if !strings.HasPrefix(text, "-----BEGIN PUBLIC KEY-----\n") {
 			t.Fatalf("%s: %q", alg, text)
@@ -498,13 +518,17 @@ func TestPublicKeyPEM(t *testing.T) {
 			t.Fatal(err)
 		}
 		out, err := exec.Command(openssl, "pkey", "-pubin", "-in", keyFile, "-noout", "-text").CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "secp256k1") {
+		kind := map[mpc.Algorithm]string{mpc.Ed25519: "ED25519", mpc.ECDSAP256: "prime256v1"}[alg]
+		if kind == "" {
+			kind = "secp256k1"
+		}
+		if err != nil || !strings.Contains(string(out), kind) {
 			t.Errorf("%s: openssl reads %s (%v)", alg, out, err)
 		}
-		if alg != mpc.ECDSASecp256k1 {
+		if alg == mpc.BIP340Secp256k1 { // OpenSSL does not know the scheme
 			continue
 		}
-		s := m.must(logical.UpdateOperation, "sign/ecdsa", map[string]any{"input": "aGVsbG8="})
+		s := m.must(logical.UpdateOperation, "sign/"+string(alg), map[string]any{"input": "aGVsbG8="})
 		sig, _ := base64.StdEncoding.DecodeString(s["signature"].(string))
 		sigFile, msgFile := filepath.Join(dir, "sig"), filepath.Join(dir, "msg")
 		for f, b := range map[string][]byte{sigFile: sig, msgFile: []byte("hello")} {
@@ -512,7 +536,11 @@ func TestPublicKeyPEM(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if out, err := exec.Command(openssl, "dgst", "-sha256", "-verify", keyFile, "-signature", sigFile, msgFile).CombinedOutput(); err != nil {
+		args := []string{"dgst", "-sha256", "-verify", keyFile, "-signature", sigFile, msgFile}
+		if alg == mpc.Ed25519 {
+			args = []string{"pkeyutl", "-verify", "-pubin", "-inkey", keyFile, "-rawin", "-in", msgFile, "-sigfile", sigFile}
+		}
+		if out, err := exec.Command(openssl, args...).CombinedOutput(); err != nil {
 			t.Errorf("openssl does not verify: %s", out)
 		}
 	}

@@ -34,6 +34,8 @@ type Config struct {
 	now func() time.Time // default time.Now
 	// rotationInterval is the runner's timer; default rotation.DefaultInterval.
 	rotationInterval time.Duration
+	// presignInterval is the presigner's slow timer; default 15 s.
+	presignInterval time.Duration
 }
 
 // backend is one mount.
@@ -42,7 +44,9 @@ type backend struct {
 	cfg    Config
 	log    hclog.Logger
 	store  *store
+	spares *spareRule
 	runner *rotation.Runner
+	stock  *presigner
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -60,6 +64,7 @@ type backend struct {
 	generation uint64 // of the stored settings
 	closed     bool
 	background bool // startBackground has run
+	beating    bool // the heartbeat is being written
 }
 
 // Factory returns the function with which Vault makes a mount's backend. Vault
@@ -98,11 +103,18 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	b := &backend{
 		cfg:          cfg,
 		log:          log,
-		store:        &store{s: conf.StorageView},
 		accountLocks: locksutil.CreateLocks(),
 		applyTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.spares = newSpareRule(cfg.now, b.active, log)
+	b.store = newStore(conf.StorageView, b.spares)
+	b.stock = newPresigner(presignConfig{
+		Source:   b,
+		Interval: cfg.presignInterval,
+		Logger:   log.Named("presign"),
+		now:      cfg.now,
+	})
 	b.runner = rotation.New(rotation.Config{
 		Store:     b,
 		Refresher: b,
@@ -115,7 +127,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		RunningVersion: cfg.Version,
 		Help:           strings.TrimSpace(backendHelp),
 		PathsSpecial: &logical.Paths{
-			Root:            []string{prefixConfig + "*", "destroy/*"},
+			Root:            []string{prefixConfig + "*", "destroy/*", "recovery/*"},
 			SealWrapStorage: sealWrapped(),
 		},
 		Paths: framework.PathAppend(
@@ -124,9 +136,11 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigRotation(),
 			b.pathNodes(),
 			b.pathAccounts(),
+			b.pathDerive(),
 			b.pathSign(),
 			b.pathVerify(),
 			b.pathDestroy(),
+			b.pathRecovery(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
@@ -145,17 +159,43 @@ func (b *backend) initialize(context.Context, *logical.InitializationRequest) er
 }
 
 // periodic is called every minute on the active server, also during unmount.
-// It is the safety net of the runner's own timer and returns at once.
+// It writes the heartbeat, is the safety net of the runner's own timer, and
+// returns at once.
 func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.startBackground()
 	b.runner.Kick()
+	b.beat()
 	return nil
 }
 
-// startBackground starts nodes and the rotation runner. Later calls have no
-// effect, nor have calls on a server that cannot write or after Clean.
+// active says whether this server is the one that writes storage.
+func (b *backend) active() bool { return b.WriteSafeReplicationState() }
+
+// beat writes the heartbeat in the background, unless that is still being done.
+func (b *backend) beat() {
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	if b.closed || b.beating || !b.active() {
+		return
+	}
+	b.beating = true
+	b.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(b.ctx, heartbeatTimeout)
+		defer cancel()
+		if err := b.spares.beat(ctx); err != nil && b.ctx.Err() == nil {
+			b.log.Warn("the heartbeat was not written; a later start may take storage for restored", "error", err)
+		}
+		b.engMu.Lock()
+		defer b.engMu.Unlock()
+		b.beating = false
+	})
+}
+
+// startBackground starts nodes, the rotation runner and the presigner. Later
+// calls have no effect, nor have calls on a server that cannot write or after
+// Clean.
 func (b *backend) startBackground() {
-	if !b.WriteSafeReplicationState() {
+	if !b.active() {
 		return
 	}
 	b.engMu.Lock()
@@ -165,8 +205,13 @@ func (b *backend) startBackground() {
 	}
 	b.background = true
 	b.tasks.Go(func() {
+		// Before the heartbeat in storage is replaced by one of ours.
+		if err := b.spares.decide(b.ctx); err != nil && b.ctx.Err() == nil {
+			b.log.Warn("whether storage was restored is not known yet: no spare nodes are used before it is", "error", err)
+		}
 		b.loadPolicy(b.ctx)
 		b.runner.Start(b.ctx)
+		b.stock.start(b.ctx)
 		if _, err := b.engine(b.ctx); err != nil && !errors.Is(err, pool.ErrNotConfigured) && b.ctx.Err() == nil {
 			// The next request that needs nodes tries again.
 			b.log.Error("nodes were not started", "error", err)
@@ -187,10 +232,10 @@ func (b *backend) loadPolicy(ctx context.Context) {
 // invalidate is called when another server changed an entry.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
-	if key == keyMount || key == keyHSM || key == keyNodes || strings.HasPrefix(key, prefixWrapping) {
+	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || strings.HasPrefix(key, prefixWrapping) {
 		b.settingsChanged()
 	}
-	// Accounts are not cached; the runner reads one when its turn comes.
+	// The runner and the presigner read an account when its turn comes.
 }
 
 // clean ends everything this mount runs, within a second. Vault may not call
@@ -213,7 +258,7 @@ func (b *backend) clean(context.Context) {
 		if eng != nil {
 			errs = append(errs, eng.Close(ctx))
 		}
-		errs = append(errs, b.runner.Stop(ctx))
+		errs = append(errs, b.runner.Stop(ctx), b.stock.stop(ctx))
 		b.tasks.Wait()
 		ended <- errors.Join(errs...)
 	}()

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"runtime"
 	"slices"
@@ -14,8 +15,6 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
 // deadStorage fails the test when it is touched.
@@ -40,7 +39,7 @@ func (d deadStorage) List(context.Context, string) ([]string, error) {
 
 // TestFactoryIsInert: Vault calls Factory for metadata and at registration.
 func TestFactoryIsInert(t *testing.T) {
-	factory := Factory(Config{Version: "v1.2.3", NewEngine: func(pool.KeyStore, hclog.Logger) Engine {
+	factory := Factory(Config{Version: "v1.2.3", NewEngine: func(EngineConfig) Engine {
 		t.Error("an engine was made")
 		return newFake(t)
 	}})
@@ -56,7 +55,7 @@ func TestFactoryIsInert(t *testing.T) {
 		t.Errorf("version %q", v)
 	}
 	special := lb.SpecialPaths()
-	if !slices.Equal(special.Root, []string{"config/*", "destroy/*"}) {
+	if !slices.Equal(special.Root, []string{"config/*", "destroy/*", "recovery/*"}) {
 		t.Errorf("root paths: %v", special.Root)
 	}
 	for _, p := range special.SealWrapStorage {
@@ -232,7 +231,8 @@ func TestNodes(t *testing.T) {
 	info := list["key_info"].(map[string]any)["local-3"].(map[string]any)
 	node := m.must(logical.ReadOperation, "nodes/local-3", nil)
 	for k, want := range map[string]any{
-		"state": "ready", "pid": 103, "hsm": "ok", "aux_state": "generating", "aux_progress": 40, "aux_peers": 4, "aux_peers_ready": 2,
+		"state": "ready", "pid": 103, "hsm": "ok", "aux_state": "renewing", "aux_progress": 40, "presignatures": 7,
+		"aux_made_time": "2026-01-02T03:04:05Z", "aux_next_due": "", "aux_peers": 4, "aux_peers_ready": 2,
 		"aux_generation": uint64(3), "last_error": "", "version": "v0.1.0",
 	} {
 		if node[k] != want || info[k] != want {
@@ -240,6 +240,11 @@ func TestNodes(t *testing.T) {
 		}
 	}
 	m.fails(logical.ReadOperation, "nodes/local-9", nil, 404, `no node "local-9"`)
+	m.fails(logical.UpdateOperation, "nodes/local-9/renew", nil, 404, `no node "local-9"`)
+	m.fails(logical.UpdateOperation, "nodes/local-2/renew", map[string]any{"now": true}, 400, "takes no fields")
+	if d := m.must(logical.UpdateOperation, "nodes/local-2/renew", nil); d != nil || fmt.Sprint(m.fake.renewed) != "[local-2]" {
+		t.Errorf("renewed %v: %v", m.fake.renewed, d)
+	}
 }
 
 func TestUnknownPaths(t *testing.T) {

@@ -32,12 +32,32 @@ type Engine interface {
 	// stored bytes; its error wraps pool.ErrShareUnusable when one does not
 	// open, and only then.
 	OpenCheck(ctx context.Context, a mpc.Account) error
+	// Presign makes one presignature and keeps it in the memory of nodes,
+	// which Sign then uses by itself.
+	Presign(ctx context.Context, r pool.PresignRequest) error
+	// Presignatures counts those that can be used now for the account in the
+	// epoch with that record hash.
+	Presignatures(id mpc.AccountID, recordHash [32]byte) int
+	// ForgetPresignatures drops all of the account's.
+	ForgetPresignatures(ctx context.Context, id mpc.AccountID)
+	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
+	// waiting for them.
+	RenewAuxiliary(nodeID string) error
 	Nodes() []pool.NodeStatus
 	Close(ctx context.Context) error
 }
 
+// EngineConfig is what a backend gives its engine.
+type EngineConfig struct {
+	Store  pool.KeyStore
+	Logger hclog.Logger
+	// OnPresignatureUsed is to be called when an account's stock has become
+	// smaller. It does not block and may be called concurrently.
+	OnPresignatureUsed func(mpc.AccountID)
+}
+
 // NewEngineFunc makes an engine that has no nodes yet. It starts nothing.
-type NewEngineFunc func(pool.KeyStore, hclog.Logger) Engine
+type NewEngineFunc func(EngineConfig) Engine
 
 // closeTimeout bounds Clean: Vault waits no longer than a second for it.
 const closeTimeout = 800 * time.Millisecond
@@ -63,9 +83,19 @@ func (b *backend) unconfiguredEngine() (Engine, error) {
 		return nil, pool.ErrClosed
 	}
 	if b.eng == nil {
-		b.eng = b.cfg.NewEngine(b.store, b.log.Named("pool"))
+		b.eng = b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used})
 	}
 	return b.eng, nil
+}
+
+// runningEngine returns the engine if it has been started, else nil.
+func (b *backend) runningEngine() Engine {
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	if b.closed {
+		return nil
+	}
+	return b.eng
 }
 
 // settingsChanged makes the next use of the engine apply the settings anew.
@@ -74,6 +104,17 @@ func (b *backend) settingsChanged() {
 	defer b.engMu.Unlock()
 	b.applied = false
 	b.generation++
+}
+
+// applyChange applies settings that were just stored, if there is a token.
+func (b *backend) applyChange(ctx context.Context) error {
+	b.settingsChanged()
+	conf, err := b.store.hsmConfig(ctx)
+	if err != nil || conf == nil {
+		return err
+	}
+	_, err = b.applySettings(ctx)
+	return err
 }
 
 // applySettings loads the settings and applies them, one caller at a time.
@@ -137,6 +178,10 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	clocks, err := b.store.rotationConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
 	modules, err := ParseModules(b.cfg.Modules)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", pool.ErrModule, err)
@@ -146,9 +191,11 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modulesVariable)
 	}
 	return &pool.Settings{
-		MountID:      mount.ID,
-		Token:        conf.poolToken(path),
-		WrappingKeys: keys,
-		Local:        nodes.Local,
+		MountID:         mount.ID,
+		Token:           conf.poolToken(path),
+		WrappingKeys:    keys,
+		Local:           nodes.Local,
+		SessionsPerNode: nodes.SessionsPerNode,
+		AuxPeriod:       time.Duration(clocks.AuxPeriod) * time.Second,
 	}, nil
 }

@@ -130,7 +130,7 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 // epochFrom checks the shape of what the engine returned and makes an epoch
 // of it. The nodes have checked the mathematics; this guards the one write
 // that replaces good shares.
-func epochFrom(res *pool.KeyResult, started time.Time) (*epochRecord, error) {
+func epochFrom(res *pool.KeyResult, started time.Time, lineage string) (*epochRecord, error) {
 	record := &res.Account.Record
 	if err := record.Check(); err != nil {
 		return nil, err
@@ -143,6 +143,7 @@ func epochFrom(res *pool.KeyResult, started time.Time) (*epochRecord, error) {
 		Exposures:       formatExposures(res.Account.Exposures),
 		WrappingVersion: res.WrappingVersion,
 		Started:         started,
+		Lineage:         lineage,
 	}
 	for i, s := range res.Account.Shares {
 		if int(s.Index) != i+1 || len(s.Envelope) == 0 || len(s.Envelope) > maxShareEnvelope {
@@ -229,11 +230,17 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, 
 	if err != nil {
 		return nil, err
 	}
+	// Read before the session: a restore declared meanwhile counts for the new
+	// epoch as well.
+	lineage, err := b.spares.lineage(ctx)
+	if err != nil {
+		return nil, err
+	}
 	res, err := eng.Refresh(ctx, pool.RefreshRequest{Account: *old, Expose: b.expose(name, &old.Record)})
 	if err != nil {
 		return nil, err
 	}
-	next, err := epochFrom(res, b.cfg.now().UTC())
+	next, err := epochFrom(res, b.cfg.now().UTC(), lineage)
 	if err != nil {
 		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
 	}
@@ -336,9 +343,13 @@ func (b *backend) needAccount(ctx context.Context, name string) (*accountRecord,
 		return nil, err
 	}
 	if r == nil {
-		return nil, unknown("there is no account %q: list accounts/ for the accounts there are", name)
+		return nil, noAccount(name)
 	}
 	return r, nil
+}
+
+func noAccount(name string) error {
+	return unknown("there is no account %q: list accounts/ for the accounts there are", name)
 }
 
 // scheduleOf is an account as the rotation runner sees it.
@@ -360,7 +371,15 @@ func (b *backend) RefreshAccount(ctx context.Context, name string) (rotation.Rec
 	if err != nil {
 		return rotation.Record{}, err
 	}
+	b.stock.set(name, res.record)
 	return scheduleOf(name, res.record), nil
+}
+
+// accountChanged tells those who watch accounts in the background about one
+// that was created, changed or refreshed.
+func (b *backend) accountChanged(name string, r *accountRecord) {
+	b.runner.Set(scheduleOf(name, r))
+	b.stock.set(name, r)
 }
 
 // Schedule implements rotation.Store. An account that cannot be read is
@@ -390,9 +409,11 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 		}
 		if r != nil {
 			ids[r.ID] = true
+			b.stock.found(name, r)
 			out = append(out, scheduleOf(name, r))
 		}
 	}
+	b.stock.listed()
 	for _, id := range orphans {
 		if _, err := hex.DecodeString(id); complete && err == nil && !ids[id] {
 			if err := b.store.delete(ctx, prefixExposures+id); err != nil {

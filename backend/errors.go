@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -58,11 +59,13 @@ func (e *probeError) Unwrap() error { return e.err }
 // external plugin through Vault; clients see the text after "1 error
 // occurred". The CLI and the API client repeat 5xx twice by themselves, so
 // 5xx stands for what a repetition may mend or cannot harm, and whatever the
-// caller has to act on first is a 4xx. 429 is avoided: clients repeat it too.
+// caller has to act on first is a 4xx. They repeat 429 as well, with a growing
+// pause: it stands for nodes that are busy, where that is right.
 //
 //	400  the request; or settings just sent that the token refused
 //	404  unknown account, node or path
 //	409  not now: an operation under way, auxiliary keys still being made
+//	429  more requests wait for nodes than are let in
 //	503  HSM or nodes unavailable, time ran out, shutting down
 //	500  everything else
 func (b *backend) translate(op string, err error) (*logical.Response, error) {
@@ -90,6 +93,7 @@ func (b *backend) classify(err error) (int, string) {
 		aux      *pool.AuxPendingError
 		tooFew   *pool.TooFewNodesError
 		noNode   *pool.NoEligibleNodeError
+		busy     *pool.BusyError
 		say      = func(what string) string { return err.Error() + ": " + what }
 		operator = http.StatusServiceUnavailable
 	)
@@ -100,10 +104,12 @@ func (b *backend) classify(err error) (int, string) {
 		operator = http.StatusBadRequest
 	}
 	switch {
-	case errors.Is(err, mpc.ErrInput):
+	case errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath), errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm):
 		return http.StatusBadRequest, err.Error()
 	case errors.As(err, &aux):
 		return http.StatusConflict, say("ECDSA signing works once they are ready; watch nodes/ and repeat the request then")
+	case errors.As(err, &busy):
+		return http.StatusTooManyRequests, say("nothing was done; repeat the request after a pause, which clients of Vault do by themselves. If it happens often, send less at once, raise sessions_per_node or local in config/nodes, or use more processors")
 	case errors.Is(err, pool.ErrNotConfigured):
 		return http.StatusBadRequest, "no HSM is configured: vault write <mount>/config/hsm uri=\"pkcs11:token=LABEL?module-name=NAME\" pin=PIN"
 	case errors.Is(err, pool.ErrPINIncorrect):
@@ -116,6 +122,8 @@ func (b *backend) classify(err error) (int, string) {
 		return operator, say("check " + modulesVariable + " on Vault's host and that the file fits its system")
 	case errors.Is(err, pool.ErrHSMUnavailable):
 		return http.StatusServiceUnavailable, say("nothing was changed; repeat the request once the HSM answers")
+	case errors.As(err, &noNode) && noNode.NoSpares:
+		return http.StatusServiceUnavailable, say("Vault's storage was restored, or may have been, so what is known about who has seen which share may be incomplete. Nothing is lost: once these nodes are ready (see nodes/) the account signs and is refreshed, and from then on any node may take over again")
 	case errors.As(err, &noNode), errors.As(err, &tooFew):
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):

@@ -9,9 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
-
-	"github.com/decred/dcrd/dcrec/secp256k1/v4"
-	"github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
+	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
@@ -31,7 +29,7 @@ type fakeEngine struct {
 	t *testing.T
 
 	mu       sync.Mutex
-	keys     map[mpc.AccountID]*secp256k1.PrivateKey
+	keys     map[mpc.AccountID]*fakeKey
 	seen     map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index
 	applied  []pool.Settings
 	probes   int
@@ -44,6 +42,14 @@ type fakeEngine struct {
 	garbage  bool // the next refresh stores a share that does not open
 	mismatch func(*pool.KeyResult)
 
+	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
+	used     func(mpc.AccountID)
+	presigns []pool.PresignRequest
+	forgot   []mpc.AccountID
+	renewed  []string
+	// presign, when set, is called before a presignature is made.
+	presign func(context.Context, pool.PresignRequest) error
+
 	probeErr, createErr, signErr, refreshErr, openErr error
 	// block, when set, is received from in the middle of create and refresh.
 	block   chan struct{}
@@ -53,8 +59,9 @@ type fakeEngine struct {
 func newFake(t *testing.T) *fakeEngine {
 	return &fakeEngine{
 		t: t, nodes: 5, serial: testSerial,
-		keys: map[mpc.AccountID]*secp256k1.PrivateKey{},
-		seen: map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
+		keys:  map[mpc.AccountID]*fakeKey{},
+		seen:  map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
+		stock: map[mpc.AccountID][][32]byte{},
 	}
 }
 
@@ -149,16 +156,9 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 	if f.createErr != nil {
 		return nil, f.createErr
 	}
-	key, err := secp256k1.GeneratePrivateKey()
+	key, pub, err := newFakeKey(q.Algorithm)
 	if err != nil {
 		return nil, err
-	}
-	pub := key.PubKey().SerializeCompressed()
-	if q.Algorithm == mpc.BIP340Secp256k1 {
-		if pub[0] == secp256k1.PubKeyFormatCompressedOdd {
-			key.Key.Negate()
-		}
-		pub = pub[1:]
 	}
 	f.keys[q.AccountID] = key
 	r := mpc.PublicRecord{
@@ -181,7 +181,7 @@ func (f *fakeEngine) nextEpoch(r *mpc.PublicRecord) {
 	r.PublicShares = nil
 	for i := range r.Shares {
 		x := sha256.Sum256(append(seed[:], byte(i)))
-		r.PublicShares = append(r.PublicShares, append([]byte{2}, x[:]...))
+		r.PublicShares = append(r.PublicShares, append([]byte{2}, x[:]...)[:r.Algorithm.PublicShareSize()])
 	}
 }
 
@@ -220,6 +220,9 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 				node, number = nodeIdentity(n), n
 			}
 		}
+		if spare && i == 1 && q.Account.NoSpares {
+			return nil, &pool.NoEligibleNodeError{Index: index, NoSpares: true}
+		}
 		if spare && i == 1 { // the lowest node that has seen nothing
 			for n := 1; ; n++ {
 				if _, ok := q.Account.Exposures[nodeIdentity(n)]; !ok {
@@ -245,49 +248,74 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 	f.mu.Lock()
 	key := f.keys[r.AccountID]
 	f.mu.Unlock()
-	sig, err := signWith(key, r, &q)
+	sig, err := key.sign(r, &q)
 	if err != nil {
 		return nil, err
 	}
 	res.Signature = *sig
+	res.Presigned = q.MessageType == mpc.MessageRaw && q.Derivation == (mpc.Derivation{}) && f.take(r)
 	return res, ctx.Err()
 }
 
-func signWith(key *secp256k1.PrivateKey, r *mpc.PublicRecord, q *pool.SignRequest) (*mpc.Signature, error) {
-	if r.Algorithm == mpc.BIP340Secp256k1 {
-		b := bip340Sign(key, r.PublicKey, q.Input)
-		s := &mpc.Signature{Bytes: b, RecoveryID: -1, Digest: q.Input}
-		copy(s.R[:], b[:32])
-		copy(s.S[:], b[32:])
-		return s, nil
+// take uses up a presignature of the record.
+func (f *fakeEngine) take(r *mpc.PublicRecord) bool {
+	f.mu.Lock()
+	i := slices.Index(f.stock[r.AccountID], r.Hash())
+	if i >= 0 {
+		f.stock[r.AccountID] = slices.Delete(f.stock[r.AccountID], i, i+1)
 	}
-	digest, err := mpc.SigningInput(r.Algorithm, q.MessageType, q.Hash, q.Input)
-	if err != nil {
-		return nil, err
+	used := f.used
+	f.mu.Unlock()
+	if i >= 0 {
+		used(r.AccountID)
 	}
-	sig := ecdsa.Sign(key, digest)
-	sr, ss := sig.R(), sig.S()
-	return &mpc.Signature{Bytes: sig.Serialize(), R: sr.Bytes(), S: ss.Bytes(), RecoveryID: 1, Digest: digest}, nil
+	return i >= 0
 }
 
-// bip340Sign signs with a nonce that is only good enough for tests. The key
-// belongs to the point with even y.
-func bip340Sign(key *secp256k1.PrivateKey, pub, msg []byte) []byte {
-	seed := sha256.Sum256(append(key.Serialize(), msg...))
-	var k, e secp256k1.ModNScalar
-	k.SetBytes(&seed)
-	var point secp256k1.JacobianPoint
-	secp256k1.ScalarBaseMultNonConst(&k, &point)
-	point.ToAffine()
-	if point.Y.IsOdd() {
-		k.Negate()
+func (f *fakeEngine) Presign(ctx context.Context, q pool.PresignRequest) error {
+	f.mu.Lock()
+	before := f.presign
+	f.mu.Unlock()
+	if before != nil {
+		if err := before(ctx, q); err != nil {
+			return err
+		}
 	}
-	rx := point.X.Bytes()
-	tag := sha256.Sum256([]byte("BIP0340/challenge"))
-	c := sha256.Sum256(slices.Concat(tag[:], tag[:], rx[:], pub, msg))
-	e.SetBytes(&c)
-	s := e.Mul(&key.Key).Add(&k).Bytes()
-	return append(rx[:], s[:]...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := &q.Account.Record
+	if !r.Algorithm.IsECDSA() || q.Lifetime <= 0 || q.Lifetime > pool.MaxPresignLifetime || q.Expose == nil {
+		f.t.Errorf("presign request: %s, lifetime %v", r.Algorithm, q.Lifetime)
+	}
+	f.presigns = append(f.presigns, q)
+	f.stock[r.AccountID] = append(f.stock[r.AccountID], r.Hash())
+	return nil
+}
+
+func (f *fakeEngine) Presignatures(id mpc.AccountID, recordHash [32]byte) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, h := range f.stock[id] {
+		if h == recordHash {
+			n++
+		}
+	}
+	return n
+}
+
+func (f *fakeEngine) ForgetPresignatures(_ context.Context, id mpc.AccountID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.stock, id)
+	f.forgot = append(f.forgot, id)
+}
+
+func (f *fakeEngine) RenewAuxiliary(nodeID string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.renewed = append(f.renewed, nodeID)
+	return nil
 }
 
 func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.KeyResult, error) {
@@ -343,7 +371,9 @@ func (f *fakeEngine) Nodes() []pool.NodeStatus {
 	for i := 1; i <= f.nodes; i++ {
 		out = append(out, pool.NodeStatus{
 			ID: fmt.Sprintf("local-%d", i), State: pool.NodeReady, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
-			Aux: pool.AuxStatus{State: "generating", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2},
+			Presignatures: 7,
+			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
+				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 		})
 	}
 	return out

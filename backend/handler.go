@@ -79,7 +79,7 @@ func refuseUnknownFields(req *logical.Request, data *framework.FieldData) error 
 	}
 	slices.Sort(strange)
 	known := slices.Sorted(maps.Keys(data.Schema))
-	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" })
+	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" || s == "id" }) // from the path
 	if len(known) == 0 {
 		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
 	}

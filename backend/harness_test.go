@@ -16,8 +16,6 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/errutil"
 	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
 const (
@@ -55,8 +53,13 @@ func open(t *testing.T, storage logical.Storage, fake *fakeEngine) *mount {
 	t.Helper()
 	m := &mount{t: t, storage: storage, fake: fake, logs: &logBuffer{}}
 	factory := Factory(Config{
-		NewEngine: func(pool.KeyStore, hclog.Logger) Engine { return fake },
-		Modules:   testModules,
+		NewEngine: func(c EngineConfig) Engine {
+			fake.mu.Lock()
+			defer fake.mu.Unlock()
+			fake.used = c.OnPresignatureUsed
+			return fake
+		},
+		Modules: testModules,
 		// The clock moves by itself, so that epochs differ in their times.
 		now:              tickingClock(),
 		rotationInterval: time.Hour, // tests say when
@@ -79,6 +82,11 @@ func open(t *testing.T, storage logical.Storage, fake *fakeEngine) *mount {
 		}
 	})
 	return m
+}
+
+// bareStore is a store without a backend.
+func bareStore(s logical.Storage) *store {
+	return newStore(s, newSpareRule(time.Now, func() bool { return true }, hclog.NewNullLogger()))
 }
 
 func tickingClock() func() time.Time {

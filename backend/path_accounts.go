@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/rotation"
 )
 
@@ -27,7 +29,11 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"threshold":          field(framework.TypeInt, "Shares needed to sign."),
 		"shares":             field(framework.TypeInt, "Number of shares."),
 		"public_key":         field(framework.TypeString, "Public key as PEM SubjectPublicKeyInfo."),
-		"public_key_hex":     field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340)."),
+		"public_key_hex":     field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340) or RFC 8032 (Ed25519)."),
+		"chain_code":         optional(framework.TypeString, "BIP-32 chain code in hex, for the secp256k1 algorithms, whose keys have children."),
+		"presign":            field(framework.TypeInt, "How many presignatures are kept ready."),
+		"presignatures":      optional(framework.TypeInt, "How many can be used now. The active server knows."),
+		"spares_allowed":     optional(framework.TypeBool, "Whether nodes that have seen no share of this epoch may take one over: not after a restore of storage, until the next refresh. The active server knows."),
 		"share_epoch":        field(framework.TypeInt64, "Counts refreshes from 1."),
 		"epoch_id":           field(framework.TypeString, "Random ID of the share epoch, in hex."),
 		"record_hash":        field(framework.TypeString, "SHA-256 of the epoch's public record, in hex."),
@@ -96,7 +102,7 @@ many nodes must be ready.
 				"name": nameField(),
 				"algorithm": {
 					Type:         framework.TypeString,
-					Description:  "bip340-secp256k1 or ecdsa-secp256k1. Cannot be changed later.",
+					Description:  algorithmList() + ". Cannot be changed later.",
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Algorithm"},
 				},
 				"threshold": {
@@ -113,6 +119,11 @@ many nodes must be ready.
 					Type:         framework.TypeDurationSecond,
 					Description:  "Longest time between two refreshes, 1s to a year; 0 for that of config/rotation (default).",
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Refresh period"},
+				},
+				"presign": {
+					Type:         framework.TypeInt,
+					Description:  "ECDSA only: how many presignatures the nodes keep ready, 0 to 64; default 0. Each costs seconds of processor time, makes one signature of a raw message fast, and is void after a refresh.",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Presignatures", Value: 0},
 				},
 				"metadata": {
 					Type:         framework.TypeKVPairs,
@@ -139,10 +150,16 @@ Creates an account whose private key exists only as wrapped shares:
 
   $ vault write mpc/accounts/alice algorithm=bip340-secp256k1 threshold=2 shares=3
   $ vault write mpc/accounts/bob algorithm=ecdsa-secp256k1 refresh_period=1h metadata=team=ops
+  $ vault write mpc/accounts/bob presign=8
 
-On an account that exists the same command changes refresh_period and
+The algorithms are bip340-secp256k1, ed25519, ecdsa-secp256k1 and ecdsa-p256.
+On an account that exists the same command changes presign, refresh_period and
 metadata; the other fields cannot be changed. Sign with mpc/sign/alice, remove
 the account with mpc/destroy/alice.
+
+An ECDSA account with presign keeps presignatures in its nodes' memory and
+makes them anew in the background. They serve raw messages under the account's
+own key; digests and child keys are signed without.
 `,
 		},
 	}
@@ -165,28 +182,23 @@ func (b *backend) accountRead(ctx context.Context, _ *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
-	return b.accountAnswer(name, r)
+	return b.accountAnswer(ctx, name, r)
 }
 
 // accountAnswer is what is said about an account: public facts only.
-func (b *backend) accountAnswer(name string, r *accountRecord) (*logical.Response, error) {
+func (b *backend) accountAnswer(ctx context.Context, name string, r *accountRecord) (*logical.Response, error) {
 	a, err := r.Current.account()
 	if err != nil {
 		return nil, err
 	}
 	record := &a.Record
-	pemKey, err := publicKeyPEM(record)
+	pemKey, err := publicKeyPEM(record.Algorithm, record.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	policy := b.runner.Policy()
-	period := policy.Period
-	if r.RefreshPeriod > 0 {
-		period = time.Duration(r.RefreshPeriod) * time.Second
-	}
 	status, scheduled := b.runner.Status(name)
 	if !scheduled {
-		status.Next = rotation.Next(scheduleOf(name, r), policy)
+		status.Next = rotation.Next(scheduleOf(name, r), b.runner.Policy())
 	}
 	certificate := make([]map[string]any, len(r.Birth.Certificate))
 	for i, c := range r.Birth.Certificate {
@@ -199,7 +211,7 @@ func (b *backend) accountAnswer(name string, r *accountRecord) (*logical.Respons
 		metadata = map[string]string{}
 	}
 	hash := record.Hash()
-	return &logical.Response{Data: map[string]any{
+	out := map[string]any{
 		"name":               name,
 		"id":                 r.ID,
 		"algorithm":          string(record.Algorithm),
@@ -215,12 +227,35 @@ func (b *backend) accountAnswer(name string, r *accountRecord) (*logical.Respons
 		"created_time":       rfc3339(r.Created),
 		"last_refresh_time":  rfc3339(r.Current.Started),
 		"next_refresh_time":  rfc3339(status.Next),
-		"refresh_period":     int64(period / time.Second),
+		"refresh_period":     int64(b.refreshPeriod(r) / time.Second),
+		"presign":            r.Presign,
 		"last_refresh_error": status.LastError,
 		"metadata":           metadata,
 		"birth_certificate":  certificate,
 		"birth_record_hash":  r.Birth.RecordHash,
-	}}, nil
+	}
+	if record.Algorithm.Derives() {
+		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
+	}
+	if b.active() { // others do not know
+		out["presignatures"] = 0
+		if eng := b.runningEngine(); eng != nil {
+			out["presignatures"] = eng.Presignatures(record.AccountID, hash)
+		}
+		out["spares_allowed"] = b.spares.allow(ctx, r.Current.Lineage)
+	}
+	return &logical.Response{Data: out}, nil
+}
+
+// algorithmList names the algorithms for people.
+func algorithmList() string {
+	all := mpc.Algorithms()
+	names := make([]string, len(all))
+	for i, a := range all {
+		names[i] = string(a)
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
 func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -233,8 +268,8 @@ func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *
 		b.runner.Failed(name, err)
 		return nil, err
 	}
-	b.runner.Set(scheduleOf(name, res.record))
-	resp, err := b.accountAnswer(name, res.record)
+	b.accountChanged(name, res.record)
+	resp, err := b.accountAnswer(ctx, name, res.record)
 	if err != nil {
 		return nil, err
 	}

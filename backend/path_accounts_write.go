@@ -33,7 +33,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	r := &accountRecord{Version: recordVersion, ID: request.AccountID.String()}
-	if err := takeSettings(r, data); err != nil {
+	if err := takeSettings(r, request.Algorithm, data); err != nil {
 		return nil, err
 	}
 	release, err := b.busy.reserve(prefixAccounts+name, "is being created")
@@ -56,12 +56,16 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	lineage, err := b.spares.lineage(ctx)
+	if err != nil {
+		return nil, err
+	}
 	res, err := eng.Create(ctx, *request)
 	if err != nil {
 		return nil, err
 	}
 	r.Created = b.cfg.now().UTC()
-	epoch, err := epochFrom(res, r.Created)
+	epoch, err := epochFrom(res, r.Created, lineage)
 	if err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}
@@ -74,8 +78,8 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err := b.putNewAccount(ctx, name, r, taken); err != nil {
 		return nil, err
 	}
-	b.runner.Set(scheduleOf(name, r))
-	resp, err := b.accountAnswer(name, r)
+	b.accountChanged(name, r)
+	resp, err := b.settingsAnswer(ctx, name, r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +105,7 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 		PolicyHash:     mpc.EmptySetHash(),
 	}
 	if !request.Algorithm.Valid() {
-		return nil, invalid("algorithm %q is not one of %v", clip(string(request.Algorithm)), mpc.Algorithms())
+		return nil, invalid("algorithm %q is not one of %s", clip(string(request.Algorithm)), algorithmList())
 	}
 	if v, ok := data.GetOk("threshold"); ok {
 		request.Threshold = v.(int)
@@ -143,23 +147,43 @@ func (b *backend) accountUpdate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	r, err := b.changeSettings(ctx, name, data)
+	r, fewer, err := b.changeSettings(ctx, name, data)
 	if err != nil {
 		return nil, err
 	}
-	b.runner.Set(scheduleOf(name, r))
-	return b.accountAnswer(name, r)
+	b.accountChanged(name, r)
+	if fewer {
+		var id mpc.AccountID
+		if err := decodeHex(r.ID, id[:], "account ID"); err != nil {
+			return nil, err
+		}
+		b.forgetPresignatures(ctx, id)
+	}
+	return b.settingsAnswer(ctx, name, r)
 }
 
-func (b *backend) changeSettings(ctx context.Context, name string, data *framework.FieldData) (*accountRecord, error) {
-	defer b.lockAccount(name)()
-	r, err := b.needAccount(ctx, name)
+// settingsAnswer is accountAnswer with a word on settings that fit badly.
+func (b *backend) settingsAnswer(ctx context.Context, name string, r *accountRecord) (*logical.Response, error) {
+	resp, err := b.accountAnswer(ctx, name, r)
 	if err != nil {
 		return nil, err
+	}
+	if period := b.refreshPeriod(r); r.Presign > 0 && period < shortPresignPeriod {
+		resp.AddWarning(fmt.Sprintf("presignatures are void after every refresh, and this account is refreshed every %v: the nodes spend seconds of processor time on each of them, mostly for nothing. Use a refresh_period of %v or more, or presign=0", period, shortPresignPeriod))
+	}
+	return resp, nil
+}
+
+// changeSettings reports also whether fewer presignatures are asked for than
+// before.
+func (b *backend) changeSettings(ctx context.Context, name string, data *framework.FieldData) (r *accountRecord, fewer bool, err error) {
+	defer b.lockAccount(name)()
+	if r, err = b.needAccount(ctx, name); err != nil {
+		return nil, false, err
 	}
 	a, err := r.Current.account()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for field, present := range map[string]any{
 		"algorithm": string(a.Record.Algorithm),
@@ -167,17 +191,27 @@ func (b *backend) changeSettings(ctx context.Context, name string, data *framewo
 		"shares":    a.Record.Shares,
 	} {
 		if v, ok := data.GetOk(field); ok && v != present {
-			return nil, invalid("account %q exists and its %s is %v, which cannot be changed: choose another name for a new account", name, field, present)
+			return nil, false, invalid("account %q exists and its %s is %v, which cannot be changed: choose another name for a new account", name, field, present)
 		}
 	}
-	if err := takeSettings(r, data); err != nil {
-		return nil, err
+	before := r.Presign
+	if err := takeSettings(r, a.Record.Algorithm, data); err != nil {
+		return nil, false, err
 	}
-	return r, b.store.putAccount(ctx, name, r)
+	return r, r.Presign < before, b.store.putAccount(ctx, name, r)
 }
 
 // takeSettings validates and sets what may be changed at any time.
-func takeSettings(r *accountRecord, data *framework.FieldData) error {
+func takeSettings(r *accountRecord, alg mpc.Algorithm, data *framework.FieldData) error {
+	if v, ok := data.GetOk("presign"); ok {
+		r.Presign = v.(int)
+		switch {
+		case r.Presign < 0 || r.Presign > maxPresign:
+			return invalid("presign must be 0 to %d, not %d", maxPresign, r.Presign)
+		case r.Presign > 0 && !alg.IsECDSA():
+			return invalid("presign is for ECDSA accounts, whose signatures take seconds without: %s signs fast by itself, leave presign out", alg)
+		}
+	}
 	if v, ok := data.GetOk("refresh_period"); ok {
 		seconds := int64(v.(int))
 		if seconds != 0 || !isZero(data.Raw["refresh_period"]) {

@@ -19,13 +19,15 @@ const (
 	maxSessionTimeout     = 60 * time.Second // the vault CLI gives up at 60 s
 	minSessionTimeout     = time.Second
 	defaultSessionTimeout = 30 * time.Second
+	maxSessionsPerNode    = 64 // a node refuses more
 )
 
 func defaultNodes() nodesRecord {
 	return nodesRecord{
-		Version:        recordVersion,
-		Local:          defaultLocalNodes,
-		SessionTimeout: int64(defaultSessionTimeout / time.Second),
+		Version:         recordVersion,
+		Local:           defaultLocalNodes,
+		SessionTimeout:  int64(defaultSessionTimeout / time.Second),
+		SessionsPerNode: pool.DefaultSessionsPerNode,
 	}
 }
 
@@ -35,8 +37,9 @@ func (r nodesRecord) sessionTimeout() time.Duration {
 
 func (b *backend) pathConfigNodes() []*framework.Path {
 	answer := map[string]*framework.FieldSchema{
-		"local":           field(framework.TypeInt, "Number of local nodes."),
-		"session_timeout": field(framework.TypeInt, "Longest time an ECDSA signature may take, in seconds."),
+		"local":             field(framework.TypeInt, "Number of local nodes."),
+		"session_timeout":   field(framework.TypeInt, "Longest time an ECDSA signature may take, in seconds."),
+		"sessions_per_node": field(framework.TypeInt, "Most protocol sessions that a node runs at once."),
 	}
 	write := b.handle("config/nodes", 0, b.configNodesWrite)
 	return []*framework.Path{{
@@ -55,6 +58,11 @@ func (b *backend) pathConfigNodes() []*framework.Path {
 				Description:  "Longest time an ECDSA signature may take, 1s to 60s; default 30s.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Session timeout", Value: "30s"},
 			},
+			"sessions_per_node": {
+				Type:         framework.TypeInt,
+				Description:  "Most protocol sessions that a node runs at once, 1 to 64; default 16. Further requests wait in turn, account by account.",
+				DisplayAttrs: &framework.DisplayAttributes{Name: "Sessions per node", Value: pool.DefaultSessionsPerNode},
+			},
 		},
 		ExistenceCheck: b.exists(func(ctx context.Context, _ *framework.FieldData) (bool, error) {
 			entry, err := b.store.s.Get(ctx, keyNodes)
@@ -67,9 +75,10 @@ func (b *backend) pathConfigNodes() []*framework.Path {
 		},
 		HelpSynopsis: "How many MPC nodes run on this host, and how long they may take.",
 		HelpDescription: `
-Sets the number of local nodes and the time limit of an ECDSA signature:
+Sets the number of local nodes, the time limit of an ECDSA signature and how many
+sessions a node runs at once:
 
-  $ vault write mpc/config/nodes local=7 session_timeout=20s
+  $ vault write mpc/config/nodes local=7 session_timeout=20s sessions_per_node=32
 
 Fields that are left out keep their value. Nodes are started and ended to fit
 without touching the others. The number cannot go below the number of shares
@@ -80,7 +89,11 @@ a share epoch a node may only serve the share it has seen.
 }
 
 func nodesAnswer(r nodesRecord) *logical.Response {
-	return &logical.Response{Data: map[string]any{"local": r.Local, "session_timeout": r.SessionTimeout}}
+	return &logical.Response{Data: map[string]any{
+		"local":             r.Local,
+		"session_timeout":   r.SessionTimeout,
+		"sessions_per_node": r.SessionsPerNode,
+	}}
 }
 
 func (b *backend) configNodesRead(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -108,6 +121,12 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	if v, ok := data.GetOk("session_timeout"); ok {
 		r.SessionTimeout = int64(v.(int))
 	}
+	if v, ok := data.GetOk("sessions_per_node"); ok {
+		r.SessionsPerNode = v.(int)
+	}
+	if r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
+		return nil, invalid("sessions_per_node must be 1 to %d, not %d", maxSessionsPerNode, r.SessionsPerNode)
+	}
 	if r.Local < minLocalNodes || r.Local > maxLocalNodes {
 		return nil, invalid("local must be %d to %d, not %d", minLocalNodes, maxLocalNodes, r.Local)
 	}
@@ -122,13 +141,8 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	if err := b.store.putNodesConfig(ctx, r); err != nil {
 		return nil, err
 	}
-	b.settingsChanged()
-	if conf, err := b.store.hsmConfig(ctx); err != nil {
+	if err := b.applyChange(ctx); err != nil {
 		return nil, err
-	} else if conf != nil {
-		if _, err := b.applySettings(ctx); err != nil {
-			return nil, err
-		}
 	}
 	return nodesAnswer(r), nil
 }
@@ -184,6 +198,9 @@ func canServe(a *mpc.Account, nodes []mpc.NodeIdentity, fresh int) bool {
 		} else {
 			spares++
 		}
+	}
+	if a.NoSpares {
+		spares = 0
 	}
 	return a.Record.Shares-len(served) <= spares
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc"
 )
 
 func (b *backend) pathDestroy() []*framework.Path {
@@ -39,20 +41,34 @@ func (b *backend) destroy(ctx context.Context, _ *logical.Request, data *framewo
 	if err != nil {
 		return nil, err
 	}
+	id, err := b.destroyAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	b.forgetPresignatures(ctx, id)
+	return nil, nil
+}
+
+func (b *backend) destroyAccount(ctx context.Context, name string) (mpc.AccountID, error) {
 	defer b.lockAccount(name)()
+	var id mpc.AccountID
 	// Only existence and ID are needed: a record that is damaged or too new
 	// to read must not be lost by accident, so it is not removed here.
 	r, err := b.needAccount(ctx, name)
 	if err != nil {
-		return nil, err
+		return id, err
+	}
+	if err := decodeHex(r.ID, id[:], "account ID"); err != nil {
+		return id, err
 	}
 	if err := b.store.delete(ctx, prefixAccounts+name); err != nil {
-		return nil, err
+		return id, err
 	}
 	b.runner.Remove(name)
+	b.stock.remove(name)
 	if err := b.store.delete(ctx, prefixExposures+r.ID); err != nil {
 		// Nothing refers to it; the next start removes it.
 		b.log.Warn("exposures of a destroyed account stay for now", "error", err)
 	}
-	return nil, nil
+	return id, nil
 }

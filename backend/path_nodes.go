@@ -12,7 +12,7 @@ import (
 func (b *backend) pathNodes() []*framework.Path {
 	answer := map[string]*framework.FieldSchema{
 		"id":              field(framework.TypeString, "The node's ID."),
-		"state":           field(framework.TypeString, "starting, ready, restarting, or failed (not tried again before the settings change)."),
+		"state":           field(framework.TypeString, "starting, ready, restarting, failed (not tried again before the settings change), or draining (leaves the pool when its sessions have ended)."),
 		"since":           field(framework.TypeString, "Since when it is in this state."),
 		"version":         field(framework.TypeString, "Version of the node's program."),
 		"pid":             field(framework.TypeInt, "Process ID on Vault's host."),
@@ -21,8 +21,11 @@ func (b *backend) pathNodes() []*framework.Path {
 		"restarts":        field(framework.TypeInt, "How often the node was started again."),
 		"hsm":             field(framework.TypeString, "ok, or what is wrong with the node's session on the token."),
 		"last_error":      field(framework.TypeString, "The last error, empty when there was none."),
-		"aux_state":       field(framework.TypeString, "Auxiliary keys for ECDSA signing: none, generating, checking or ready."),
-		"aux_generation":  field(framework.TypeInt64, "Generation of the auxiliary keys."),
+		"presignatures":   field(framework.TypeInt, "Presignatures that it holds, of all accounts."),
+		"aux_state":       field(framework.TypeString, "Auxiliary keys for ECDSA signing: none, generating, checking, ready, or renewing (the next are being made, these are in use)."),
+		"aux_generation":  field(framework.TypeInt64, "Generation of the auxiliary keys in use."),
+		"aux_made_time":   field(framework.TypeString, "When they were made; empty where that is not known."),
+		"aux_next_due":    field(framework.TypeString, "When the next ones are due; empty where none are planned."),
 		"aux_progress":    field(framework.TypeInt, "Percent done of making and checking auxiliary keys."),
 		"aux_peers_ready": field(framework.TypeInt, "Other nodes with which auxiliary keys are checked both ways."),
 		"aux_peers":       field(framework.TypeInt, "Number of other nodes."),
@@ -69,6 +72,30 @@ Shows one node, with the progress of its auxiliary keys and its last error:
 How many there are is set with: vault write mpc/config/nodes local=5
 `,
 		},
+		{
+			Pattern: "nodes/(?P<id>[^/]+)/renew$",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: operationPrefix, OperationVerb: "renew", OperationSuffix: "node",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				"id": {Type: framework.TypeString, Description: "The node's ID, for example local-1."},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: b.noContent("Have a node replace its auxiliary keys now.", b.handle("nodes/renew", 0, b.nodeRenew)),
+			},
+			HelpSynopsis: "Have a node replace its auxiliary keys now.",
+			HelpDescription: `
+For a node that is under suspicion: it makes new auxiliary keys at once, without
+waiting for aux_period of mpc/config/rotation:
+
+  $ vault write -force mpc/nodes/local-2/renew
+
+The answer comes at once. Signatures go on with the old keys until the others
+have checked the new ones; then the old ones are destroyed. Read mpc/nodes/local-2
+until aux_generation has grown. Refresh the ECDSA accounts after that: who has a
+node's auxiliary key and its recorded sessions has its shares of those epochs.
+`,
+		},
 	}
 }
 
@@ -87,17 +114,34 @@ func (b *backend) nodesList(ctx context.Context, _ *logical.Request, _ *framewor
 }
 
 func (b *backend) nodeRead(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	id := data.Get("id").(string)
-	eng, err := b.engine(ctx)
+	_, n, err := b.needNode(ctx, data)
 	if err != nil {
 		return nil, err
 	}
+	return &logical.Response{Data: nodeAnswer(*n)}, nil
+}
+
+func (b *backend) nodeRenew(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	eng, n, err := b.needNode(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	return nil, eng.RenewAuxiliary(n.ID)
+}
+
+// needNode returns the engine and the node that the path names.
+func (b *backend) needNode(ctx context.Context, data *framework.FieldData) (Engine, *pool.NodeStatus, error) {
+	id := data.Get("id").(string)
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, n := range eng.Nodes() {
 		if n.ID == id {
-			return &logical.Response{Data: nodeAnswer(n)}, nil
+			return eng, &n, nil
 		}
 	}
-	return nil, unknown("there is no node %q: list nodes/ for the nodes there are", clip(id))
+	return nil, nil, unknown("there is no node %q: list nodes/ for the nodes there are", clip(id))
 }
 
 func nodeAnswer(n pool.NodeStatus) map[string]any {
@@ -109,11 +153,14 @@ func nodeAnswer(n pool.NodeStatus) map[string]any {
 		"pid":             n.PID,
 		"identity":        n.Identity,
 		"sessions":        n.Sessions,
+		"presignatures":   n.Presignatures,
 		"restarts":        n.Restarts,
 		"hsm":             n.HSM,
 		"last_error":      n.LastError,
 		"aux_state":       n.Aux.State,
 		"aux_generation":  n.Aux.Generation,
+		"aux_made_time":   rfc3339(n.Aux.Made),
+		"aux_next_due":    rfc3339(n.Aux.NextDue),
 		"aux_progress":    n.Aux.Progress,
 		"aux_peers_ready": n.Aux.PeersReady,
 		"aux_peers":       n.Aux.Peers,

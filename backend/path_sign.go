@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -28,13 +29,13 @@ func messageFields() map[string]*framework.FieldSchema {
 		},
 		"message_type": {
 			Type:         framework.TypeString,
-			Description:  "raw: input is the message (default). digest: input is a 32-byte digest made by the caller.",
+			Description:  "raw: input is the message (default). digest: input is a 32-byte digest made by the caller; not for ed25519.",
 			Default:      string(mpc.MessageRaw),
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Message type"},
 		},
 		"hash_algorithm": {
 			Type:         framework.TypeString,
-			Description:  "Hash of a raw message before ECDSA: sha2-256 (default) or keccak-256. BIP-340 hashes by itself and takes none.",
+			Description:  "Hash of a raw message before ECDSA on either curve: sha2-256 (default) or keccak-256. BIP-340 and Ed25519 hash by themselves and take none.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Hash algorithm"},
 		},
 	}
@@ -46,22 +47,25 @@ func (b *backend) pathSign() []*framework.Path {
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: operationPrefix, OperationVerb: "sign",
 		},
-		Fields: messageFields(),
+		Fields: withDerivation(messageFields()),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			// The deadline depends on the account's algorithm: b.sign sets a
 			// shorter one where it can.
 			logical.UpdateOperation: b.operation("Sign.", true, b.handle("sign", maxSessionTimeout, b.sign), map[string]*framework.FieldSchema{
-				"signature":     field(framework.TypeString, "The signature in base64: DER with low s (ECDSA), 64 bytes (BIP-340)."),
-				"signature_hex": field(framework.TypeString, "The signature in hex."),
-				"r":             field(framework.TypeString, "First half, 32 bytes in hex."),
-				"s":             field(framework.TypeString, "Second half, 32 bytes in hex."),
-				"v":             optional(framework.TypeInt, "Recovery ID 0 to 3, ECDSA only."),
-				"digest":        optional(framework.TypeString, "The 32 bytes that were signed, in hex. Not with a raw message under BIP-340, which has no digest."),
-				"public_key":    field(framework.TypeString, "Public key in hex."),
-				"share_epoch":   field(framework.TypeInt64, "Share epoch that signed."),
-				"signers":       field(framework.TypeSlice, "Share index and node of each signer."),
-				"session_id":    field(framework.TypeString, "ID of the protocol session, in hex."),
-				"attempts":      field(framework.TypeInt, "Sessions that were needed."),
+				"signature":       field(framework.TypeString, "The signature in base64: DER with low s (ECDSA), 64 bytes (BIP-340, Ed25519)."),
+				"signature_hex":   field(framework.TypeString, "The signature in hex."),
+				"r":               field(framework.TypeString, "First half, 32 bytes in hex."),
+				"s":               field(framework.TypeString, "Second half, 32 bytes in hex."),
+				"v":               optional(framework.TypeInt, "Recovery ID 0 to 3, ECDSA only."),
+				"digest":          optional(framework.TypeString, "The 32 bytes that were signed, in hex: with ECDSA, and with message_type=digest."),
+				"public_key":      field(framework.TypeString, "Public key that the signature is valid under, in hex: the child's where one was asked for."),
+				"derivation_path": optional(framework.TypeString, "The path that was asked for, if one was."),
+				"taproot_tweak":   optional(framework.TypeString, "The tweak that was asked for, if one was."),
+				"share_epoch":     field(framework.TypeInt64, "Share epoch that signed."),
+				"signers":         field(framework.TypeSlice, "Share index and node of each signer."),
+				"session_id":      field(framework.TypeString, "ID of the protocol session, in hex."),
+				"attempts":        field(framework.TypeInt, "Sessions that were needed."),
+				"presigned":       optional(framework.TypeBool, "Whether a presignature was used, ECDSA only."),
 			}),
 		},
 		HelpSynopsis: "Sign with an account's threshold key.",
@@ -71,6 +75,10 @@ Lets t nodes sign together:
   $ vault write mpc/sign/alice input=$(printf hello | base64)
   $ vault write mpc/sign/bob input=$(printf hello | base64) hash_algorithm=keccak-256
   $ vault write mpc/sign/bob message_type=digest input=$(openssl dgst -sha256 -binary file | base64)
+  $ vault write mpc/sign/bob input=$(printf hello | base64) derivation_path=m/0/7
+
+With derivation_path or taproot_tweak the child's key signs; see
+mpc/accounts/:name/derive.
 
 When a node fails, others take its place within the request's time limit (5 s;
 session_timeout of config/nodes for ECDSA).
@@ -78,11 +86,12 @@ session_timeout of config/nodes for ECDSA).
 	}}
 }
 
-// message is the validated "what is signed" of sign and verify.
+// message is the "what is signed, and by which key" of sign and verify.
 type message struct {
-	input []byte
-	kind  mpc.MessageType
-	hash  mpc.HashAlgorithm
+	input      []byte
+	kind       mpc.MessageType
+	hash       mpc.HashAlgorithm
+	derivation mpc.Derivation // as it was sent
 }
 
 // parseMessage reads the fields for an account of the given algorithm.
@@ -99,15 +108,18 @@ func parseMessage(alg mpc.Algorithm, data *framework.FieldData) (*message, error
 	switch m.kind {
 	case mpc.MessageRaw:
 	case mpc.MessageDigest:
+		if alg == mpc.Ed25519 {
+			return nil, invalid("%s signs messages and takes no digest (Ed25519ph is another scheme): send the bytes to sign as the input with message_type=raw", alg)
+		}
 		if len(input) != mpc.DigestSize {
 			return nil, invalid("with message_type=digest the input must have %d bytes, not %d: send the digest itself in base64, not its hex text", mpc.DigestSize, len(input))
 		}
 	default:
 		return nil, invalid("message_type %q is not raw or digest", clip(string(m.kind)))
 	}
-	if alg == mpc.BIP340Secp256k1 {
+	if !alg.IsECDSA() {
 		if m.hash != "" && m.hash != mpc.HashNone {
-			return nil, invalid("%s hashes by itself: leave hash_algorithm out, or send a digest of your own with message_type=digest", alg)
+			return nil, invalid("%s hashes by itself: leave hash_algorithm out", alg)
 		}
 		m.hash = mpc.HashNone
 		return m, nil
@@ -153,7 +165,7 @@ func (b *backend) sign(ctx context.Context, _ *logical.Request, data *framework.
 	if err != nil {
 		return nil, err
 	}
-	r, a, timeout, err := b.readForSigning(ctx, name)
+	v, a, timeout, err := b.readForSigning(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -161,45 +173,65 @@ func (b *backend) sign(ctx context.Context, _ *logical.Request, data *framework.
 	if err != nil {
 		return nil, err
 	}
+	m.derivation = parseDerivation(data)
+	publicKey := a.Record.PublicKey // the same in every epoch
+	if m.derivation != (mpc.Derivation{}) {
+		child, err := derive.Derive(&a.Record, m.derivation)
+		if err != nil {
+			return nil, err
+		}
+		publicKey = child.PublicKey
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	eng, err := b.engine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	res, used, err := b.signAccount(ctx, eng, name, r, a, m)
+	res, used, err := b.signAccount(ctx, eng, name, v.unsettled, a, m)
 	if err != nil {
 		return nil, err
 	}
-	return signAnswer(m, res, &used.Record), nil
+	return signAnswer(m, res, &used.Record, publicKey), nil
+}
+
+// needSignable reads what signing needs of an account that the caller says
+// exists.
+func (b *backend) needSignable(ctx context.Context, name string) (*signable, error) {
+	v, err := b.store.signable(ctx, name)
+	if err == nil && v == nil {
+		err = noAccount(name)
+	}
+	return v, err
 }
 
 // readForSigning reads what a signature needs, and how long it may take.
-func (b *backend) readForSigning(ctx context.Context, name string) (*accountRecord, *mpc.Account, time.Duration, error) {
+func (b *backend) readForSigning(ctx context.Context, name string) (*signable, *mpc.Account, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	r, err := b.needAccount(ctx, name)
+	v, err := b.needSignable(ctx, name)
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	a, err := b.store.usable(ctx, r)
+	a, err := b.store.forUse(ctx, v)
 	if err != nil {
 		return nil, nil, 0, err
 	}
 	if !a.Record.Algorithm.NeedsAuxiliaryKeys() {
-		return r, a, requestTimeout, nil
+		return v, a, requestTimeout, nil
 	}
 	nodes, err := b.store.nodesConfig(ctx)
-	return r, a, nodes.sessionTimeout(), err
+	return v, a, nodes.sessionTimeout(), err
 }
 
 // signAccount signs, and once more after the account's epoch changed under it
 // or an epoch that was never settled has been. It returns the account as it
-// was when it signed.
-func (b *backend) signAccount(ctx context.Context, eng Engine, name string, r *accountRecord, a *mpc.Account, m *message) (*pool.SignResult, *mpc.Account, error) {
+// was when it signed. unsettled says that its epoch is.
+func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unsettled bool, a *mpc.Account, m *message) (*pool.SignResult, *mpc.Account, error) {
 	try := func() (*pool.SignResult, error) {
 		return eng.Sign(ctx, pool.SignRequest{
-			Account: *a, Input: m.input, MessageType: m.kind, Hash: m.hash, Expose: b.expose(name, &a.Record),
+			Account: *a, Input: m.input, MessageType: m.kind, Hash: m.hash, Derivation: m.derivation,
+			Expose: b.expose(name, &a.Record),
 		})
 	}
 	res, err := try()
@@ -208,7 +240,7 @@ func (b *backend) signAccount(ctx context.Context, eng Engine, name string, r *a
 	}
 	switch {
 	case errors.Is(err, errEpochChanged):
-	case errors.Is(err, pool.ErrShareUnusable) && r.Previous != nil:
+	case errors.Is(err, pool.ErrShareUnusable) && unsettled:
 		if settleErr := b.settleForSigning(ctx, eng, name, a.Record.EpochID); settleErr != nil {
 			return nil, nil, errors.Join(err, settleErr)
 		}
@@ -216,7 +248,8 @@ func (b *backend) signAccount(ctx context.Context, eng Engine, name string, r *a
 		return nil, nil, err
 	}
 	id := a.Record.AccountID
-	if r, err = b.needAccount(ctx, name); err != nil {
+	r, err := b.needAccount(ctx, name) // as it is in storage
+	if err != nil {
 		return nil, nil, err
 	}
 	if a, err = b.store.usable(ctx, r); err != nil {
@@ -246,14 +279,14 @@ func (b *backend) settleForSigning(ctx context.Context, eng Engine, name string,
 	}
 	back, err := b.settle(ctx, eng, name, r)
 	if errors.Is(err, errRolledBack) {
-		b.runner.Set(scheduleOf(name, back))
+		b.accountChanged(name, back)
 		b.runner.Failed(name, err)
 		return nil
 	}
 	return err
 }
 
-func signAnswer(m *message, res *pool.SignResult, record *mpc.PublicRecord) *logical.Response {
+func signAnswer(m *message, res *pool.SignResult, record *mpc.PublicRecord, publicKey []byte) *logical.Response {
 	sig := res.Signature
 	signers := make([]map[string]any, len(res.Signers))
 	for i, s := range res.Signers {
@@ -264,7 +297,7 @@ func signAnswer(m *message, res *pool.SignResult, record *mpc.PublicRecord) *log
 		"signature_hex": hex.EncodeToString(sig.Bytes),
 		"r":             hex.EncodeToString(sig.R[:]),
 		"s":             hex.EncodeToString(sig.S[:]),
-		"public_key":    hex.EncodeToString(record.PublicKey),
+		"public_key":    hex.EncodeToString(publicKey),
 		"share_epoch":   record.Epoch,
 		"signers":       signers,
 		"session_id":    res.SessionID.String(),
@@ -273,8 +306,17 @@ func signAnswer(m *message, res *pool.SignResult, record *mpc.PublicRecord) *log
 	if sig.RecoveryID >= 0 {
 		out["v"] = sig.RecoveryID
 	}
-	if record.Algorithm != mpc.BIP340Secp256k1 || m.kind == mpc.MessageDigest {
+	if record.Algorithm.IsECDSA() {
+		out["presigned"] = res.Presigned
+	}
+	if record.Algorithm.IsECDSA() || m.kind == mpc.MessageDigest {
 		out["digest"] = hex.EncodeToString(sig.Digest)
+	}
+	if m.derivation.Path != "" {
+		out["derivation_path"] = m.derivation.Path
+	}
+	if m.derivation.TaprootTweak != "" {
+		out["taproot_tweak"] = m.derivation.TaprootTweak
 	}
 	return &logical.Response{Data: out}
 }

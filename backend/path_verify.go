@@ -13,7 +13,7 @@ import (
 const maxSignature = 256
 
 func (b *backend) pathVerify() []*framework.Path {
-	fields := messageFields()
+	fields := withDerivation(messageFields())
 	fields["signature"] = &framework.FieldSchema{
 		Type:         framework.TypeString,
 		Description:  "The signature in base64, as sign returns it.",
@@ -36,8 +36,9 @@ Checks a signature from public data, without nodes or HSM:
 
   $ vault write mpc/verify/alice input=$(printf hello | base64) signature=…
 
-Use the same message_type and hash_algorithm as for signing. ECDSA signatures
-are strict DER with s in the lower half, the only form that sign returns.
+Use the same message_type, hash_algorithm, derivation_path and taproot_tweak as
+for signing. ECDSA signatures are strict DER with s in the lower half, the only
+form that sign returns.
 `,
 	}}
 }
@@ -47,15 +48,12 @@ func (b *backend) verify(ctx context.Context, _ *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	r, err := b.needAccount(ctx, name)
+	v, err := b.needSignable(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	a, err := r.Current.account()
-	if err != nil {
-		return nil, err
-	}
-	m, err := parseMessage(a.Record.Algorithm, data)
+	record := &v.account.Record
+	m, err := parseMessage(record.Algorithm, data)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +61,7 @@ func (b *backend) verify(ctx context.Context, _ *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	valid, err := verify.Message(&a.Record, m.kind, m.hash, m.input, sig)
+	valid, err := verify.MessageFor(record, parseDerivation(data), m.kind, m.hash, m.input, sig)
 	if err != nil {
 		return nil, err
 	}

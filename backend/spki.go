@@ -1,9 +1,14 @@
 package backend
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 
+	"filippo.io/nistec"
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 
 	"vault-plugin-secrets-mpc/mpc"
@@ -21,17 +26,43 @@ var spkiPrefix = []byte{ // read only
 	0x03, 0x42, 0x00,
 }
 
-// publicKeyPEM returns the account's key as a PEM SubjectPublicKeyInfo with
-// the uncompressed point. A BIP-340 key stands for the point with even y.
-func publicKeyPEM(r *mpc.PublicRecord) (string, error) {
-	compressed := r.PublicKey
-	if r.Algorithm == mpc.BIP340Secp256k1 {
-		compressed = append([]byte{secp256k1.PubKeyFormatCompressedEven}, r.PublicKey...)
-	}
-	key, err := secp256k1.ParsePubKey(compressed)
+// publicKeyPEM returns a public key, encoded as in mpc.PublicRecord, as a PEM
+// SubjectPublicKeyInfo. Points of the ECDSA curves are uncompressed. A BIP-340
+// key stands for the point with even y; Ed25519 is as in RFC 8410.
+func publicKeyPEM(alg mpc.Algorithm, key []byte) (string, error) {
+	der, err := publicKeyDER(alg, key)
 	if err != nil {
 		return "", fmt.Errorf("the account's public key: %w", err)
 	}
-	der := append(append([]byte(nil), spkiPrefix...), key.SerializeUncompressed()...)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), nil
+}
+
+func publicKeyDER(alg mpc.Algorithm, key []byte) ([]byte, error) {
+	if len(key) != alg.PublicKeySize() {
+		return nil, fmt.Errorf("has %d bytes", len(key))
+	}
+	switch alg {
+	case mpc.Ed25519:
+		return x509.MarshalPKIXPublicKey(ed25519.PublicKey(key))
+	case mpc.ECDSAP256:
+		point, err := nistec.NewP256Point().SetBytes(key)
+		if err != nil {
+			return nil, err
+		}
+		pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		return x509.MarshalPKIXPublicKey(pub)
+	case mpc.BIP340Secp256k1:
+		key = append([]byte{secp256k1.PubKeyFormatCompressedEven}, key...)
+	case mpc.ECDSASecp256k1:
+	default:
+		return nil, mpc.ErrUnknownAlgorithm
+	}
+	point, err := secp256k1.ParsePubKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return append(append([]byte(nil), spkiPrefix...), point.SerializeUncompressed()...), nil
 }

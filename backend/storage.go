@@ -26,6 +26,8 @@ import (
 //	node-keys/<node id>         nodeKeysRecord
 //	accounts/<name>             accountRecord   everything of an account but
 //	exposures/<account id>      exposuresRecord … exposures since its epoch began
+//	heartbeat                   heartbeatRecord when an active server last lived
+//	spares                      sparesRecord    whether exposures may be incomplete
 const (
 	keyMount          = "mount"
 	prefixConfig      = "config/"
@@ -36,7 +38,9 @@ const (
 	prefixNodeKeys    = "node-keys/"
 	prefixAccounts    = "accounts/"
 	prefixExposures   = "exposures/"
-	recordVersion     = 1       // of every record type, until one changes
+	keyHeartbeat      = "heartbeat"
+	keySpares         = "spares"
+	recordVersion     = 2       // of every record type; 1 is still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -95,15 +99,33 @@ func (r *hsmRecord) GoString() string { return r.String() }
 
 // nodesRecord is config/nodes.
 type nodesRecord struct {
-	Version        int   `json:"version"`
-	Local          int   `json:"local"`
-	SessionTimeout int64 `json:"session_timeout_seconds"`
+	Version         int   `json:"version"`
+	Local           int   `json:"local"`
+	SessionTimeout  int64 `json:"session_timeout_seconds"`
+	SessionsPerNode int   `json:"sessions_per_node"`
 }
 
 // rotationRecord is config/rotation.
 type rotationRecord struct {
 	Version       int   `json:"version"`
 	RefreshPeriod int64 `json:"refresh_period_seconds"`
+	AuxPeriod     int64 `json:"aux_period_seconds"` // 0: auxiliary keys stay
+}
+
+// heartbeatRecord is written every minute by the active server. A snapshot of
+// storage holds an old one, which is how a restore is noticed.
+type heartbeatRecord struct {
+	Version int       `json:"version"`
+	Time    time.Time `json:"time"`
+}
+
+// sparesRecord says that storage was restored, or may have been. Epochs with
+// another lineage than its marker get no spares.
+type sparesRecord struct {
+	Version int       `json:"version"`
+	Marker  string    `json:"marker"` // hex, 16 bytes, drawn anew each time
+	Time    time.Time `json:"time"`
+	Reason  string    `json:"reason"`
 }
 
 // wrappingRecord pins one version of a wrapping key in one token.
@@ -129,6 +151,7 @@ type nodeKeysRecord struct {
 
 type auxRecord struct {
 	Generation uint64            `json:"generation"`
+	Made       time.Time         `json:"made_time"` // zero: not known
 	Public     []byte            `json:"public"`
 	Envelope   []byte            `json:"envelope"`
 	Receipts   map[string][]byte `json:"receipts,omitempty"`
@@ -143,9 +166,11 @@ type accountRecord struct {
 	// Birth is what the nodes signed at creation. It stays when epochs pass.
 	Birth birthRecord `json:"birth"`
 	// RefreshPeriod is 0 where config/rotation decides.
-	RefreshPeriod int64             `json:"refresh_period_seconds"`
-	Metadata      map[string]string `json:"metadata,omitempty"`
-	Current       epochRecord       `json:"current"`
+	RefreshPeriod int64 `json:"refresh_period_seconds"`
+	// Presign is how many presignatures are kept ready, 0 to maxPresign.
+	Presign  int               `json:"presign"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Current  epochRecord       `json:"current"`
 	// Previous stays until the current epoch has been opened once.
 	Previous *epochRecord `json:"previous,omitempty"`
 }
@@ -165,6 +190,9 @@ type epochRecord struct {
 	Certificate     []endorsementRecord  `json:"certificate"`
 	WrappingVersion uint32               `json:"wrapping_version"`
 	Started         time.Time            `json:"started_time"`
+	// Lineage is the marker of the sparesRecord when the epoch began, empty
+	// where there was none.
+	Lineage string `json:"lineage,omitempty"`
 }
 
 type endorsementRecord struct {
@@ -181,10 +209,22 @@ type exposuresRecord struct {
 	Exposures map[string]mpc.Index `json:"exposures"`
 }
 
-// decodeRecord reads a record: find its version, refuse a newer one, bring an
-// older one up to date, then decode strictly. A field that this version does
-// not know would be lost with the next write, so it is an error.
-func decodeRecord(raw []byte, into interface{ check() error }) error {
+// storedRecord is a record of any type.
+type storedRecord interface {
+	// fromV1 makes a record that was decoded from version 1 a current one. It
+	// fails where a field that version 1 does not have was given.
+	fromV1() error
+	check() error
+}
+
+// errNotV1: the record has fields that its version does not have.
+var errNotV1 = errors.New("does not have the fields of version 1")
+
+// decodeRecord reads a record into an empty one: find its version, refuse a
+// newer one, decode strictly, then bring an older one up to date. A field that
+// this version does not know would be lost with the next write, so it is an
+// error.
+func decodeRecord(raw []byte, into storedRecord) error {
 	if len(raw) > maxStoredRecord {
 		return fmt.Errorf("has %d bytes, more than any valid record", len(raw))
 	}
@@ -200,7 +240,6 @@ func decodeRecord(raw []byte, into interface{ check() error }) error {
 	case head.Version < 1:
 		return errors.New("has no version")
 	}
-	// Version 1 is current: nothing to migrate yet.
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
@@ -209,6 +248,11 @@ func decodeRecord(raw []byte, into interface{ check() error }) error {
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return errors.New("is followed by other data")
+	}
+	if head.Version == 1 {
+		if err := into.fromV1(); err != nil {
+			return err
+		}
 	}
 	return into.check()
 }
@@ -223,17 +267,30 @@ func (r *hsmRecord) check() error {
 }
 
 func (r *nodesRecord) check() error {
-	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 {
+	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 ||
+		r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
 		return errors.New("is out of bounds")
 	}
 	return nil
 }
 
 func (r *rotationRecord) check() error {
-	if r.RefreshPeriod < 1 {
+	if r.RefreshPeriod < 1 || r.AuxPeriod < 0 {
 		return errors.New("is out of bounds")
 	}
 	return nil
+}
+
+func (r *heartbeatRecord) check() error {
+	if r.Time.IsZero() {
+		return errors.New("has no time")
+	}
+	return nil
+}
+
+func (r *sparesRecord) check() error {
+	var marker [16]byte
+	return decodeHex(r.Marker, marker[:], "marker")
 }
 
 func (r *wrappingRecord) check() error {
@@ -261,6 +318,9 @@ func (r *accountRecord) check() error {
 	var id mpc.AccountID
 	if err := decodeHex(r.ID, id[:], "account ID"); err != nil {
 		return err
+	}
+	if r.Presign < 0 || r.Presign > maxPresign {
+		return errors.New("asks for a number of presignatures that is out of bounds")
 	}
 	epochs := []*epochRecord{&r.Current}
 	if r.Previous != nil {

@@ -19,20 +19,42 @@ import (
 )
 
 // store reads and writes records. It may be used concurrently; who changes an
-// account holds that account's lock. Only config/nodes is cached, because
-// signing asks for it; everything else is read from Vault every time.
+// account holds that account's lock. What signing asks for is cached:
+// config/nodes, accounts as nodes use them, and their exposures. Every writer
+// and every other reader asks Vault.
 type store struct {
-	s logical.Storage
+	s      logical.Storage
+	spares *spareRule
+
+	accounts  *cache[*signable]       // by account name
+	exposures *cache[*addedExposures] // by account ID, hex
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet
 	nodesReads uint64       // changes with every invalidation
 }
 
+// Bounds of the caches. An account of three shares takes about 3 KB.
+const (
+	maxCachedAccounts  = 4096
+	maxCachedExposures = 4096
+)
+
+// newStore returns a store over a mount's storage. rule decides about spares.
+func newStore(s logical.Storage, rule *spareRule) *store {
+	st := &store{
+		s: s, spares: rule,
+		accounts:  newCache[*signable](maxCachedAccounts),
+		exposures: newCache[*addedExposures](maxCachedExposures),
+	}
+	rule.store = st
+	return st
+}
+
 var _ pool.KeyStore = (*store)(nil)
 
 // get returns false when there is no entry under the key.
-func (s *store) get(ctx context.Context, key string, into interface{ check() error }) (bool, error) {
+func (s *store) get(ctx context.Context, key string, into storedRecord) (bool, error) {
 	entry, err := s.s.Get(ctx, key)
 	if err != nil {
 		return false, fmt.Errorf("reading %s from storage: %w", key, err)
@@ -51,14 +73,18 @@ func (s *store) put(ctx context.Context, key string, record any) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", key, err)
 	}
-	if err := s.s.Put(ctx, &logical.StorageEntry{Key: key, Value: value}); err != nil {
+	err = s.s.Put(ctx, &logical.StorageEntry{Key: key, Value: value})
+	s.written(key, err)
+	if err != nil {
 		return fmt.Errorf("writing %s to storage: %w", key, err)
 	}
 	return nil
 }
 
 func (s *store) delete(ctx context.Context, key string) error {
-	if err := s.s.Delete(ctx, key); err != nil {
+	err := s.s.Delete(ctx, key)
+	s.written(key, err)
+	if err != nil {
 		return fmt.Errorf("deleting %s from storage: %w", key, err)
 	}
 	return nil
@@ -75,11 +101,37 @@ func (s *store) list(ctx context.Context, prefix string) ([]string, error) {
 // invalidate drops what is cached of a key that changed behind our back.
 func (s *store) invalidate(key string) {
 	if key == keyNodes {
-		s.mu.Lock()
-		s.nodes = nil
-		s.nodesReads++
-		s.mu.Unlock()
+		s.forgetNodes()
 	}
+	if key == keySpares {
+		s.spares.forget()
+	}
+	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
+		s.accounts.drop(name)
+	}
+	if id, ok := strings.CutPrefix(key, prefixExposures); ok {
+		s.exposures.drop(id)
+	}
+}
+
+// written drops what is cached of a key after a write of our own.
+func (s *store) written(key string, err error) {
+	if key == keyNodes {
+		s.forgetNodes()
+	}
+	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
+		s.accounts.wrote(name, err != nil)
+	}
+	if id, ok := strings.CutPrefix(key, prefixExposures); ok {
+		s.exposures.wrote(id, err != nil)
+	}
+}
+
+func (s *store) forgetNodes() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes = nil
+	s.nodesReads++
 }
 
 // mount returns nil before config/hsm was first written.
@@ -110,9 +162,11 @@ func (s *store) nodesConfig(ctx context.Context) (nodesRecord, error) {
 	if cached != nil {
 		return *cached, nil
 	}
-	r := defaultNodes()
-	if _, err := s.get(ctx, keyNodes, &r); err != nil {
+	var r nodesRecord
+	if ok, err := s.get(ctx, keyNodes, &r); err != nil {
 		return nodesRecord{}, err
+	} else if !ok {
+		r = defaultNodes()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,14 +177,16 @@ func (s *store) nodesConfig(ctx context.Context) (nodesRecord, error) {
 }
 
 func (s *store) putNodesConfig(ctx context.Context, r nodesRecord) error {
-	defer s.invalidate(keyNodes)
 	return s.put(ctx, keyNodes, &r)
 }
 
 // rotationConfig returns the defaults when nothing is stored.
 func (s *store) rotationConfig(ctx context.Context) (rotationRecord, error) {
-	r := defaultRotation()
-	_, err := s.get(ctx, keyRotation, &r)
+	var r rotationRecord
+	ok, err := s.get(ctx, keyRotation, &r)
+	if err == nil && !ok {
+		r = defaultRotation()
+	}
 	return r, err
 }
 
@@ -199,7 +255,7 @@ func (s *store) NodeKeys(ctx context.Context, nodeID string) (*pool.NodeKeys, er
 	k := &pool.NodeKeys{Identity: id, IdentityEnvelope: r.IdentityEnvelope}
 	if r.Aux != nil {
 		k.Aux = &pool.AuxKeys{
-			Generation: r.Aux.Generation, Public: r.Aux.Public,
+			Generation: r.Aux.Generation, Made: r.Aux.Made, Public: r.Aux.Public,
 			Envelope: r.Aux.Envelope, Receipts: r.Aux.Receipts,
 		}
 	}
@@ -218,7 +274,7 @@ func (s *store) PutNodeKeys(ctx context.Context, nodeID string, k *pool.NodeKeys
 	}
 	if k.Aux != nil {
 		r.Aux = &auxRecord{
-			Generation: k.Aux.Generation, Public: k.Aux.Public,
+			Generation: k.Aux.Generation, Made: k.Aux.Made, Public: k.Aux.Public,
 			Envelope: k.Aux.Envelope, Receipts: k.Aux.Receipts,
 		}
 	}
@@ -247,7 +303,7 @@ func (s *store) putAccount(ctx context.Context, name string, r *accountRecord) e
 }
 
 // usable returns the account's current epoch as the pool takes it, with every
-// exposure so far.
+// exposure so far. It asks Vault.
 func (s *store) usable(ctx context.Context, r *accountRecord) (*mpc.Account, error) {
 	a, err := r.Current.account()
 	if err != nil {
@@ -258,17 +314,17 @@ func (s *store) usable(ctx context.Context, r *accountRecord) (*mpc.Account, err
 		return nil, err
 	}
 	maps.Copy(a.Exposures, added)
+	a.NoSpares = !s.spares.allow(ctx, r.Current.Lineage)
 	return a, nil
 }
 
 // addedExposures returns the exposures since the epoch of the record began.
 func (s *store) addedExposures(ctx context.Context, record *mpc.PublicRecord) (mpc.Exposures, error) {
-	var r exposuresRecord
-	ok, err := s.get(ctx, prefixExposures+record.AccountID.String(), &r)
-	if err != nil || !ok || r.EpochID != record.EpochID.String() {
+	added, err := s.readExposures(ctx, record.AccountID.String())
+	if err != nil {
 		return nil, err
 	}
-	return parseExposures(r.Exposures)
+	return added.of(record.EpochID), nil
 }
 
 func (s *store) putExposures(ctx context.Context, record *mpc.PublicRecord, added mpc.Exposures) error {

@@ -47,8 +47,10 @@ func serve() int {
 		BackendFactoryFunc: backend.Factory(backend.Config{
 			Version: "v" + version,
 			Modules: os.Getenv("MPC_PKCS11_MODULES"),
-			NewEngine: func(store pool.KeyStore, l hclog.Logger) backend.Engine {
-				return pool.New(pool.Config{Store: store, Logger: l, Env: nodeEnv(os.Environ())})
+			NewEngine: func(c backend.EngineConfig) backend.Engine {
+				return pool.New(pool.Config{
+					Store: c.Store, Logger: c.Logger, Env: nodeEnv(os.Environ()), OnPresignatureUsed: c.OnPresignatureUsed,
+				})
 			},
 		}),
 	})
