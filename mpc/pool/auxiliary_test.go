@@ -251,12 +251,44 @@ func TestAuxiliaryRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.await(t, "third node's try", func() bool { return f.auxOf("local-3").State == auxRenewing })
-	f.await(t, "third node as it was", func() bool { return f.auxOf("local-3").State != auxRenewing })
+	f.await(t, "end of the try", func() bool { return f.auxOf("local-3").State != auxRenewing })
+	f.await(t, "third node as it was", f.node("local-3").isReady)
+	f.await(t, "checks of its old keys", func() bool { return f.auxOf("local-3").usable() })
 	stop()
 	if s := f.auxOf("local-3"); s.Generation != 1 || !s.usable() || time.Until(s.NextDue) < auxPostponed/2 {
 		t.Errorf("after a refusal: %+v", s)
 	}
 	f.mustSign(t, signRequest(a, "afterwards"))
+}
+
+// TestAuxiliaryJoin: a node that joins while another's keys are renewed has to
+// wait for the new ones; the others go on.
+func TestAuxiliaryJoin(t *testing.T) {
+	f := startStubs(t, 3, nil)
+	f.await(t, "auxiliary keys", f.settled)
+	a := f.account(t, 2, 3)
+	stop := f.signing(t, a)
+	joined := make(chan struct{})
+	var once sync.Once
+	f.world.setHook(func(step string) {
+		if strings.HasPrefix(step, "accept:") && strings.HasSuffix(step, " local-2#2") {
+			once.Do(func() { close(joined) })
+			time.Sleep(100 * time.Millisecond) // the new node makes its keys meanwhile
+		}
+	})
+	if err := f.RenewAuxiliary("local-2"); err != nil {
+		t.Fatal(err)
+	}
+	<-joined
+	f.settings.Local = 4
+	if err := f.Apply(context.Background(), f.settings); err != nil {
+		t.Fatal(err)
+	}
+	f.await(t, "renewal with a fourth node", func() bool { return f.auxOf("local-2").Generation == 2 && f.settled() })
+	stop()
+	if got := f.generations(); !maps.Equal(got, map[string]uint64{"local-1": 1, "local-2": 2, "local-3": 1, "local-4": 1}) {
+		t.Errorf("generations %v", got)
+	}
 }
 
 // TestAuxiliaryDeath ends processes at every step of a renewal: nothing goes

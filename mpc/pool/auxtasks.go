@@ -217,18 +217,34 @@ func (p *Pool) promote(t auxTask) error {
 	return nil
 }
 
-// abandon gives up next keys that most peers refuse. The node goes on with the
-// ones in use; those were not touched.
+// abandon gives up next keys that most peers refuse. The node starts again with
+// the ones in use: a process works with its newest keys when it checks others or
+// proves something to them.
 func (p *Pool) abandon(t auxTask) error {
+	given := false
 	t.n.withAux(t.process, func(a *nodeAux) {
-		if a.next != nil && a.next.Generation == t.generation {
+		if given = a.next != nil && a.next.Generation == t.generation; given {
 			a.next, a.state, a.progress = nil, auxReady, 100
 		}
 	})
+	if !given {
+		return errNodeGone
+	}
 	p.aux.postpone(t.n.id, auxPostponed)
-	p.cfg.Logger.Error("a node's peers refuse its new auxiliary keys; it keeps the old ones and makes others later",
+	p.cfg.Logger.Error("a node's peers refuse its new auxiliary keys; it starts again with the old ones and makes others later",
 		"node", t.n.id, "generation", t.generation)
+	p.end(t)
 	return nil
+}
+
+// end ends the process that a task is about.
+func (p *Pool) end(t auxTask) {
+	t.n.mu.Lock()
+	proc := t.n.proc
+	t.n.mu.Unlock()
+	if proc != nil && proc.number == t.process {
+		proc.Stop()
+	}
 }
 
 // reload ends a process that was set up with older keys than were stored at the
@@ -245,13 +261,8 @@ func (p *Pool) reload(t auxTask) error {
 		p.aux.resetStored(t.n.id, v.keys.Generation) // the write had failed
 		return nil
 	}
-	t.n.mu.Lock()
-	proc := t.n.proc
-	t.n.mu.Unlock()
-	if proc != nil && proc.number == t.process {
-		p.cfg.Logger.Warn("starting a node again: newer auxiliary keys were stored while it started", "node", t.n.id)
-		proc.Stop()
-	}
+	p.cfg.Logger.Warn("starting a node again: newer auxiliary keys were stored while it started", "node", t.n.id)
+	p.end(t)
 	return nil
 }
 

@@ -134,6 +134,9 @@ func (n *stubNode) MakeAuxiliary(_ context.Context, r *nodepb.MakeAuxiliaryReque
 		}
 		n.newest = auxHash(public)
 		n.own[n.newest] = r.GetGeneration()
+		if all := slices.Sorted(maps.Values(n.own)); len(all) > peerGenerations {
+			maps.DeleteFunc(n.own, func(_ [32]byte, g uint64) bool { return g < all[len(all)-peerGenerations] })
+		}
 		n.mu.Unlock()
 		n.world.mu.Lock()
 		n.world.made[receiptKey(n.id, r.GetGeneration())]++
