@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"mpc/cmp":      {"mpc", "mpc/curve", "mpc/handler", "mpc/verify"},
 	"mpc/derive":   {"mpc"},
 	"mpc/session":  {"mpc"},
+	"mpc/mpctest":  {"mpc", "mpc/session"},
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
