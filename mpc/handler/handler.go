@@ -8,7 +8,6 @@
 package handler
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -42,17 +41,21 @@ type Config struct {
 
 // Party is an mpc.Party on a library handler. It belongs to one goroutine.
 type Party struct {
-	cfg    Config
-	h      *protocol.MultiHandler
-	out    <-chan *protocol.Message
-	peers  map[mpc.Index]bool // every party but Self
-	seen   map[slot]bool
-	size   int // bytes accepted so far
-	ssid   []byte
-	tag    [32]byte
-	name   string // the library's protocol ID
-	result any
-	failed error
+	cfg   Config
+	h     *protocol.MultiHandler
+	out   <-chan *protocol.Message
+	peers map[mpc.Index]bool // every party but Self
+	seen  map[slot]bool
+	size  int // bytes accepted so far
+	// current is the round of this party's latest own messages; waiting holds
+	// what has come for later rounds.
+	current uint8
+	waiting map[slot]mpc.Message
+	ssid    []byte
+	tag     [32]byte
+	name    string // the library's protocol ID
+	result  any
+	failed  error
 }
 
 // slot is the place of one message in a session; a second one is ignored.
@@ -66,7 +69,7 @@ var _ mpc.Party = (*Party)(nil)
 
 // New checks cfg and returns a party that has not started.
 func New(cfg Config) (*Party, error) {
-	p := &Party{cfg: cfg, peers: map[mpc.Index]bool{}, seen: map[slot]bool{}}
+	p := &Party{cfg: cfg, peers: map[mpc.Index]bool{}, seen: map[slot]bool{}, waiting: map[slot]mpc.Message{}}
 	last := mpc.Index(0)
 	self := false
 	for _, i := range cfg.Parties {
@@ -132,183 +135,6 @@ func (p *Party) Start() ([]mpc.Message, error) {
 	return p.convert(drain(p.out))
 }
 
-// Step implements mpc.Party.
-func (p *Party) Step(m mpc.Message) ([]mpc.Message, error) {
-	if p.h == nil {
-		return nil, errors.New("handler: not started")
-	}
-	if p.failed != nil {
-		return nil, p.failed
-	}
-	if p.result != nil {
-		return nil, nil // a straggler after the end changes nothing
-	}
-	if err := p.admit(m); err != nil {
-		p.failed = &mpc.AbortError{Culprits: []mpc.Index{m.From}, Err: err}
-		return nil, p.failed
-	}
-	s := slot{m.From, m.Round, m.Broadcast}
-	if p.seen[s] {
-		return nil, nil
-	}
-	p.seen[s] = true
-	if m.Broadcast && p.cfg.Broadcasts != nil {
-		p.cfg.Broadcasts(m)
-	}
-
-	in := &protocol.Message{
-		SSID:                  p.ssid,
-		From:                  PartyID(m.From),
-		To:                    p.to(m),
-		Protocol:              p.name,
-		Data:                  m.Data,
-		Broadcast:             m.Broadcast,
-		BroadcastVerification: m.Echo,
-	}
-	setNumber(&in.RoundNumber, m.Round)
-	out, err := p.accept(in)
-	if err != nil {
-		abort := &mpc.AbortError{Err: err}
-		// A panic may come from a message that was queued earlier, so with
-		// more than one peer it convicts nobody.
-		if len(p.peers) == 1 {
-			abort.Culprits = []mpc.Index{m.From}
-		}
-		p.failed = abort
-		return nil, p.failed
-	}
-	return p.convert(out)
-}
-
-// setNumber assigns to the library's round number, whose type cannot be named
-// outside its module.
-func setNumber[T ~uint16](dst *T, n uint8) { *dst = T(n) }
-
-// to restores the library's addressing: broadcasts have no recipient, anything
-// else is for us (an empty recipient there makes the library panic).
-func (p *Party) to(m mpc.Message) party.ID {
-	if m.Broadcast {
-		return ""
-	}
-	return PartyID(p.cfg.Self)
-}
-
-// admit refuses what must never reach the library.
-func (p *Party) admit(m mpc.Message) error {
-	switch {
-	case !p.peers[m.From]:
-		return fmt.Errorf("%w: share %d is not in this session", mpc.ErrMalformedMessage, m.From)
-	case !m.Broadcast && m.To != p.cfg.Self, m.Broadcast && m.To != 0:
-		return fmt.Errorf("%w: addressed to share %d", mpc.ErrMalformedMessage, m.To)
-	case m.Round < 2 || m.Round > p.cfg.FinalRound:
-		// Round 0 would abort the session and blame its sender.
-		return fmt.Errorf("%w: round %d", mpc.ErrMalformedMessage, m.Round)
-	case len(m.Data) == 0 || len(m.Data) > mpc.MaxMessageSize:
-		return fmt.Errorf("%w: %d bytes", mpc.ErrMalformedMessage, len(m.Data))
-	case len(m.Echo) != 0 && len(m.Echo) != 64:
-		return fmt.Errorf("%w: echo of %d bytes", mpc.ErrMalformedMessage, len(m.Echo))
-	case m.Transcript != p.tag:
-		return mpc.ErrOtherSession
-	}
-	if p.size += len(m.Data); p.size > mpc.MaxSessionSize {
-		return fmt.Errorf("%w: more than %d bytes in one session", mpc.ErrMalformedMessage, mpc.MaxSessionSize)
-	}
-	if p.cfg.Check != nil {
-		if err := p.cfg.Check(m); err != nil {
-			return fmt.Errorf("%w: %w", mpc.ErrMalformedMessage, err)
-		}
-	}
-	return nil
-}
-
-// accept hands one message to the library and returns what it sends. A single
-// message can complete several rounds, more than the library's channel holds,
-// so the channel is emptied while the library works.
-func (p *Party) accept(m *protocol.Message) ([]*protocol.Message, error) {
-	stop := make(chan struct{})
-	collected := make(chan []*protocol.Message)
-	go func() {
-		var out []*protocol.Message
-		ch := p.out
-		for {
-			select {
-			case o, ok := <-ch:
-				if !ok {
-					ch = nil // closed: wait for stop
-					continue
-				}
-				out = append(out, o)
-			case <-stop:
-				if ch != nil {
-					out = append(out, drain(ch)...)
-				}
-				collected <- out
-				return
-			}
-		}
-	}()
-	err := p.guard(func() error {
-		p.h.Accept(m)
-		return nil
-	})
-	close(stop)
-	return <-collected, err
-}
-
-// drain takes what is in ch now, without waiting.
-func drain(ch <-chan *protocol.Message) []*protocol.Message {
-	var out []*protocol.Message
-	for {
-		select {
-		case m, ok := <-ch:
-			if !ok {
-				return out
-			}
-			out = append(out, m)
-		default:
-			return out
-		}
-	}
-}
-
-// convert reads the library's state and translates what it wants sent.
-func (p *Party) convert(out []*protocol.Message) ([]mpc.Message, error) {
-	result, err := p.h.Result()
-	var abort protocol.Error // returned by value
-	switch {
-	case err == nil:
-		p.result = result
-	case errors.As(err, &abort):
-		p.failed = abortError(abort)
-		return nil, p.failed
-	}
-
-	messages := make([]mpc.Message, 0, len(out))
-	for _, o := range out {
-		if o.RoundNumber == 0 {
-			continue // the library's own abort notice; the session has its own
-		}
-		if p.ssid == nil {
-			p.ssid, p.name = o.SSID, o.Protocol
-			p.tag = sha256.Sum256(o.SSID)
-		}
-		m := mpc.Message{
-			From:       p.cfg.Self,
-			To:         Index(o.To),
-			Broadcast:  o.Broadcast,
-			Round:      uint8(o.RoundNumber),
-			Transcript: p.tag,
-			Echo:       o.BroadcastVerification,
-			Data:       o.Data,
-		}
-		if m.Broadcast && p.cfg.Broadcasts != nil {
-			p.cfg.Broadcasts(m)
-		}
-		messages = append(messages, m)
-	}
-	return messages, nil
-}
-
 func abortError(e protocol.Error) error {
 	abort := &mpc.AbortError{Err: e.Err}
 	for _, id := range e.Culprits {
@@ -340,15 +166,5 @@ func (p *Party) Wipe() {
 		p.failed = errors.New("handler: the session was ended")
 	}
 	p.h, p.out, p.result = nil, nil, nil
-}
-
-// guard runs f and turns a panic into an error. The panic's value is not
-// passed on: it may hold anything that was in memory.
-func (p *Party) guard(f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = mpc.ErrPanic
-		}
-	}()
-	return f()
+	clear(p.waiting)
 }
