@@ -19,6 +19,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm/hsmtest"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/verify"
 )
@@ -42,14 +43,22 @@ type world struct {
 	clients map[string]nodepb.NodeClient
 	setups  map[string]*nodepb.SetupReply
 	ids     []string
+	nodes   map[string]*Node
+	// algorithm of the account that keygen makes; patience is how long session
+	// waits for the next message before it calls a node stuck.
+	algorithm mpc.Algorithm
+	patience  time.Duration
+	limit     time.Duration // of a session, of nodes that are served from now on
 }
 
 var mount = bytes.Repeat([]byte{7}, 16)
 
 func newWorld(t *testing.T, n int) *world {
 	t.Helper()
-	w := &world{t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{}}
-	probe, err := w.serve().Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1})
+	w := &world{t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
+		nodes: map[string]*Node{}, algorithm: mpc.BIP340Secp256k1, patience: time.Second}
+	probing, _ := w.serve()
+	probe, err := probing.Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1})
 	if err != nil || probe.GetFailure() != nil {
 		t.Fatal(err, probe.GetFailure())
 	}
@@ -58,7 +67,7 @@ func newWorld(t *testing.T, n int) *world {
 	for i := 1; i <= n; i++ {
 		id := fmt.Sprintf("n%d", i)
 		w.ids = append(w.ids, id)
-		w.clients[id] = w.serve()
+		w.clients[id], w.nodes[id] = w.serve()
 		w.setups[id], err = w.clients[id].Setup(w.ctx(), w.setupRequest(id))
 		if err != nil || w.setups[id].GetFailure() != nil {
 			t.Fatal(err, w.setups[id].GetFailure())
@@ -82,11 +91,11 @@ func (w *world) setupRequest(id string) *nodepb.SetupRequest {
 }
 
 // serve starts a fresh node and returns a client of it.
-func (w *world) serve() nodepb.NodeClient {
+func (w *world) serve() (nodepb.NodeClient, *Node) {
 	w.t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
-	n := New(Config{Version: "test", OpenToken: func(_ context.Context, c pkcs11.Config) (Token, error) {
+	n := New(Config{Version: "test", SessionTime: w.limit, OpenToken: func(_ context.Context, c pkcs11.Config) (Token, error) {
 		tok, err := w.token.Open(c.Label, c.PIN)
 		if err != nil {
 			return nil, err
@@ -102,6 +111,7 @@ func (w *world) serve() nodepb.NodeClient {
 	w.t.Cleanup(func() {
 		server.Stop()
 		<-done
+		_ = n.Close()
 	})
 	conn, err := grpc.NewClient("passthrough:///node", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return listener.Dial() }))
@@ -109,11 +119,11 @@ func (w *world) serve() nodepb.NodeClient {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = conn.Close() })
-	return nodepb.NewNodeClient(conn)
+	return nodepb.NewNodeClient(conn), n
 }
 
 func (w *world) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*w.patience)
 	w.t.Cleanup(cancel)
 	return ctx
 }
@@ -141,8 +151,8 @@ type hooks struct {
 	message func(m *nodepb.Sealed) []*nodepb.Sealed
 }
 
-// session routes one session until every node has ended it or a second has
-// passed without any message, which is how a node that waits for ever shows.
+// session routes one session until every node has ended it or the world's
+// patience has ended without any message, which is how a node that waits for ever shows.
 func (w *world) session(start *nodepb.Start, h hooks) map[uint32]outcome {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.ctx())
@@ -216,7 +226,7 @@ func (w *world) session(start *nodepb.Start, h hooks) map[uint32]outcome {
 			default:
 				results[e.self] = outcome{e.out.GetOutcome(), e.out.GetFailure()}
 			}
-		case <-time.After(time.Second):
+		case <-time.After(w.patience):
 			return results
 		}
 	}
@@ -226,13 +236,14 @@ func (w *world) session(start *nodepb.Start, h hooks) map[uint32]outcome {
 func cloneStart(s *nodepb.Start) *nodepb.Start {
 	return &nodepb.Start{Operation: s.Operation, Members: s.Members, AccountId: s.AccountId, Algorithm: s.Algorithm,
 		Threshold: s.Threshold, Shares: s.Shares, RecipientsHash: s.RecipientsHash, PolicyHash: s.PolicyHash,
-		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm}
+		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
+		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs}
 }
 
 func (w *world) keygen() *nodepb.Start {
 	set := mpc.EmptySetHash()
 	return &nodepb.Start{Operation: "keygen", Members: w.members(1, 2, 3), AccountId: bytes.Repeat([]byte{1}, 16),
-		Algorithm: string(mpc.BIP340Secp256k1), Threshold: 2, Shares: 3, RecipientsHash: set[:], PolicyHash: set[:]}
+		Algorithm: string(w.algorithm), Threshold: 2, Shares: 3, RecipientsHash: set[:], PolicyHash: set[:]}
 }
 
 // account makes a key and returns its record and envelopes by index.
@@ -275,6 +286,82 @@ func TestKeygenAndSign(t *testing.T) {
 		if r.outcome == nil || !verify.BIP340(record.PublicKey, []byte("pay bob"), r.outcome.GetSignature()) {
 			t.Fatalf("share %d: %v", i, r.failure)
 		}
+	}
+}
+
+// TestChildren: nodes sign for children of a key, refuse what is no child, and
+// notice when they are told different ones.
+func TestChildren(t *testing.T) {
+	w := newWorld(t, 3)
+	record, envelopes := w.account()
+	for _, d := range []mpc.Derivation{{Path: "m/0/7"}, {TaprootTweak: derive.BIP86}, {Path: "m/3", TaprootTweak: strings.Repeat("07", 32)}} {
+		child, err := derive.Derive(record, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range w.sign(record, envelopes, hooks{start: func(_ uint32, s *nodepb.Start) {
+			s.DerivationPath, s.TaprootTweak = d.Path, d.TaprootTweak
+		}}) {
+			if r.outcome == nil || !verify.BIP340(child.PublicKey, []byte("pay bob"), r.outcome.GetSignature()) {
+				t.Fatalf("%v: share %d: %v", d, i, r.failure)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(self uint32, s *nodepb.Start)
+		reason nodepb.Failure_Reason
+	}{
+		"hardened":           {func(_ uint32, s *nodepb.Start) { s.DerivationPath = "m/0'" }, nodepb.Failure_REFUSED},
+		"no tweak":           {func(_ uint32, s *nodepb.Start) { s.TaprootTweak = "00" }, nodepb.Failure_REFUSED},
+		"different children": {func(i uint32, s *nodepb.Start) { s.DerivationPath = fmt.Sprintf("m/%d", i) }, nodepb.Failure_PROTOCOL},
+		"different tweaks": {func(i uint32, s *nodepb.Start) {
+			if i == 1 {
+				s.TaprootTweak = derive.BIP86
+			}
+		}, nodepb.Failure_PROTOCOL},
+	} {
+		results := w.sign(record, envelopes, hooks{start: c.change})
+		noticed := false
+		for i, r := range results {
+			noticed = noticed || r.failure.GetReason() == c.reason
+			if r.outcome != nil {
+				t.Errorf("%s: share %d signed", name, i)
+			}
+		}
+		if !noticed {
+			t.Errorf("%s: %v", name, results)
+		}
+	}
+}
+
+// TestSessionTime: a node ends a session by itself, whatever time its
+// coordinator gives it, and works on.
+func TestSessionTime(t *testing.T) {
+	w := newWorld(t, 3)
+	w.limit = 100 * time.Millisecond
+	client, n := w.serve()
+	if reply, err := client.Setup(w.ctx(), w.setupRequest("n9")); err != nil || reply.GetFailure() != nil {
+		t.Fatal(err, reply.GetFailure())
+	}
+	for range 3 {
+		stream, err := client.Session(w.ctx())
+		if err != nil {
+			t.Fatal(err)
+		}
+		started := time.Now()
+		out, err := stream.Recv()
+		if err != nil || out.GetFailure() == nil {
+			t.Fatalf("%v %v", out, err)
+		}
+		if took := time.Since(started); took < w.limit/2 || took > 20*w.limit {
+			t.Errorf("the session took %v", took)
+		}
+		if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+			t.Errorf("after the failure: %v", err)
+		}
+	}
+	if running := len(n.sessions); running != 0 {
+		t.Errorf("%d sessions still run", running)
 	}
 }
 
@@ -461,7 +548,8 @@ func TestSetup(t *testing.T) {
 	t.Run("the stored identity comes back", func(t *testing.T) {
 		r := w.setupRequest("n1")
 		r.Identity, r.IdentityEnvelope = w.setups["n1"].GetIdentity(), w.setups["n1"].GetIdentityEnvelope()
-		again, err := w.serve().Setup(w.ctx(), r)
+		restarted, _ := w.serve()
+		again, err := restarted.Setup(w.ctx(), r)
 		if err != nil || again.GetFailure() != nil || !bytes.Equal(again.GetIdentity(), r.Identity) || len(again.GetIdentityEnvelope()) != 0 {
 			t.Errorf("%v, %v", again, err)
 		}
@@ -487,7 +575,7 @@ func TestSetup(t *testing.T) {
 			r.WrappingKeys[0] = &nodepb.WrappingKey{Domain: w.key.Domain, Version: w.key.Version, Suite: w.key.Suite,
 				Id: bytes.Clone(w.key.Id), PublicKey: bytes.Clone(w.key.PublicKey), Label: w.key.Label}
 			change(r)
-			client := w.serve()
+			client, _ := w.serve()
 			ctx, cancel := context.WithTimeout(w.ctx(), 2*time.Second)
 			defer cancel()
 			reply, err := client.Setup(ctx, r)
