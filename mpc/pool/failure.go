@@ -12,9 +12,6 @@ import (
 // bytes.
 const maxFailureText = 512
 
-// presignatureGone: the node does not have the presignature it was to use. It
-// is no fault of the node.
-const presignatureGone = nodepb.Failure_Reason(13)
 
 // failureText is a node's explanation, cut to a bearable length.
 func failureText(f *nodepb.Failure) string {

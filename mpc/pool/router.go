@@ -174,7 +174,7 @@ func (r *router) fail(l *link, f *nodepb.Failure) bool {
 	r.result.err = fmt.Errorf("%s: %s", l.node.id, failureText(f))
 	switch f.GetReason() {
 	case nodepb.Failure_REFUSED, nodepb.Failure_SHARE_UNUSABLE, nodepb.Failure_BUSY,
-		nodepb.Failure_AUX_PENDING, nodepb.Failure_UNPINNED, presignatureGone:
+		nodepb.Failure_AUX_PENDING, nodepb.Failure_UNPINNED, nodepb.Failure_PRESIGNATURE_GONE:
 		return true
 	}
 	r.result.suspects, r.result.likely = []mpc.Index{l.index}, l.index

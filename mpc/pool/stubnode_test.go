@@ -286,7 +286,9 @@ func (s *stubStream) Send(m *nodepb.SessionIn) error {
 		if s.node.Exited() {
 			return errStubDead
 		}
-		o.SessionId = id[:]
+		if o.SessionId = id[:]; s.node.id == s.node.world.misnames {
+			o.SessionId = slices.Repeat([]byte{1}, len(id))
+		}
 		s.out <- &nodepb.SessionOut{Kind: &nodepb.SessionOut_Outcome{Outcome: o}}
 	}
 	return nil
@@ -316,7 +318,7 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 			return &nodepb.Failure{Reason: nodepb.Failure_REFUSED, Text: "I do not want to"}
 		}
 		if !ok {
-			return &nodepb.Failure{Reason: presignatureGone, Text: "no such presignature"}
+			return &nodepb.Failure{Reason: nodepb.Failure_PRESIGNATURE_GONE, Text: "no such presignature"}
 		}
 		if !bytes.Equal(p.record, s.GetRecord()) {
 			w.wrong("a presignature of another record")
