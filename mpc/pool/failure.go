@@ -12,7 +12,6 @@ import (
 // bytes.
 const maxFailureText = 512
 
-
 // failureText is a node's explanation, cut to a bearable length.
 func failureText(f *nodepb.Failure) string {
 	text := f.GetText()
