@@ -74,7 +74,7 @@ func (c *cache[V]) wrote(key string, failed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dropLocked(key)
-	if !failed {
+	if !failed || c.off {
 		delete(c.unsure, key)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -132,7 +133,7 @@ func TestProbeErrors(t *testing.T) {
 
 func TestConfigNodes(t *testing.T) {
 	m := open(t, &logical.InmemStorage{}, newFake(t))
-	if d := m.must(logical.ReadOperation, "config/nodes", nil); d["local"] != 5 || d["session_timeout"] != int64(30) {
+	if d := m.must(logical.ReadOperation, "config/nodes", nil); d["local"] != 5 || d["session_timeout"] != int64(30) || d["sessions_per_node"] != 16 {
 		t.Errorf("defaults: %v", d)
 	}
 	if d := m.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 4}); d["local"] != 4 || d["session_timeout"] != int64(30) {
@@ -140,6 +141,9 @@ func TestConfigNodes(t *testing.T) {
 	}
 	if d := m.must(logical.UpdateOperation, "config/nodes", map[string]any{"session_timeout": "20s"}); d["local"] != 4 || d["session_timeout"] != int64(20) {
 		t.Errorf("a field that was not given changed: %v", d)
+	}
+	if d := m.must(logical.UpdateOperation, "config/nodes", map[string]any{"sessions_per_node": 24}); d["sessions_per_node"] != 24 || d["local"] != 4 {
+		t.Errorf("after sessions_per_node: %v", d)
 	}
 	if m.fake.applied != nil {
 		t.Error("nodes were started without a token")
@@ -155,7 +159,9 @@ func TestConfigNodes(t *testing.T) {
 		{"local", 2.5, "local must be a whole number, not 2.5"},
 		{"session_timeout", "500ms", "session_timeout must be"},
 		{"session_timeout", "61s", "session_timeout must be"},
-		{"remote", "eu-1", "unknown field remote: the fields are local, session_timeout"},
+		{"remote", "eu-1", "unknown field remote: the fields are local, session_timeout, sessions_per_node"},
+		{"sessions_per_node", 0, "sessions_per_node must be 1 to 64"},
+		{"sessions_per_node", 65, "sessions_per_node must be 1 to 64"},
 	} {
 		m.fails(logical.UpdateOperation, "config/nodes", map[string]any{c.field: c.value}, http.StatusBadRequest, c.text)
 	}
@@ -163,10 +169,12 @@ func TestConfigNodes(t *testing.T) {
 	m.must(logical.UpdateOperation, "accounts/wide", map[string]any{"algorithm": "bip340-secp256k1", "threshold": 2, "shares": 4})
 	m.fails(logical.UpdateOperation, "config/nodes", map[string]any{"local": 3}, http.StatusBadRequest, "account wide has 4 shares")
 	m.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 6})
-	if last := m.fake.applied[len(m.fake.applied)-1]; last.Local != 6 {
-		t.Errorf("the pool runs %d nodes", last.Local)
+	if last := m.fake.applied[len(m.fake.applied)-1]; last.Local != 6 || last.SessionsPerNode != 24 || last.AuxPeriod != time.Hour {
+		t.Errorf("the pool has %+v", last)
 	}
 }
+
+func first(resp *logical.Response, _ int, _ string) *logical.Response { return resp }
 
 func TestConfigRotation(t *testing.T) {
 	m := open(t, &logical.InmemStorage{}, newFake(t))
@@ -178,6 +186,35 @@ func TestConfigRotation(t *testing.T) {
 		t.Errorf("the runner has %v", p.Period)
 	}
 	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": 0}, 400, "must be 1s")
+	if d := m.must(logical.ReadOperation, "config/rotation", nil); d["aux_period"] != int64(3600) {
+		t.Errorf("default: %v", d)
+	}
+	for _, bad := range []any{"59s", 59, "500ms", "9000h"} {
+		m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"aux_period": bad}, 400, "aux_period must be")
+	}
+	configure(m)
+	applied := len(m.fake.applied)
+	m.must(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": "2m"})
+	if len(m.fake.applied) != applied {
+		t.Error("nodes were told about a period that is none of theirs")
+	}
+	for value, want := range map[any]time.Duration{"2h": 2 * time.Hour, 60: time.Minute} {
+		d := m.must(logical.UpdateOperation, "config/rotation", map[string]any{"aux_period": value})
+		if last := m.fake.applied[len(m.fake.applied)-1]; last.AuxPeriod != want || d["aux_period"] != int64(want/time.Second) || d["refresh_period"] != int64(120) {
+			t.Errorf("aux_period=%v: %v, the pool has %v", value, d, last.AuxPeriod)
+		}
+	}
+	for _, resp := range []*logical.Response{
+		first(m.do(logical.UpdateOperation, "config/rotation", map[string]any{"aux_period": 0})),
+		first(m.do(logical.ReadOperation, "config/rotation", nil)),
+	} {
+		if len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "has every ECDSA key") || resp.Data["aux_period"] != int64(0) {
+			t.Errorf("aux_period=0: %v %q", resp.Data, resp.Warnings)
+		}
+	}
+	if last := m.fake.applied[len(m.fake.applied)-1]; last.AuxPeriod != 0 {
+		t.Errorf("the pool has %v", last.AuxPeriod)
+	}
 	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": "9000h"}, 400, "a year")
 	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"idle_refresh_period": 1}, 400, "unknown field")
 	reopened := open(t, m.storage, m.fake)

@@ -10,4 +10,8 @@
 // for storage calls only and never while the engine works: what was read
 // before such a call is read again and compared after it. Names under way
 // (creation, refresh) are reserved in memory by busySet.
+//
+// Caches. Signing in steady state reads nothing from Vault: accounts, exposures
+// and config/nodes are kept as decoded (cache.go). Writers, and whoever decides
+// about what is written, read storage itself.
 package backend

@@ -385,3 +385,11 @@ func (f *fakeEngine) Close(context.Context) error {
 	f.closed++
 	return nil
 }
+
+// instantEngine returns the same signature every time.
+type instantEngine struct{ *fakeEngine }
+
+func (instantEngine) Sign(context.Context, pool.SignRequest) (*pool.SignResult, error) {
+	return &pool.SignResult{Signature: mpc.Signature{Bytes: make([]byte, 64), RecoveryID: -1}, Attempts: 1,
+		Signers: []mpc.Signer{{Index: 1, NodeID: "local-1"}, {Index: 2, NodeID: "local-2"}}}, nil
+}

@@ -51,6 +51,13 @@ func (l *logBuffer) String() string {
 
 func open(t *testing.T, storage logical.Storage, fake *fakeEngine) *mount {
 	t.Helper()
+	// The clock moves by itself, so that epochs differ in their times.
+	return openAt(t, storage, fake, tickingClock())
+}
+
+// openAt is open with a clock.
+func openAt(t *testing.T, storage logical.Storage, fake *fakeEngine, now func() time.Time) *mount {
+	t.Helper()
 	m := &mount{t: t, storage: storage, fake: fake, logs: &logBuffer{}}
 	factory := Factory(Config{
 		NewEngine: func(c EngineConfig) Engine {
@@ -59,9 +66,8 @@ func open(t *testing.T, storage logical.Storage, fake *fakeEngine) *mount {
 			fake.used = c.OnPresignatureUsed
 			return fake
 		},
-		Modules: testModules,
-		// The clock moves by itself, so that epochs differ in their times.
-		now:              tickingClock(),
+		Modules:          testModules,
+		now:              now,
 		rotationInterval: time.Hour, // tests say when
 	})
 	view := logical.TestSystemView()
@@ -89,9 +95,10 @@ func bareStore(s logical.Storage) *store {
 	return newStore(s, newSpareRule(time.Now, func() bool { return true }, hclog.NewNullLogger()))
 }
 
+// tickingClock begins at the real time: the rotation runner reads that.
 func tickingClock() func() time.Time {
 	var mu sync.Mutex
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	now := time.Now()
 	return func() time.Time {
 		mu.Lock()
 		defer mu.Unlock()

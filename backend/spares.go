@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -66,8 +67,8 @@ func newSpareRule(now func() time.Time, active func() bool, log hclog.Logger) *s
 // allow reports whether an epoch of this lineage may get spares.
 func (s *spareRule) allow(ctx context.Context, lineage string) bool {
 	marker, err := s.lineage(ctx)
-	if err != nil && ctx.Err() == nil {
-		s.log.Warn("no spare nodes are used: whether storage was restored is not known", "error", err)
+	if err != nil { // beat warns once a minute
+		s.log.Debug("no spare nodes are used: whether storage was restored is not known", "error", err)
 	}
 	return err == nil && marker == lineage
 }
@@ -86,7 +87,7 @@ func (s *spareRule) lineage(ctx context.Context) (string, error) {
 	}
 	r, err := s.store.sparesRecord(ctx)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w; if it cannot be repaired, vault write -force <mount>/recovery/restored replaces it", err)
 	}
 	if marker = ""; r != nil {
 		marker = r.Marker
@@ -132,11 +133,15 @@ func (s *spareRule) decide(ctx context.Context) error {
 	if s.isDecided() {
 		return nil
 	}
-	r, err := s.store.heartbeat(ctx)
+	r, damage, err := s.store.heartbeat(ctx)
 	if err != nil {
-		return fmt.Errorf("%w; if it cannot be repaired, declare a restore with recovery/restored", err)
+		return err
 	}
-	if reason := s.suspicion(r); reason != "" {
+	reason := damage
+	if damage == "" {
+		reason = s.suspicion(r)
+	}
+	if reason != "" {
 		if err := s.suspect(ctx, reason); err != nil {
 			return err
 		}
@@ -149,7 +154,7 @@ func (s *spareRule) decide(ctx context.Context) error {
 }
 
 // errNotActive: only the active server knows.
-var errNotActive = fmt.Errorf("this server is not the active one")
+var errNotActive = errors.New("this server is not the active one")
 
 func (s *spareRule) isDecided() bool {
 	s.mu.Lock()
@@ -233,7 +238,7 @@ func (s *spareRule) beat(ctx context.Context) error {
 		return err
 	}
 	defer func() { <-s.turn }()
-	r, err := s.store.heartbeat(ctx)
+	r, _, err := s.store.heartbeat(ctx)
 	if err != nil {
 		return err
 	}
@@ -273,14 +278,19 @@ func (s *spareRule) writeHeartbeat(ctx context.Context) error {
 	return nil
 }
 
-// heartbeat returns nil when there is none.
-func (s *store) heartbeat(ctx context.Context) (*heartbeatRecord, error) {
-	r := &heartbeatRecord{}
+// heartbeat returns nil when there is none, and what is wrong with one that
+// makes no sense.
+func (s *store) heartbeat(ctx context.Context) (r *heartbeatRecord, damage string, err error) {
+	r = &heartbeatRecord{}
 	ok, err := s.get(ctx, keyHeartbeat, r)
-	if err != nil || !ok {
-		return nil, err
+	var damaged *damagedError
+	switch {
+	case errors.As(err, &damaged) && !errors.Is(err, errNewerRecord):
+		return nil, err.Error(), nil
+	case err != nil || !ok:
+		return nil, "", err
 	}
-	return r, nil
+	return r, "", nil
 }
 
 // sparesRecord returns nil when storage was never restored.

@@ -63,10 +63,19 @@ func (s *store) get(ctx context.Context, key string, into storedRecord) (bool, e
 		return false, nil
 	}
 	if err := decodeRecord(entry.Value, into); err != nil {
-		return false, fmt.Errorf("stored record %s %w", key, err)
+		return false, &damagedError{key, err}
 	}
 	return true, nil
 }
+
+// damagedError: a record was read and makes no sense. It quotes nothing of it.
+type damagedError struct {
+	key string
+	err error
+}
+
+func (e *damagedError) Error() string { return fmt.Sprintf("stored record %s %v", e.key, e.err) }
+func (e *damagedError) Unwrap() error { return e.err }
 
 func (s *store) put(ctx context.Context, key string, record any) error {
 	value, err := json.Marshal(record)
