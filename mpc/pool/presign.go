@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,25 +62,37 @@ func (p *Pool) Presign(ctx context.Context, r PresignRequest) error {
 			}
 		},
 	}
+	j.check = sameSession
 	p.demandAuxiliary(j)
 	chosen, outcomes, err := j.run(ctx)
 	if err != nil {
 		return err
 	}
 	for _, a := range chosen {
-		id := mpc.SessionID(outcomes[a.index].GetSessionId())
-		if made.session == (mpc.SessionID{}) {
-			made.session = id
-		}
-		if id != made.session {
-			return fmt.Errorf("presign: %s made it in another session; it will not be used", a.node.id)
-		}
+		made.session = mpc.SessionID(outcomes[a.index].GetSessionId())
 		made.members = append(made.members, presignMember{index: a.index, node: a.node, incarnation: incarnations[a.index]})
 	}
 	if !p.stock.add(claim, &made) {
 		return errors.New("presign: the account's presignatures were dropped while one was made; it will not be used")
 	}
 	return nil
+}
+
+// sameSession is a job's check that all nodes name the same session. With
+// different names any of them may be wrong.
+func sameSession(chosen []assignment, outcomes map[mpc.Index]*nodepb.Outcome) ([]mpc.Index, error) {
+	var all []mpc.Index
+	var err error
+	for _, a := range chosen {
+		all = append(all, a.index)
+		if !bytes.Equal(outcomes[a.index].GetSessionId(), outcomes[chosen[0].index].GetSessionId()) {
+			err = fmt.Errorf("%s and %s name different sessions", chosen[0].node.id, a.node.id)
+		}
+	}
+	if err != nil {
+		return all, err
+	}
+	return nil, nil
 }
 
 // Presignatures says how many presignatures Sign could use now for the account

@@ -292,6 +292,26 @@ func TestPresignedFailures(t *testing.T) {
 	}
 }
 
+// TestPresignMisnamed: a presignature whose nodes do not agree on its name is
+// not used, and made again by others.
+func TestPresignMisnamed(t *testing.T) {
+	f := startStubs(t, 3, nil)
+	f.await(t, "auxiliary keys", f.settled)
+	a := f.account(t, 2, 3)
+	f.world.misnames = "local-1"
+	f.presign(t, a, 6, time.Minute)
+	for _, s := range f.stock.by[a.Record.AccountID] {
+		for _, m := range s.members {
+			if m.node.id == "local-1" {
+				t.Error("a misnamed presignature is in the stock")
+			}
+		}
+	}
+	if n := f.count(a); n != 6 {
+		t.Errorf("%d presignatures, want 6", n)
+	}
+}
+
 // TestPresignForgottenMeanwhile: what was being made when an account's
 // presignatures were dropped never comes into the stock.
 func TestPresignForgottenMeanwhile(t *testing.T) {

@@ -32,6 +32,8 @@ type stubWorld struct {
 	// presigned is how nodes misbehave when they sign with a presignature:
 	// "refuse", "lie" or "hang".
 	presigned string
+	// misnames is a node that reports sessions under other names.
+	misnames string
 
 	mu   sync.Mutex
 	live map[string]*stubNode
