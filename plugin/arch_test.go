@@ -36,16 +36,16 @@ var arrows = map[string][]string{
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/pkcs11"},
+	"mpc/node":     {"mpc", "mpc/cmp", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/pkcs11"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm"},
+	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm"},
 
 	"hsm":         {},
 	"hsm/pkcs11":  {"hsm"},
 	"hsm/hsmtest": {"hsm"},
 
 	"rotation": {},
-	"backend":  {"rotation", "mpc", "mpc/pool", "mpc/verify", "hsm"},
+	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},

@@ -316,6 +316,11 @@ func (n *Node) adopt(peerID string, peer *peerAux) error {
 		return status.Errorf(codes.InvalidArgument, "auxiliary keys of %s of generation %d are refused: newer ones, or others of that generation, are known",
 			peerID, generation)
 	}
+	// Keys that were never checked completely are not in use: they make room
+	// first, as when the peer lost them before it could prove them.
+	if len(state.usable) >= maxGenerations {
+		state.usable = slices.DeleteFunc(state.usable, func(p *peerAux) bool { return !p.public.Checked() })
+	}
 	state.usable = append(state.usable, peer)
 	if n := len(state.usable); n > maxGenerations {
 		state.retire(state.usable[n-maxGenerations].owner.Generation)
