@@ -36,6 +36,10 @@ const maxShareEnvelope = 16 << 10
 // not open. The account goes on with its previous shares.
 var errRolledBack = errors.New("a share of the new epoch did not open: the account keeps its previous shares")
 
+// errNoSpares: a node was about to be handed a share that it is not known to
+// have, in an epoch that gets no spares.
+var errNoSpares = fmt.Errorf("%w: no spare node may take a share over before the next refresh", errEpochChanged)
+
 // unsettledError: whether the current epoch opens could not be found out.
 type unsettledError struct{ err error }
 
@@ -122,6 +126,10 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 		}
 		if len(merged) == len(added) {
 			return nil
+		}
+		// The request may have been read before a restore was declared.
+		if !b.spares.allow(ctx, r.Current.Lineage) {
+			return errNoSpares
 		}
 		return b.store.putExposures(ctx, &start.Record, merged)
 	}

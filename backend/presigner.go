@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,12 +16,16 @@ import (
 const (
 	defaultPresignInterval = 15 * time.Second
 	// presignTimeout ends the making of one presignature, which takes about
-	// two seconds of processor time per signer.
-	presignTimeout = time.Minute
+	// two seconds of processor time per signer; presignRetryTimeout that of an
+	// account that failed before, whose nodes may be away.
+	presignTimeout      = time.Minute
+	presignRetryTimeout = 15 * time.Second
 	// An account whose presigning failed waits presignBackoffMin, then twice as
 	// long each time up to presignBackoffMax.
 	presignBackoffMin = 10 * time.Second
 	presignBackoffMax = 5 * time.Minute
+	// presignOverdue is how long the others may go first after that.
+	presignOverdue = time.Minute
 )
 
 // presignSource is what the presigner needs of the backend.
@@ -225,21 +230,29 @@ func (p *presigner) enqueueLocked(s *stocked) {
 }
 
 // next takes the first account out of the queue that still wants presignatures
-// and is not waiting after a failure.
-func (p *presigner) next() *stocked {
+// and is not waiting after a failure. Those that have failed come after the
+// others, since trying them may take long, but not for ever.
+func (p *presigner) next() (s *stocked, failures int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.cfg.now()
-	for len(p.queue) > 0 {
-		s := p.queue[0]
-		p.queue[0] = nil
-		p.queue = p.queue[1:]
-		s.queued = false
-		if s.depth > 0 && !now.Before(s.notBefore) {
-			return s
+	p.queue = slices.DeleteFunc(p.queue, func(s *stocked) bool {
+		idle := s.depth == 0 || now.Before(s.notBefore)
+		if idle {
+			s.queued = false
 		}
+		return idle
+	})
+	if len(p.queue) == 0 {
+		return nil, 0
 	}
-	return nil
+	i := max(slices.IndexFunc(p.queue, func(s *stocked) bool {
+		return s.failures == 0 || now.Sub(s.notBefore) >= presignOverdue
+	}), 0)
+	s = p.queue[i]
+	p.queue = slices.Delete(p.queue, i, i+1)
+	s.queued = false
+	return s, s.failures
 }
 
 func (p *presigner) loop(ctx context.Context) {
@@ -269,11 +282,15 @@ func (p *presigner) all() {
 // work empties the queue.
 func (p *presigner) work(ctx context.Context) {
 	for ctx.Err() == nil {
-		s := p.next()
+		s, failures := p.next()
 		if s == nil {
 			return
 		}
-		made, err := p.replenish(ctx, s)
+		limit := presignTimeout
+		if failures > 0 {
+			limit = presignRetryTimeout
+		}
+		made, err := p.replenish(ctx, s, limit)
 		p.mu.Lock()
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -310,8 +327,8 @@ func waits(err error) bool {
 }
 
 // replenish makes one presignature if the account lacks any.
-func (p *presigner) replenish(ctx context.Context, s *stocked) (made bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, presignTimeout)
+func (p *presigner) replenish(ctx context.Context, s *stocked, limit time.Duration) (made bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	eng, err := p.cfg.Source.presignEngine(ctx)
 	if err != nil {

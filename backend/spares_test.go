@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc"
 )
 
 // clock is moved by hand, and a little by every look at it.
@@ -360,6 +362,32 @@ func TestDeclaredRestore(t *testing.T) {
 	m.b.InvalidateKey(t.Context(), keySpares)
 	if sparesAllowed(t, m, "alice") {
 		t.Error("the marker was cached past its invalidation")
+	}
+}
+
+// TestDeclaredDuringSign: a signature that was allowed a spare a moment ago.
+func TestDeclaredDuringSign(t *testing.T) {
+	m := configured(t)
+	m.create("alice", "bip340-secp256k1")
+	v, _ := m.b.store.signable(t.Context(), "alice")
+	a, err := m.b.store.forUse(t.Context(), v)
+	if err != nil || a.NoSpares {
+		t.Fatal(err)
+	}
+	m.must(logical.UpdateOperation, "recovery/restored", nil)
+	before := len(keys(t, m.storage))
+	if err := m.b.expose("alice", &a.Record)(t.Context(), mpc.Exposures{nodeIdentity(5): 2}); !errors.Is(err, errEpochChanged) {
+		t.Errorf("a spare got a share: %v", err)
+	}
+	if err := m.b.expose("alice", &a.Record)(t.Context(), mpc.Exposures{nodeIdentity(2): 2}); err != nil {
+		t.Errorf("a node that has the share: %v", err)
+	}
+	if len(keys(t, m.storage)) != before {
+		t.Error("an exposure was written")
+	}
+	m.fake.spare = true
+	if _, _, err := m.b.signAccount(t.Context(), m.fake, "alice", false, a, &message{input: []byte("x"), kind: mpc.MessageRaw, hash: mpc.HashNone}); err != nil {
+		t.Errorf("not signed by the nodes that are known: %v", err)
 	}
 }
 
