@@ -1,18 +1,50 @@
 #!/usr/bin/env bash
 # fuzz.sh [TIME]: runs every fuzz target of the module for TIME (default 20s)
-# each. Fails when it finds none: a scan that finds nothing tests nothing.
+# each, one after another, and prints a table of what ran. It finds targets by
+# itself, fails when there are none (a scan that finds nothing tests nothing) and
+# when one crashes; the input that did it is then in the package's testdata/fuzz.
+# FUZZ=REGEXP runs only the targets whose "package.Name" matches.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 time=${1:-20s}
-found=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+table=()
+failed=0
+
 while IFS=: read -r file target; do
-	found=$((found + 1))
-	echo "fuzz: $target in $(dirname "$file") for $time"
-	go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$(dirname "$file")"
+	package=$(dirname "$file")
+	[[ "$package.$target" =~ ${FUZZ:-.} ]] || continue
+	echo "fuzz: $target in $package for $time"
+	seeds=$(find "$package/testdata/fuzz/$target" -type f 2>/dev/null | wc -l)
+	result=ok
+	if ! go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$package" >"$log" 2>&1; then
+		result=FAILED
+		failed=$((failed + 1))
+		cat "$log" >&2
+	fi
+	# The last progress line: "fuzz: elapsed: 5s, execs: 1234 (246/sec), new
+	# interesting: 3 (total: 20)".
+	last=$(grep -E '^fuzz: elapsed: .*execs: ' "$log" | tail -n 1 || true)
+	execs=$(sed -E 's/.*execs: ([0-9]+).*/\1/' <<<"${last:-execs: 0}")
+	new=$(sed -E 's/.*new interesting: ([0-9]+).*/\1/' <<<"${last:-new interesting: 0}")
+	if [[ $result == ok && $execs -eq 0 ]]; then
+		result="FAILED: no input was tried"
+		failed=$((failed + 1))
+		cat "$log" >&2
+	fi
+	table+=("$(printf '%-18s %-26s %6s %10s %6s  %s' "$package" "$target" "$seeds" "$execs" "$new" "$result")")
 done < <(grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' . | sort |
 	sed -E 's#^\./##; s/func (Fuzz[A-Za-z0-9_]*)\(/\1/')
-if ((found == 0)); then
+
+if ((${#table[@]} == 0)); then
 	echo "fuzz: no fuzz target found" >&2
 	exit 1
 fi
-echo "fuzz: $found targets passed"
+printf '\n%-18s %-26s %6s %10s %6s  %s\n' PACKAGE TARGET CORPUS EXECUTIONS NEW RESULT
+printf '%s\n' "${table[@]}"
+if ((failed > 0)); then
+	echo "fuzz: $failed of ${#table[@]} targets failed" >&2
+	exit 1
+fi
+echo "fuzz: ${#table[@]} targets passed, $time each"

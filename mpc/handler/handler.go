@@ -135,10 +135,17 @@ func (p *Party) Start() ([]mpc.Message, error) {
 	return p.convert(drain(p.out))
 }
 
-func abortError(e protocol.Error) error {
+// abortError translates the library's error. Some of its checks tell only that
+// somebody cheated; with one peer that is known to be the peer.
+func (p *Party) abortError(e protocol.Error) error {
 	abort := &mpc.AbortError{Err: e.Err}
 	for _, id := range e.Culprits {
 		abort.Culprits = append(abort.Culprits, Index(id))
+	}
+	if len(abort.Culprits) == 0 && len(p.peers) == 1 {
+		for i := range p.peers {
+			abort.Culprits = append(abort.Culprits, i)
+		}
 	}
 	return abort
 }

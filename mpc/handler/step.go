@@ -200,7 +200,7 @@ func (p *Party) convert(out []*protocol.Message) ([]mpc.Message, error) {
 	case err == nil:
 		p.result = result
 	case errors.As(err, &abort):
-		p.failed = abortError(abort)
+		p.failed = p.abortError(abort)
 		return nil, p.failed
 	}
 

@@ -27,7 +27,7 @@ import (
 )
 
 // defaultTimeout bounds a run on the wall clock.
-const defaultTimeout = time.Minute
+const defaultTimeout = 2 * time.Minute
 
 // Errors of a run that did not end by itself.
 var (
@@ -65,7 +65,7 @@ type Config struct {
 	TwinOf mpc.Index
 	// MaxSteps bounds deliveries; default 20,000.
 	MaxSteps int
-	// Timeout bounds the run on the wall clock; default one minute.
+	// Timeout bounds the run on the wall clock; default two minutes.
 	Timeout time.Duration
 }
 

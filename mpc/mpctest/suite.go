@@ -155,6 +155,70 @@ func (s Suite) Campaign(t *testing.T, seeds int) (count Count) {
 	return count
 }
 
+// Sample tries n random pairs of a kind of message and a fault, one at a time:
+// Table for protocols whose sessions take seconds.
+func (s Suite) Sample(t *testing.T, n int) (count Count) {
+	t.Helper()
+	if wanted, err := strconv.Atoi(os.Getenv("MPC_HOSTILE_SEEDS")); err == nil {
+		n = wanted
+	}
+	recorded := s.honest(t, seedOf(t.Name(), "record", 0))
+	for k := 0; count.Sessions < n; k++ {
+		seed := seedOf(t.Name(), "sample", k)
+		r := Random(seed)
+		parties := keys(recorded)
+		cheater := parties[r.IntN(len(parties))]
+		m := recorded[cheater][r.IntN(len(recorded[cheater]))]
+		faults := slices.Concat(Faults(), FieldFaults(m))
+		s.one(t, seed, recorded, cheater, m, faults[r.IntN(len(faults))], &count)
+	}
+	return count
+}
+
+// Recording is what each party sent in an honest session.
+type Recording map[mpc.Index][]mpc.Message
+
+// Record runs one honest session for Named.
+func (s Suite) Record(t *testing.T) Recording {
+	t.Helper()
+	return s.honest(t, seedOf(t.Name(), "record", 0))
+}
+
+// Named tries one fault, by its name, on one kind of message of the first party.
+func (s Suite) Named(t *testing.T, recorded Recording, round uint8, broadcast bool, fault string) {
+	t.Helper()
+	cheater := slices.Min(keys(recorded))
+	var count Count
+	for _, m := range recorded[cheater] {
+		if m.Round != round || m.Broadcast != broadcast || count.Sessions > 0 {
+			continue
+		}
+		for _, f := range slices.Concat(Faults(), FieldFaults(m)) {
+			if f.Name == fault {
+				s.one(t, seedOf(t.Name(), fault, 0), recorded, cheater, m, f, &count)
+			}
+		}
+	}
+	if count.Sessions != 1 {
+		t.Fatalf("the fault %q of round %d was tried %d times", fault, round, count.Sessions)
+	}
+}
+
+func (s Suite) one(t *testing.T, seed uint64, recorded map[mpc.Index][]mpc.Message, cheater mpc.Index, m mpc.Message, f Fault, count *Count) {
+	t.Helper()
+	if s.Skip != nil && s.Skip(m, f) {
+		return
+	}
+	a := &attack{suite: s, cheater: cheater, other: recorded[cheater], plans: []plan{{place{m.Round, m.Broadcast, 0}, f}}}
+	if a.run(t, seed, true) {
+		count.Sessions++
+		count.Faults++
+	}
+	if t.Failed() {
+		t.Fatalf("round %d, broadcast %v, %s (seed %d)", m.Round, m.Broadcast, f.Name, seed)
+	}
+}
+
 // seedOf names a run, so that each test has its own and the same every time.
 func seedOf(test, run string, k int) uint64 {
 	h := fnv.New64a()
