@@ -1,0 +1,200 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/mpc/session"
+)
+
+// fuzzNode is a node with fixed identities and no token: a Start is judged
+// before any is asked.
+func fuzzNode() (*Node, [3]ed25519.PrivateKey) {
+	var keys [3]ed25519.PrivateKey
+	n := New(Config{})
+	for k := range keys {
+		keys[k] = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(k + 1)}, 32))
+		n.roster[name(uint32(k+1))] = mpc.NodeIdentity(keys[k].Public().(ed25519.PublicKey))
+	}
+	n.id, n.identity, n.setup, n.mountID = name(1), keys[0], true, [16]byte(mount)
+	return n, keys
+}
+
+func fuzzMembers(n *Node, indices ...uint32) (out []*nodepb.Member) {
+	for _, i := range indices {
+		id := n.roster[name(i)]
+		out = append(out, &nodepb.Member{Index: i, NodeId: name(i), Identity: id[:]})
+	}
+	return out
+}
+
+// fuzzRecord makes a key of two of three.
+func fuzzRecord(f *testing.F, a mpc.Algorithm) *mpc.PublicRecord {
+	parties := map[mpc.Index]*frost.KeyParty{}
+	var queue []mpc.Message
+	for i := mpc.Index(1); i <= 3; i++ {
+		p, err := frost.NewKeygen(frost.KeyConfig{Self: i, Algorithm: a, Threshold: 2, Shares: 3, SessionID: mpc.SessionID{1}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		out, err := p.Start()
+		if err != nil {
+			f.Fatal(err)
+		}
+		parties[i], queue = p, append(queue, out...)
+	}
+	for len(queue) > 0 {
+		m := queue[0]
+		queue = queue[1:]
+		for i, p := range parties {
+			if i != m.From && (m.Broadcast || m.To == i) {
+				out, err := p.Step(m)
+				if err != nil {
+					f.Fatal(err)
+				}
+				queue = append(queue, out...)
+			}
+		}
+	}
+	k, err := parties[1].Result()
+	if err != nil {
+		f.Fatal(err)
+	}
+	return &mpc.PublicRecord{AccountID: mpc.AccountID{1}, Algorithm: a, Threshold: 2, Shares: 3, PublicKey: k.PublicKey,
+		PublicShares: k.PublicShares, ChainCode: k.ChainCode, Epoch: 1, EpochID: mpc.EpochID{1},
+		RecipientsHash: mpc.EmptySetHash(), PolicyHash: mpc.EmptySetHash()}
+}
+
+// FuzzPrepare: whatever a coordinator writes into a Start, the node judges it
+// without panicking, and what it accepts is what all members sign: terms that
+// name the operation, this node and its pinned peers, and nothing that differs
+// has the same hash.
+func FuzzPrepare(f *testing.F) {
+	n, _ := fuzzNode()
+	set := mpc.EmptySetHash()
+	add := func(s *nodepb.Start) {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if _, _, err := n.prepare(s); err != nil && s.GetPresignature() == nil && !errors.Is(err, errAuxPending) {
+			f.Fatalf("the seed %v is refused: %v", s.GetOperation(), err)
+		}
+		f.Add(b)
+	}
+	add(&nodepb.Start{Operation: opKeygen, Self: 1, Members: fuzzMembers(n, 1, 2, 3), AccountId: bytes.Repeat([]byte{1}, 16),
+		Algorithm: string(mpc.Ed25519), Threshold: 2, Shares: 3, RecipientsHash: set[:], PolicyHash: set[:]})
+	for _, a := range []mpc.Algorithm{mpc.BIP340Secp256k1, mpc.ECDSASecp256k1} {
+		record := fuzzRecord(f, a).Marshal()
+		add(&nodepb.Start{Operation: opRefresh, Self: 1, Members: fuzzMembers(n, 1, 2, 3), Record: record, Envelope: []byte("e")})
+		hash := string(mpc.HashNone)
+		if a.IsECDSA() {
+			hash = string(mpc.HashSHA256)
+		}
+		members := fuzzMembers(n, 1, 3)
+		for _, m := range members {
+			m.AuxHash = make([]byte, 32)
+		}
+		sign := &nodepb.Start{Operation: opSign, Self: 1, Members: members, Record: record, Envelope: []byte("e"),
+			Input: []byte("pay bob"), MessageType: string(mpc.MessageRaw), HashAlgorithm: hash, DerivationPath: "m/0/7"}
+		add(sign)
+		online := proto.Clone(sign).(*nodepb.Start)
+		online.Presignature, online.Envelope, online.DerivationPath = make([]byte, 32), nil, ""
+		add(online)
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := &nodepb.Start{}
+		if proto.Unmarshal(b, s) != nil {
+			return
+		}
+		task, terms, err := n.prepare(s)
+		if err != nil {
+			return
+		}
+		defer task.wipe()
+		again := proto.Clone(s).(*nodepb.Start)
+		if inputsHash(n.mountID, again) != terms.Inputs || terms.Operation != s.GetOperation() || len(terms.Members) != len(s.GetMembers()) {
+			t.Fatal("the terms are not those of the request")
+		}
+		for _, m := range terms.Members {
+			if n.roster[m.NodeID] != m.Identity {
+				t.Fatalf("%s is not pinned", m.NodeID)
+			}
+		}
+		for _, change := range []func(){
+			func() { again.Input = append(bytes.Clone(again.Input), 0) },
+			func() { again.Record = append(bytes.Clone(again.Record), 0) },
+			func() { again.AccountId = append(bytes.Clone(again.AccountId), 0) },
+			func() { again.Threshold++ },
+			func() { again.HashAlgorithm += "x" },
+			func() { again.DerivationPath += "/0" },
+			func() { again.Presignature = append(bytes.Clone(again.Presignature), 0) },
+		} {
+			before := inputsHash(n.mountID, again)
+			if change(); inputsHash(n.mountID, again) == before {
+				t.Fatal("two requests have one hash")
+			}
+		}
+	})
+}
+
+// FuzzHellos: whatever the coordinator hands over as hellos, the node ends the
+// handshake without panicking, and completes it only with what each peer
+// signed.
+func FuzzHellos(f *testing.F) {
+	n, keys := fuzzNode()
+	terms := session.Terms{Operation: opSign, Members: []session.Member{
+		{Index: 1, NodeID: name(1), Identity: n.roster[name(1)]},
+		{Index: 3, NodeID: name(3), Identity: n.roster[name(3)]},
+	}}
+	_, hello, err := session.Begin(terms, 3, keys[2])
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := &nodepb.Hellos{Hellos: []*nodepb.Hello{{Index: 3, Nonce: hello.Nonce[:], Ephemeral: hello.Ephemeral[:], Signature: hello.Signature[:]}}}
+	b, err := proto.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(b[:40])
+	f.Add([]byte{0x0a, 0x00})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h := &nodepb.Hellos{}
+		if proto.Unmarshal(b, h) != nil {
+			return
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		p := &pipe{self: 1, ctx: ctx, in: make(chan *nodepb.SessionIn, 1), out: make(chan event, 1)}
+		p.in <- &nodepb.SessionIn{Kind: &nodepb.SessionIn_Hellos{Hellos: h}}
+		close(p.in)
+		c, err := n.handshake(ctx, &conversation{stream: p, in: receive(ctx, p)}, terms, 1)
+		if err != nil {
+			if !errors.Is(err, session.ErrHello) {
+				t.Fatal(err)
+			}
+			return
+		}
+		// The last hello of an index counts.
+		var last *nodepb.Hello
+		for _, x := range h.GetHellos() {
+			if x.GetIndex() == 3 {
+				last = x
+			}
+		}
+		if c == nil || !bytes.Equal(last.GetNonce(), hello.Nonce[:]) || !bytes.Equal(last.GetEphemeral(), hello.Ephemeral[:]) {
+			t.Fatal("the handshake took a hello that the peer did not sign")
+		}
+	})
+}
