@@ -12,14 +12,13 @@ const (
 	drainPoll    = 10 * time.Millisecond
 )
 
-// drain keeps a node from new sessions and waits until it has none any more,
-// drainTimeout has passed, or ctx ends.
+// drain waits until a node that is marked as draining, and so gets no new
+// sessions, has none any more, drainTimeout has passed, or ctx ends.
 //
 // A session that got its slots before the node was marked is counted by the
 // scheduler from then on, and one that gets them later finds the node not
 // ready; so none is cut off by stopping the node afterwards.
 func (n *localNode) drain(ctx context.Context) {
-	n.setDraining(true)
 	late := time.NewTimer(n.pool.drainTimeout)
 	defer late.Stop()
 	t := time.NewTicker(drainPoll)
@@ -38,11 +37,10 @@ func (n *localNode) drain(ctx context.Context) {
 	}
 }
 
-func (n *localNode) setDraining(draining bool) {
+func (n *localNode) mark(draining bool) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.draining, n.since = draining, time.Now()
-	n.mu.Unlock()
-	n.pool.notify()
 }
 
 // leaveLocked takes a node out of the pool. It stays visible in Nodes while it
@@ -50,6 +48,7 @@ func (n *localNode) setDraining(draining bool) {
 func (p *Pool) leaveLocked(n *localNode) {
 	delete(p.nodes, n.id)
 	p.leaving[n.id] = n
+	n.mark(true)
 	p.wg.Add(1)
 	go func() {
 		defer p.wg.Done()
@@ -72,13 +71,16 @@ func (p *Pool) drainForRenewal(id string) (resume func()) {
 	if n == nil {
 		return func() {}
 	}
+	n.mark(true)
+	p.notify()
 	n.drain(p.ctx)
 	return func() {
 		p.mu.Lock()
-		still := p.nodes[id] == n // else it leaves, or has been replaced
-		p.mu.Unlock()
-		if still {
-			n.setDraining(false)
+		defer p.mu.Unlock()
+		if p.nodes[id] != n {
+			return // it leaves, or has been replaced
 		}
+		n.mark(false)
+		p.notifyLocked()
 	}
 }

@@ -1,0 +1,107 @@
+package pool
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"vault-plugin-secrets-mpc/mpc"
+)
+
+// TestPlace checks random placements against the rule and against the least
+// number of spares, found by counting.
+func TestPlace(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	found, none := 0, 0
+	for range 3000 {
+		n := 2 + rng.IntN(6)
+		count := 2 + rng.IntN(n-1)
+		seen, avoid := mpc.Exposures{}, map[mpc.Index]bool{}
+		var ready []candidate
+		held, spares := map[mpc.Index]bool{}, 0
+		for k := range 2*n - 1 {
+			c := candidate{id: LocalNodeID(k + 1), identity: mpc.NodeIdentity{byte(k + 1)}}
+			i := mpc.Index(rng.IntN(2 * n)) // 0 and above n: seen none
+			if i >= 1 && int(i) <= n {
+				seen[c.identity] = i
+			}
+			if rng.IntN(3) > 0 {
+				ready = append(ready, c)
+			}
+		}
+		for i := mpc.Index(1); int(i) <= n; i++ {
+			avoid[i] = rng.IntN(6) == 0
+		}
+		usable := 0
+		for i := mpc.Index(1); int(i) <= n; i++ {
+			if !avoid[i] {
+				usable++
+			}
+		}
+		for _, c := range ready {
+			if i, ok := seen[c.identity]; !ok {
+				spares++
+			} else if !avoid[i] {
+				held[i] = true
+			}
+		}
+		least := max(0, count-len(held))
+		possible := usable >= count && least <= spares
+		got, chosen := fewestSpares(n, count, seen, ready, avoid, count, nil)
+		if (chosen != nil) != possible || possible && got != least {
+			t.Fatalf("%d of %d, held %v, %d spares, avoid %v: %d spares, %v", count, n, held, spares, avoid, got, chosen)
+		}
+		if chosen == nil {
+			none++
+			continue
+		}
+		found++
+		if len(chosen) != count {
+			t.Fatalf("%d shares, want %d", len(chosen), count)
+		}
+		used, index, spent := map[string]bool{}, mpc.Index(0), 0
+		for _, a := range chosen {
+			i, ok := seen[a.node.identity]
+			if used[a.node.id] || a.index <= index || avoid[a.index] || ok && i != a.index || ok == a.spare {
+				t.Fatalf("placement %v breaks the rule; seen %v", chosen, seen)
+			}
+			used[a.node.id], index = true, a.index
+			if a.spare {
+				spent++
+			}
+		}
+		if spent > got {
+			t.Fatalf("%d spares spent, allowed %d", spent, got)
+		}
+		if _, over := fewestSpares(n, count, seen, ready, avoid, least-1, nil); over != nil {
+			t.Fatal("a placement with more spares than allowed")
+		}
+	}
+	if found < 500 || none < 200 {
+		t.Errorf("one-sided cases: %d found, %d none", found, none)
+	}
+}
+
+// TestPlaceCompatible: nodes that cannot work with each other are not put
+// together, also where the first choice would.
+func TestPlaceCompatible(t *testing.T) {
+	seen, ready := mpc.Exposures{}, []candidate{}
+	for k := range 5 {
+		c := candidate{id: LocalNodeID(k + 1), identity: mpc.NodeIdentity{byte(k + 1)}}
+		seen[c.identity] = mpc.Index(k + 1)
+		ready = append(ready, c)
+	}
+	for range 200 {
+		chosen := place(5, 3, seen, ready, nil, 0, func(a, b candidate) bool { return a.id != "local-1" && b.id != "local-1" })
+		if len(chosen) != 3 {
+			t.Fatal("no placement")
+		}
+		for _, a := range chosen {
+			if a.node.id == "local-1" {
+				t.Fatalf("chosen: %v", chosen)
+			}
+		}
+	}
+	if place(5, 2, seen, ready, nil, 0, func(a, b candidate) bool { return false }) != nil {
+		t.Fatal("nodes that cannot work together were put together")
+	}
+}
