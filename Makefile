@@ -72,6 +72,8 @@ test: setup build lint unit race e2e ## everything CI runs
 .PHONY: unit
 unit: ## unit tests, on a real SoftHSM token
 	MPC_REQUIRE_SOFTHSM=1 CGO_ENABLED=1 go test $(ARGS) ./...
+	@# Comparisons with other implementations, a module of its own.
+	cd bench && go test $(ARGS) ./...
 
 # mpc/cmp is left out: Paillier arithmetic under the race detector takes
 # minutes and has no concurrency of its own.
@@ -92,6 +94,7 @@ lint: ## gofmt, go vet, staticcheck, govulncheck
 	go vet ./...
 	go vet -tags e2e ./...
 	CGO_ENABLED=0 go vet ./...
+	cd bench && go vet ./...
 	@scripts/staticcheck.sh $(STATICCHECK) -tags e2e ./...
 	@$(MAKE) --no-print-directory vuln
 
@@ -109,6 +112,10 @@ proto: ## regenerate mpc/nodepb from node.proto (needs protoc 3.21 or newer)
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh '$(FUZZTIME)'
+
+.PHONY: bench
+bench: setup build ## measure engine, raw libraries and transit in one run (QUICK=1: just try)
+	@scripts/bench.sh
 
 .PHONY: clean
 clean: ## stop a dev Vault and remove bin/ (keeps the cached vault)
