@@ -24,7 +24,7 @@ import (
 // fakeHost runs fake nodes in this process. Their protocol has one round: each
 // sends a message to every other member and is done when it has one of each.
 type fakeHost struct {
-	t  *testing.T
+	t  testing.TB
 	mu sync.Mutex
 	// acts says how nodes behave that are not honest; see fakeSession.act.
 	acts    map[string]string
@@ -59,7 +59,7 @@ func (m *memoryKeys) PutNodeKeys(_ context.Context, id string, k *NodeKeys) erro
 }
 
 // fakePool is a pool of n fake nodes, all ready.
-func fakePool(t *testing.T, n int) (*Pool, *fakeHost, Settings) {
+func fakePool(t testing.TB, n int) (*Pool, *fakeHost, Settings) {
 	t.Helper()
 	h := &fakeHost{t: t, acts: map[string]string{}, running: map[string]*fakeProcess{}, starts: map[string]int{}}
 	p := New(Config{Store: &memoryKeys{by: map[string]NodeKeys{}}, Logger: hclog.NewNullLogger(), Launcher: h,
@@ -80,7 +80,7 @@ func fakePool(t *testing.T, n int) (*Pool, *fakeHost, Settings) {
 	return p, h, s
 }
 
-func eventually(t *testing.T, what string, cond func() bool) {
+func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -117,6 +117,12 @@ func (h *fakeHost) sessions() [][]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.log
+}
+
+func (h *fakeHost) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.log = nil
 }
 
 // fakeProcess is a node and the client to it.

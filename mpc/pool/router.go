@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -49,7 +50,8 @@ type link struct {
 	participant
 	stream nodepb.Node_SessionClient
 	queue  chan *nodepb.SessionIn
-	heard  time.Time // of the last message from the node
+	heard  time.Time              // of the last message from the node
+	sent   [mpc.MaxShares + 1]int // messages to each other share
 	hello  *nodepb.Hello
 }
 
@@ -221,6 +223,7 @@ func (r *router) forward(l *link, m *nodepb.Sealed) bool {
 	if m.GetFrom() != uint32(l.index) || m.GetTo() > mpc.MaxShares || to == nil || to == l {
 		return r.misbehaves(l, fmt.Errorf("a message from share %d to share %d", m.GetFrom(), m.GetTo()))
 	}
+	l.sent[to.index]++
 	if r.enqueue(to, &nodepb.SessionIn{Kind: &nodepb.SessionIn_Message{Message: m}}) {
 		// It does not read, or the sender floods it.
 		r.result.suspects = append(r.result.suspects, l.index)
@@ -246,20 +249,30 @@ func (r *router) misbehaves(l *link, err error) bool {
 
 // silent notes who a session that ran out of time was waiting for: nodes that
 // never said hello, or else somebody, since a node can hold its messages back
-// and make others wait: perhaps the one heard of longest ago.
+// and make others wait. In each round a node sends as much to every other, so
+// the one that has sent the least to some other is likely the one.
 func (r *router) silent() {
 	var mute, all []mpc.Index
-	var oldest *link
+	var least *link
+	progress := func(l *link) int {
+		n := math.MaxInt
+		for i := range r.links {
+			if i != l.index {
+				n = min(n, l.sent[i])
+			}
+		}
+		return n
+	}
 	for i, l := range r.links {
 		all = append(all, i)
 		if l.hello == nil {
 			mute = append(mute, i)
 		}
-		if oldest == nil || l.heard.Before(oldest.heard) {
-			oldest = l
+		if least == nil || progress(l) < progress(least) || progress(l) == progress(least) && l.heard.Before(least.heard) {
+			least = l
 		}
 	}
-	if r.result.suspects = mute; len(mute) == 0 && oldest != nil {
-		r.result.suspects, r.result.likely = all, oldest.index
+	if r.result.suspects = mute; len(mute) == 0 && least != nil {
+		r.result.suspects, r.result.likely = all, least.index
 	}
 }
