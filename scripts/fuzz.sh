@@ -16,20 +16,21 @@ while IFS=: read -r file target; do
 	package=$(dirname "$file")
 	[[ "$package.$target" =~ ${FUZZ:-.} ]] || continue
 	echo "fuzz: $target in $package for $time"
-	seeds=$(find "$package/testdata/fuzz/$target" -type f 2>/dev/null | wc -l)
-	result=ok
-	if ! go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "./$package" >"$log" 2>&1; then
-		result=FAILED
-		failed=$((failed + 1))
-		cat "$log" >&2
-	fi
-	# The last progress line: "fuzz: elapsed: 5s, execs: 1234 (246/sec), new
-	# interesting: 3 (total: 20)".
-	last=$(grep -E '^fuzz: elapsed: .*execs: ' "$log" | tail -n 1 || true)
-	execs=$(sed -E 's/.*execs: ([0-9]+).*/\1/' <<<"${last:-execs: 0}")
-	new=$(sed -E 's/.*new interesting: ([0-9]+).*/\1/' <<<"${last:-new interesting: 0}")
-	if [[ $result == ok && $execs -eq 0 ]]; then
+	seeds=$({ find "$package/testdata/fuzz/$target" -type f 2>/dev/null || true; } | wc -l)
+	# A target may need some time before its first input; one that tried none
+	# gets a minute.
+	for limit in "$time" 60s; do
+		result=ok
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$limit" "./$package" >"$log" 2>&1 || result=FAILED
+		# The last progress line: "fuzz: elapsed: 5s, execs: 1234 (246/sec), new
+		# interesting: 3 (total: 20)".
+		last=$(grep -E '^fuzz: elapsed: .*execs: ' "$log" | tail -n 1 || true)
+		execs=$(sed -E 's/.*execs: ([0-9]+).*/\1/' <<<"${last:-execs: 0}")
+		new=$(sed -E 's/.*new interesting: ([0-9]+).*/\1/' <<<"${last:-new interesting: 0}")
+		((execs == 0)) || break
 		result="FAILED: no input was tried"
+	done
+	if [[ $result != ok ]]; then
 		failed=$((failed + 1))
 		cat "$log" >&2
 	fi

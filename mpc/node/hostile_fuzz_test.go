@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -160,18 +161,23 @@ func FuzzHellos(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	good := &nodepb.Hellos{Hellos: []*nodepb.Hello{{Index: 3, Nonce: hello.Nonce[:], Ephemeral: hello.Ephemeral[:], Signature: hello.Signature[:]}}}
-	b, err := proto.Marshal(good)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Add(b[:40])
-	f.Add([]byte{0x0a, 0x00})
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add([]byte{}, []byte{})
+	f.Add([]byte{1}, []byte{})
+	f.Add([]byte{}, []byte{0x0a, 0x00})
+	f.Add(append(make([]byte, 127), 1), []byte{0x0a, 0x02, 0x08, 0x03})
+	// The peer's hello with mask XORed over its nonce, key and signature (32, 32
+	// and 64 bytes), then more in the encoding of protobuf.
+	f.Fuzz(func(t *testing.T, mask, more []byte) {
+		b := slices.Concat(hello.Nonce[:], hello.Ephemeral[:], hello.Signature[:])
+		for k := range min(len(b), len(mask)) {
+			b[k] ^= mask[k]
+		}
+		wire, err := proto.Marshal(&nodepb.Hellos{Hellos: []*nodepb.Hello{{Index: 3, Nonce: b[:32], Ephemeral: b[32:64], Signature: b[64:]}}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		h := &nodepb.Hellos{}
-		if proto.Unmarshal(b, h) != nil {
+		if proto.Unmarshal(append(wire, more...), h) != nil {
 			return
 		}
 		ctx, cancel := context.WithCancel(t.Context())
