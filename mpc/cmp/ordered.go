@@ -69,6 +69,7 @@ func (o *ordered) Start() ([]mpc.Message, error) {
 		err = o.note(out)
 	}
 	if err != nil {
+		o.failed = err
 		return nil, err
 	}
 	return out, nil
@@ -102,7 +103,11 @@ func (o *ordered) Step(m mpc.Message) ([]mpc.Message, error) {
 		return nil, o.failed
 	}
 	if !o.sound(m) || o.Done() {
-		return o.Party.Step(m) // which refuses it and says why, or ignores it
+		out, err := o.Party.Step(m) // which refuses it and says why, or ignores it
+		if err != nil {
+			o.failed = err
+		}
+		return out, err
 	}
 	at := place{m.From, m.Round, m.Broadcast}
 	if o.seen[at] {

@@ -73,7 +73,9 @@ func (p *bip340Party) prepare(x libcurve.Scalar) error {
 // Start implements mpc.Party.
 func (p *bip340Party) Start() ([]mpc.Message, error) {
 	out, err := p.Party.Start()
-	if err == nil && len(out) > 0 {
+	if err != nil {
+		p.failed = err
+	} else if len(out) > 0 {
 		p.tag = out[0].Transcript
 	}
 	return out, err
@@ -98,6 +100,7 @@ func (p *bip340Party) Step(m mpc.Message) ([]mpc.Message, error) {
 	}
 	out, err := p.Party.Step(m)
 	if err != nil {
+		p.failed = err // for good: nothing is held back any more
 		return nil, err
 	}
 	for _, o := range out {
