@@ -22,6 +22,12 @@ while IFS=: read -r file target; do
 	for limit in "$time" 60s; do
 		result=ok
 		go test -run '^$' -fuzz "^$target\$" -fuzztime "$limit" "./$package" >"$log" 2>&1 || result=FAILED
+		# On a busy machine the go command may call the end of the fuzzing time
+		# itself a failure. A real one names its input.
+		if [[ $result == FAILED ]] && grep -q '^ *context deadline exceeded$' "$log" &&
+			! grep -qE 'Failing input written|failure while testing seed|panic:' "$log"; then
+			result=ok
+		fi
 		# The last progress line: "fuzz: elapsed: 5s, execs: 1234 (246/sec), new
 		# interesting: 3 (total: 20)".
 		last=$(grep -E '^fuzz: elapsed: .*execs: ' "$log" | tail -n 1 || true)
