@@ -43,6 +43,9 @@ type Suite struct {
 type Count struct{ Places, Faults, Sessions int }
 
 func (c Count) String() string {
+	if c.Places == 0 {
+		return fmt.Sprintf("%d faults, %d sessions", c.Faults, c.Sessions)
+	}
 	return fmt.Sprintf("%d kinds of messages, %d faults, %d sessions", c.Places, c.Faults, c.Sessions)
 }
 
