@@ -244,7 +244,6 @@ func TestSchedulerBackground(t *testing.T) {
 		t.Fatal("a background job does not start although its half is free")
 	}
 	elsewhere := mustJoin(t, s, 2, false, wants(2, "a", "gone"))
-	_ = elsewhere
 	idle := mustJoin(t, s, 1, true, wants(1, "b"))
 	if !elsewhere.hasStarted() || !idle.hasStarted() {
 		t.Fatal("free nodes stay unused")
