@@ -1,6 +1,8 @@
 package mpctest_test
 
 import (
+	"bytes"
+	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,12 +23,13 @@ type stub struct {
 	self  mpc.Index
 	heard map[mpc.Index]bool
 	peers int
+	tag   [32]byte // of the session
 	fails error
 	bad   func(s *stub, m mpc.Message) ([]mpc.Message, error)
 }
 
 func (s *stub) Start() ([]mpc.Message, error) {
-	return []mpc.Message{{From: s.self, Broadcast: true, Round: 2, Transcript: [32]byte{1}, Data: []byte{byte(s.self)}}}, nil
+	return []mpc.Message{{From: s.self, Broadcast: true, Round: 2, Transcript: s.tag, Data: bytes.Repeat([]byte{byte(s.self)}, 4)}}, nil
 }
 
 func (s *stub) Step(m mpc.Message) ([]mpc.Message, error) {
@@ -36,7 +39,7 @@ func (s *stub) Step(m mpc.Message) ([]mpc.Message, error) {
 	if s.fails != nil {
 		return nil, s.fails
 	}
-	if len(m.Data) != 1 || m.Data[0] != byte(m.From) || m.Round != 2 || !m.Broadcast || m.To != 0 || m.Transcript != [32]byte{1} || len(m.Echo) != 0 {
+	if !bytes.Equal(m.Data, bytes.Repeat([]byte{byte(m.From)}, 4)) || m.Round != 2 || !m.Broadcast || m.To != 0 || m.Transcript != s.tag || len(m.Echo) != 0 {
 		s.fails = &mpc.AbortError{Culprits: []mpc.Index{m.From}, Err: errors.New("malformed")}
 		return nil, s.fails
 	}
@@ -49,8 +52,10 @@ func (s *stub) Wipe()      {}
 
 func stubs(bad func(s *stub, m mpc.Message) ([]mpc.Message, error)) map[mpc.Index]mpc.Party {
 	out := map[mpc.Index]mpc.Party{}
+	var tag [32]byte
+	_, _ = cryptorand.Read(tag[:])
 	for i := mpc.Index(1); i <= 3; i++ {
-		out[i] = &stub{self: i, heard: map[mpc.Index]bool{}, peers: 2}
+		out[i] = &stub{self: i, heard: map[mpc.Index]bool{}, peers: 2, tag: tag}
 	}
 	out[2].(*stub).bad = bad
 	return out
