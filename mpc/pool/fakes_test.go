@@ -128,11 +128,10 @@ func (h *fakeHost) forget() {
 // fakeProcess is a node and the client to it.
 type fakeProcess struct {
 	nodepb.NodeClient
-	host     *fakeHost
-	name     string
-	once     sync.Once
-	gone     chan struct{}
-	identity []byte
+	host *fakeHost
+	name string
+	once sync.Once
+	gone chan struct{}
 }
 
 func (p *fakeProcess) Client() nodepb.NodeClient { return p }
