@@ -285,6 +285,13 @@ func TestHostileMember(t *testing.T) {
 						}
 					}
 				}
+				// What nobody has confirmed to a node truly, it must not release.
+				for _, i := range map[string][]uint32{"confirms another record": {1, 3}, "confirms to one only": {1},
+					"confirms to one falsely": {1}, "confirms instead of its last messages": {1, 3}, "silence": {1, 3}}[name] {
+					if e, there := ends[i]; there && e.outcome != nil && (op != opSign || name == "silence") {
+						t.Errorf("node %d finished", i)
+					}
+				}
 				if name == "honest" && finished != len(ends) {
 					t.Errorf("%d nodes finished: %v", finished, ends)
 				}
