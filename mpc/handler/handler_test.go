@@ -183,12 +183,10 @@ func TestPanicWhileJoining(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		first[1] = inPhi(t, first[1], phi) // the same for everybody
 		second := map[mpc.Index][]mpc.Message{}
 		for i, p := range parties {
 			for j, m := range first {
-				if j == 1 {
-					m = inPhi(t, m, phi)
-				}
 				if i != j {
 					out, err := p.Step(m)
 					if err != nil {
