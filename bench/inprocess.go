@@ -115,6 +115,7 @@ const (
 	theTSS    = "tss-lib"
 	theFrost  = "bytemare/frost"
 	oneKey    = "one key, no threshold"
+	inSession = "engine, sealed session"
 )
 
 func operations(o options) ([]measured, error) {
@@ -137,6 +138,10 @@ func operations(o options) ([]measured, error) {
 		return nil, err
 	}
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := identities(2)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +179,7 @@ func operations(o options) ([]measured, error) {
 	}
 	add("sign BIP-340", theMPS, "", func() error { return rawTaproot(raw, 2, message) })
 	add("sign BIP-340", theEngine, theMPS, func() error { return accounts[mpc.BIP340Secp256k1].schnorr(message) })
+	add("sign BIP-340", inSession, theMPS, func() error { return accounts[mpc.BIP340Secp256k1].schnorrSealed(nodes, message) })
 	add("sign Ed25519", oneKey, "", func() error { ed25519.Sign(ed, message); return nil })
 	add("sign Ed25519", theFrost, "", func() error { return bytemare.sign(message) })
 	if eddsa, err := newTSSEdDSA(); err == nil {
@@ -182,6 +188,7 @@ func operations(o options) ([]measured, error) {
 		fmt.Fprintln(os.Stderr, "  tss-lib EdDSA is not available:", err)
 	}
 	add("sign Ed25519", theEngine, theFrost, func() error { return accounts[mpc.Ed25519].schnorr(message) })
+	add("sign Ed25519", inSession, theFrost, func() error { return accounts[mpc.Ed25519].schnorrSealed(nodes, message) })
 	add("sign ECDSA", oneKey, "", func() error { _, err := ecdsa.SignASN1(rand.Reader, p256, digest[:]); return err })
 	if o.quick {
 		return list, nil

@@ -21,11 +21,11 @@ import (
 )
 
 type options struct {
-	vault, plugin, version, softhsm string
-	cell                            time.Duration
-	quick                           bool
-	accounts, stock, nodes          int
-	json                            string
+	vault, plugin, version, softhsm, floor string
+	cell                                   time.Duration
+	quick                                  bool
+	accounts, stock, nodes                 int
+	json                                   string
 }
 
 // figures is everything that a run measured.
@@ -35,6 +35,9 @@ type figures struct {
 	Requests []load             `json:"requests"`
 	Memory   map[string]float64 `json:"memory_mb"`
 	Accounts int                `json:"accounts"`
+	// Before is Memory with fewer accounts, after all requests were measured.
+	Before         map[string]float64 `json:"memory_mb_before"`
+	AccountsBefore int                `json:"accounts_before"`
 }
 
 func main() {
@@ -43,6 +46,7 @@ func main() {
 	flag.StringVar(&o.plugin, "plugin", "", "plugin binary")
 	flag.StringVar(&o.version, "version", "v0.1.0", "plugin version")
 	flag.StringVar(&o.softhsm, "softhsm", "", "SoftHSM's PKCS#11 library")
+	flag.StringVar(&o.floor, "floor", "", "binary of the plugin that does least; without it there is no such row")
 	flag.DurationVar(&o.cell, "time", 5*time.Second, "how long each request is measured with each number of clients")
 	flag.BoolVar(&o.quick, "quick", false, "a few of everything: to see that it works, not for figures")
 	flag.IntVar(&o.accounts, "accounts", 1000, "accounts when memory is read")

@@ -27,8 +27,12 @@ func sessionID() (id mpc.SessionID) {
 	return id
 }
 
-// drive runs parties to their end, one message after the other.
-func drive(parties map[mpc.Index]mpc.Party) error {
+// carrier brings a message to a recipient.
+type carrier func(to mpc.Index, m mpc.Message) (mpc.Message, error)
+
+// drive runs parties to their end, one message after the other; carry may be
+// nil.
+func drive(parties map[mpc.Index]mpc.Party, carry carrier) error {
 	type packet struct {
 		to mpc.Index
 		m  mpc.Message
@@ -54,6 +58,12 @@ func drive(parties map[mpc.Index]mpc.Party) error {
 	for len(queue) > 0 {
 		p := queue[0]
 		queue = queue[1:]
+		if carry != nil {
+			var err error
+			if p.m, err = carry(p.to, p.m); err != nil {
+				return err
+			}
+		}
 		out, err := parties[p.to].Step(p.m)
 		if err != nil {
 			return err
@@ -95,7 +105,7 @@ func keyRound(a mpc.Algorithm, threshold, n int, old *engine) (*engine, error) {
 		}
 		parties[i], keys[i] = p, p
 	}
-	if err := drive(parties); err != nil {
+	if err := drive(parties, nil); err != nil {
 		return nil, err
 	}
 	e := &engine{shares: map[mpc.Index]*secret.Bytes{}}
@@ -127,15 +137,23 @@ func (e *engine) signers() []mpc.Index {
 
 // schnorr signs with BIP-340 or Ed25519.
 func (e *engine) schnorr(message []byte) error {
-	id, parties := sessionID(), map[mpc.Index]mpc.Party{}
+	parties, err := e.schnorrParties(sessionID(), message)
+	if err != nil {
+		return err
+	}
+	return drive(parties, nil)
+}
+
+func (e *engine) schnorrParties(id mpc.SessionID, message []byte) (map[mpc.Index]mpc.Party, error) {
+	parties := map[mpc.Index]mpc.Party{}
 	for _, i := range e.signers() {
 		p, err := frost.NewSign(frost.SignConfig{Self: i, Signers: e.signers(), Record: e.record, Share: e.shares[i], Message: message, SessionID: id})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		parties[i] = p
 	}
-	return drive(parties)
+	return parties, nil
 }
 
 // aux are auxiliary keys of as many nodes as an account has signers.
@@ -183,7 +201,7 @@ func (e *engine) ecdsa(a *aux, message []byte) error {
 		}
 		parties[i] = p
 	}
-	return drive(parties)
+	return drive(parties, nil)
 }
 
 func (e *engine) presign(a *aux) (map[mpc.Index]*cmp.Presignature, error) {
@@ -196,7 +214,7 @@ func (e *engine) presign(a *aux) (map[mpc.Index]*cmp.Presignature, error) {
 		}
 		parties[i], made[i] = p, p
 	}
-	if err := drive(parties); err != nil {
+	if err := drive(parties, nil); err != nil {
 		return nil, err
 	}
 	out := map[mpc.Index]*cmp.Presignature{}
@@ -219,5 +237,5 @@ func (e *engine) online(from map[mpc.Index]*cmp.Presignature, message []byte) er
 		}
 		parties[i] = p
 	}
-	return drive(parties)
+	return drive(parties, nil)
 }

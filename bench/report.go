@@ -83,4 +83,27 @@ func printLoads(w io.Writer, f *figures) {
 	t.Flush()
 	fmt.Fprintf(w, "\nResident memory with %d accounts: plugin %.0f MB, largest node %.0f MB, Vault %.0f MB\n",
 		f.Accounts, f.Memory["plugin"], f.Memory["node"], f.Memory["vault"])
+	printGrowth(w, f)
+}
+
+// fullSize is the number of accounts that memory is planned for; enough is how
+// many must have been added for a growth that is more than noise.
+const (
+	fullSize = 10000
+	enough   = 500
+)
+
+// printGrowth says what follows for fullSize accounts, where they were not made.
+func printGrowth(w io.Writer, f *figures) {
+	fmt.Fprintf(w, "The same with %d: plugin %.0f MB, largest node %.0f MB\n", f.AccountsBefore, f.Before["plugin"], f.Before["node"])
+	added := f.Accounts - f.AccountsBefore
+	if added < enough || f.Accounts >= fullSize {
+		return
+	}
+	at := func(kind string) float64 {
+		growth := (f.Memory[kind] - f.Before[kind]) / float64(added)
+		return f.Memory[kind] + max(growth, 0)*float64(fullSize-f.Accounts)
+	}
+	fmt.Fprintf(w, "EXTRAPOLATED on a straight line to %d accounts, not measured: plugin %.0f MB, largest node %.0f MB (ACCOUNTS=%d measures)\n",
+		fullSize, at("plugin"), at("node"), fullSize)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -13,7 +14,7 @@ import (
 // throughVault measures requests to a real Vault on Raft storage.
 func throughVault(ctx context.Context, o options, f *figures) error {
 	fmt.Fprintf(os.Stderr, "  starting Vault with %d nodes on a SoftHSM token\n", o.nodes)
-	s, err := startVault(ctx, o.vault, o.plugin, o.version, o.softhsm, o.nodes)
+	s, err := startVault(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -30,7 +31,7 @@ func throughVault(ctx context.Context, o options, f *figures) error {
 			return err
 		}
 	}
-	for _, m := range s.schnorrLoads() {
+	for _, m := range s.schnorrLoads(o.floor != "") {
 		for _, clients := range []int{1, 4, 16} {
 			if err := s.add(ctx, o, f, m, clients, o.cell, 0); err != nil {
 				return err
@@ -56,7 +57,10 @@ func signing(path string) request {
 	return func(int) (string, map[string]any) { return path, map[string]any{"input": input} }
 }
 
-func (s *server) schnorrLoads() []kindOf {
+// theFloor is bench/floor.
+const theFloor = "plugin that does least"
+
+func (s *server) schnorrLoads(floor bool) []kindOf {
 	signature := ""
 	if answer, err := s.write("mpc/sign/ed25519", map[string]any{"input": input}); err == nil {
 		signature, _ = answer["signature"].(string)
@@ -71,13 +75,14 @@ func (s *server) schnorrLoads() []kindOf {
 			return "mpc/accounts/made-" + strconv.Itoa(made), map[string]any{"algorithm": algorithm, "threshold": 2, "shares": 3}
 		}
 	}
-	return []kindOf{
+	kinds := []kindOf{
 		{"transit ed25519", "", func(int) (string, map[string]any) {
 			return "transit/sign/ed25519", map[string]any{"input": input}
 		}},
 		{"transit ecdsa-p256", "", func(int) (string, map[string]any) {
 			return "transit/sign/ecdsa-p256", map[string]any{"input": input}
 		}},
+		{theFloor, "transit ed25519", signing("floor/sign")},
 		{"sign ed25519", "transit ed25519", signing("mpc/sign/ed25519")},
 		{"sign bip340", "transit ed25519", signing("mpc/sign/bip340")},
 		{"sign bip340, child key", "transit ed25519", func(int) (string, map[string]any) {
@@ -95,6 +100,11 @@ func (s *server) schnorrLoads() []kindOf {
 			return "mpc/accounts/made-" + strconv.Itoa(1+(n+made)%made) + "/refresh", map[string]any{}
 		}},
 	}
+	if !floor {
+		fmt.Fprintln(os.Stderr, "  the plugin that does least is not available: no -floor")
+		kinds = slices.DeleteFunc(kinds, func(k kindOf) bool { return k.name == theFloor })
+	}
+	return kinds
 }
 
 // ecdsaLoads measures ECDSA without presignatures, and with them while the
@@ -187,6 +197,7 @@ func (s *server) memory(ctx context.Context, o options, f *figures) error {
 			have = len(keys)
 		}
 	}
+	f.AccountsBefore, f.Before = have, s.usage().rss
 	if missing := o.accounts - have; missing > 0 {
 		fmt.Fprintf(os.Stderr, "  making %d more accounts\n", missing)
 		_, err := s.run("fill", 8, time.Hour, missing, func(n int) (string, map[string]any) {

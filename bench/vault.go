@@ -21,7 +21,7 @@ import (
 )
 
 // server is a real Vault on Raft storage with the engine at mpc/, transit at
-// transit/, and a SoftHSM token. Everything lies in one temporary folder.
+// transit/, the plugin that does least at floor/, and a SoftHSM token. Everything lies in one temporary folder.
 type server struct {
 	dir, addr, token string
 	cmd              *exec.Cmd
@@ -29,13 +29,13 @@ type server struct {
 }
 
 // startVault starts and configures it; stop ends it whatever happened.
-func startVault(ctx context.Context, vaultBin, pluginBin, version, softhsm string, nodes int) (*server, error) {
+func startVault(ctx context.Context, o options) (*server, error) {
 	dir, err := os.MkdirTemp("", "mpc-bench-")
 	if err != nil {
 		return nil, err
 	}
 	s := &server{dir: dir, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: time.Minute}}
-	if err := s.start(ctx, vaultBin, pluginBin, version, softhsm, nodes); err != nil {
+	if err := s.start(ctx, o); err != nil {
 		log, _ := os.ReadFile(filepath.Join(dir, "vault.log"))
 		s.stop()
 		return nil, fmt.Errorf("%w\n%s", err, log[max(0, len(log)-2000):])
@@ -52,7 +52,7 @@ func freePort() (string, error) {
 	return l.Addr().String(), nil
 }
 
-func (s *server) start(ctx context.Context, vaultBin, pluginBin, version, softhsm string, nodes int) error {
+func (s *server) start(ctx context.Context, o options) error {
 	listen, err := freePort()
 	if err != nil {
 		return err
@@ -67,12 +67,8 @@ func (s *server) start(ctx context.Context, vaultBin, pluginBin, version, sofths
 			return err
 		}
 	}
-	binary, err := os.ReadFile(pluginBin)
+	name, sum, err := s.install(o.plugin)
 	if err != nil {
-		return err
-	}
-	name := filepath.Base(pluginBin)
-	if err := os.WriteFile(filepath.Join(s.dir, "plugins", name), binary, 0o700); err != nil {
 		return err
 	}
 	conf := fmt.Sprintf("storage \"raft\" {\n  path = %q\n  node_id = \"bench\"\n}\nlistener \"tcp\" {\n  address = %q\n  tls_disable = true\n}\n"+
@@ -86,7 +82,7 @@ func (s *server) start(ctx context.Context, vaultBin, pluginBin, version, sofths
 		return err
 	}
 	defer log.Close()
-	s.cmd = exec.CommandContext(ctx, vaultBin, "server", "-config="+filepath.Join(s.dir, "vault.hcl"))
+	s.cmd = exec.CommandContext(ctx, o.vault, "server", "-config="+filepath.Join(s.dir, "vault.hcl"))
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -98,26 +94,46 @@ func (s *server) start(ctx context.Context, vaultBin, pluginBin, version, sofths
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(binary)
-	for _, step := range []struct {
+	type step struct {
 		path string
 		body map[string]any
-	}{
-		{"sys/plugins/catalog/secret/mpc", map[string]any{"command": name, "sha256": hex.EncodeToString(sum[:]), "version": version,
-			"env": []string{"MPC_PKCS11_MODULES=softhsm=" + softhsm, "SOFTHSM2_CONF=" + filepath.Join(s.dir, "softhsm2.conf")}}},
+	}
+	steps := []step{
+		{"sys/plugins/catalog/secret/mpc", map[string]any{"command": name, "sha256": sum, "version": o.version,
+			"env": []string{"MPC_PKCS11_MODULES=softhsm=" + o.softhsm, "SOFTHSM2_CONF=" + filepath.Join(s.dir, "softhsm2.conf")}}},
 		{"sys/mounts/mpc", map[string]any{"type": "mpc"}},
 		{"sys/mounts/transit", map[string]any{"type": "transit"}},
 		{"transit/keys/ed25519", map[string]any{"type": "ed25519"}},
 		{"transit/keys/ecdsa-p256", map[string]any{"type": "ecdsa-p256"}},
-		{"mpc/config/nodes", map[string]any{"local": nodes, "session_timeout": "60s"}},
+		{"mpc/config/nodes", map[string]any{"local": o.nodes, "session_timeout": "60s"}},
 		{"mpc/config/rotation", map[string]any{"refresh_period": "24h", "aux_period": "24h"}},
 		{"mpc/config/hsm", map[string]any{"uri": "pkcs11:token=bench?module-name=softhsm", "pin": pin}},
-	} {
+	}
+	if o.floor != "" {
+		name, sum, err := s.install(o.floor)
+		if err != nil {
+			return err
+		}
+		steps = append(steps, step{"sys/plugins/catalog/secret/floor", map[string]any{"command": name, "sha256": sum}},
+			step{"sys/mounts/floor", map[string]any{"type": "floor"}})
+	}
+	for _, step := range steps {
 		if _, err := s.write(step.path, step.body); err != nil {
 			return fmt.Errorf("%s: %w", step.path, err)
 		}
 	}
 	return nil
+}
+
+// install copies a plugin to where Vault looks for plugins.
+func (s *server) install(path string) (name, sum string, err error) {
+	binary, err := os.ReadFile(path)
+	if err != nil {
+		return "", "", err
+	}
+	name = filepath.Base(path)
+	digest := sha256.Sum256(binary)
+	return name, hex.EncodeToString(digest[:]), os.WriteFile(filepath.Join(s.dir, "plugins", name), binary, 0o700)
 }
 
 func (s *server) unseal(ctx context.Context) error {

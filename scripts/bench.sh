@@ -22,5 +22,6 @@ args=(
 [[ -z "${JSON:-}" ]] || args+=(-json "$(realpath -m -- "$JSON")")
 program=$(mktemp -d)
 trap 'rm -rf "$program"' EXIT
-(cd bench && go build -o "$program/bench" .)
+args+=(-floor "$program/floor")
+(cd bench && go build -o "$program/bench" . && go build -o "$program/floor" ./floor)
 "$program/bench" "${args[@]}"
