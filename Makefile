@@ -110,7 +110,7 @@ proto: ## regenerate mpc/nodepb from node.proto (needs protoc 3.21 or newer)
 		--go-grpc_out=. --go-grpc_opt=module=vault-plugin-secrets-mpc mpc/nodepb/node.proto
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (20s)
+fuzz: ## run every fuzz target for FUZZTIME (20s); FUZZ=regexp picks some
 	@scripts/fuzz.sh '$(FUZZTIME)'
 
 .PHONY: bench
