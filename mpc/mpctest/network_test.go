@@ -168,10 +168,11 @@ func TestSeed(t *testing.T) {
 		k.Share.Wipe()
 		return fmt.Sprintf("%x %q", k.PublicKey, r.Trace)
 	}
-	if run(1) != run(1) {
+	first := run(1)
+	if again := run(1); again != first {
 		t.Error("one seed, two runs")
 	}
-	if run(1) == run(2) {
+	if run(2) == first {
 		t.Error("two seeds, one run")
 	}
 }
