@@ -152,7 +152,8 @@ func TestHighS(t *testing.T) {
 
 func uncompressed(public []byte) []byte {
 	x, y := elliptic.UnmarshalCompressed(elliptic.P256(), public)
-	return elliptic.Marshal(elliptic.P256(), x, y)
+	out := append([]byte{4}, x.FillBytes(make([]byte, 32))...) // SEC 1, section 2.3.3
+	return append(out, y.FillBytes(make([]byte, 32))...)
 }
 
 func mutated(b []byte) []byte {
