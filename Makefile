@@ -71,7 +71,7 @@ test: setup build lint unit race e2e ## everything CI runs
 
 .PHONY: unit
 unit: ## unit tests, on a real SoftHSM token
-	MPC_REQUIRE_SOFTHSM=1 CGO_ENABLED=1 go test $(ARGS) ./...
+	MPC_REQUIRE_SOFTHSM=1 CGO_ENABLED=1 go test -timeout 25m $(ARGS) ./...
 	@# Comparisons with other implementations, a module of its own.
 	cd bench && go test $(ARGS) ./...
 
@@ -79,13 +79,13 @@ unit: ## unit tests, on a real SoftHSM token
 # minutes and has no concurrency of its own.
 .PHONY: race
 race: ## unit tests under the race detector, where that is affordable
-	MPC_REQUIRE_SOFTHSM=1 CGO_ENABLED=1 go test -race -short $(ARGS) $$(go list ./... | grep -v '/mpc/cmp$$')
+	MPC_REQUIRE_SOFTHSM=1 CGO_ENABLED=1 go test -timeout 25m -race -short $(ARGS) $$(go list ./... | grep -v '/mpc/cmp$$')
 
 .PHONY: e2e
 e2e: build ## end-to-end tests on a real Vault and SoftHSM
 	@vault=$$(scripts/vault.sh); set -x; \
 	MPC_VAULT_BIN=$$vault MPC_PLUGIN_DIR='$(CURDIR)/bin/plugins' MPC_CLI_BIN='$(CURDIR)/$(CLI)' MPC_PLUGIN_VERSION='v$(VERSION)' \
-		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 20m $(ARGS) $(E2E_PACKAGES)
+		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 40m $(ARGS) $(E2E_PACKAGES)
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, govulncheck
