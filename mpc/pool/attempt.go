@@ -57,9 +57,14 @@ type job struct {
 
 	attempts int
 	doubts   doubts
+	busy     int          // answers "busy" of nodes, which count as no attempt
 	chosen   []assignment // of the last session
 	last     ending
 }
+
+// maxBusy is how many nodes may answer "busy" before a background job gives up:
+// a node at a limit of its own, such as a full stock, stays there for a while.
+const maxBusy = 3
 
 // run tries sessions until one succeeds, the request turns out to be wrong, or
 // ctx ends. On success it returns the assignments and outcomes.
@@ -89,7 +94,7 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 			return nil, nil, j.fail(j.last.err)
 		}
 		// A failure that no node is known for may come back at once.
-		if len(j.last.suspects) == 0 && !pause(ctx, time.Duration(j.attempts+1)*20*time.Millisecond) || ctx.Err() != nil {
+		if len(j.last.suspects) == 0 && !pause(ctx, min(time.Duration(j.attempts+1)*20*time.Millisecond<<min(j.busy, 6), time.Second)) || ctx.Err() != nil {
 			return nil, nil, j.fail(ctx.Err())
 		}
 	}
@@ -305,6 +310,9 @@ func (j *job) learn(ctx context.Context) error {
 	case nodepb.Failure_BUSY:
 		j.doubts.excuse(reporter)
 		j.attempts-- // it will be free again; until then the deadline counts
+		if j.busy++; j.background && j.busy >= maxBusy {
+			return &BusyError{}
+		}
 	}
 	return nil
 }

@@ -19,6 +19,11 @@ const (
 	checkTimeout    = 2 * time.Minute
 	// auxStoreTimeout bounds steps that only store and tell.
 	auxStoreTimeout = 10 * time.Second
+	// Bounds in bytes on what a node may have stored; honest keys have under 83
+	// KiB, receipts under 600 bytes.
+	maxAuxPublic   = 96 << 10
+	maxAuxEnvelope = 16 << 10
+	maxAuxReceipt  = 2 << 10
 )
 
 var errNodeGone = errors.New("the node is not running")
@@ -101,8 +106,11 @@ func (p *Pool) callMake(ctx context.Context, nodeID string, client nodepb.NodeCl
 	if err != nil {
 		return nil, err
 	}
-	if len(reply.GetPublic()) == 0 || len(reply.GetEnvelope()) == 0 {
-		return nil, errors.New("the node made no keys")
+	if n := len(reply.GetPublic()); n == 0 || n > maxAuxPublic {
+		return nil, fmt.Errorf("the node made public keys of %d bytes", n)
+	}
+	if n := len(reply.GetEnvelope()); n == 0 || n > maxAuxEnvelope {
+		return nil, fmt.Errorf("the node wrapped its keys in %d bytes", n)
 	}
 	return &AuxKeys{Generation: generation, Made: p.aux.now(), Public: reply.GetPublic(), Envelope: reply.GetEnvelope(),
 		Receipts: map[string][]byte{}}, nil
@@ -185,6 +193,9 @@ func (p *Pool) checkPeer(ctx context.Context, v, w auxView, r *nodepb.AcceptPeer
 		}
 		r.Proof = proof.GetProof()
 		reply, err := v.client.AcceptPeer(ctx, r)
+		if n := len(reply.GetReceipt()); err == nil && n > maxAuxReceipt {
+			err = fmt.Errorf("%s made a receipt of %d bytes", v.id, n)
+		}
 		if err == nil {
 			return reply.GetReceipt(), nil
 		}

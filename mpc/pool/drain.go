@@ -37,10 +37,17 @@ func (n *localNode) drain(ctx context.Context) {
 	}
 }
 
+// mark adds a reason for which the node drains, or takes one away: two changes
+// of the PIN in a row may drain the same node.
 func (n *localNode) mark(draining bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.draining, n.since = draining, time.Now()
+	if draining {
+		n.drains++
+	} else {
+		n.drains--
+	}
+	n.draining, n.since = n.drains > 0, time.Now()
 }
 
 // leaveLocked takes a node out of the pool. It stays visible in Nodes while it

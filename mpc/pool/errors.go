@@ -37,12 +37,16 @@ var (
 // BusyError: so many requests wait for nodes that this one was not taken.
 // Nothing was done for it.
 type BusyError struct {
-	// Waiting is how many requests wait, of this account where PerAccount.
+	// Waiting is how many requests wait, of this account where PerAccount; 0
+	// where it is nodes that answered so.
 	Waiting    int
 	PerAccount bool
 }
 
 func (e *BusyError) Error() string {
+	if e.Waiting == 0 {
+		return "the nodes are busy: they are at limits of their own"
+	}
 	of := ""
 	if e.PerAccount {
 		of = " of this account"

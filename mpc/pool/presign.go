@@ -30,7 +30,7 @@ func (p *Pool) Presign(ctx context.Context, r PresignRequest) error {
 	case len(r.Account.Shares) != record.Shares:
 		return errIncompleteShares
 	}
-	claim := p.stock.begin(record.AccountID)
+	claim := p.stock.begin(record.AccountID, record.Hash())
 	defer p.stock.end(claim)
 	made := presignature{account: record.AccountID, recordHash: record.Hash()}
 	encoded := record.Marshal()
@@ -73,6 +73,8 @@ func (p *Pool) Presign(ctx context.Context, r PresignRequest) error {
 		made.members = append(made.members, presignMember{index: a.index, node: a.node, incarnation: incarnations[a.index]})
 	}
 	if !p.stock.add(claim, &made) {
+		// Its nodes hold it since a moment ago, and nobody else will tell them.
+		p.dropOnNodes(ctx, made.account, p.stock.sessions(made.account))
 		return errors.New("presign: the account's presignatures were dropped while one was made; it will not be used")
 	}
 	return nil

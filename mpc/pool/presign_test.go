@@ -328,6 +328,11 @@ func TestPresignForgottenMeanwhile(t *testing.T) {
 	if err := <-done; err == nil || f.count(a) != 0 {
 		t.Errorf("error %v, %d presignatures", err, f.count(a))
 	}
+	for i := range 3 { // they got their parts after they had been told
+		if n := f.world.held(LocalNodeID(i + 1)); n != 0 {
+			t.Errorf("%s still holds %d presignatures", LocalNodeID(i+1), n)
+		}
+	}
 }
 
 // TestStockPutBack: a taken presignature comes back once, and not after the
@@ -338,7 +343,7 @@ func TestStockPutBack(t *testing.T) {
 	nodes := alive{"local-1": {mpc.NodeIdentity{1}, 5}}
 	yes := func(*presignature) verdict { return use }
 	s := newStock()
-	c := s.begin(id)
+	c := s.begin(id, [32]byte{})
 	p := &presignature{account: id, recordHash: hash, expires: now.Add(time.Minute),
 		members: []presignMember{{1, candidate{"local-1", mpc.NodeIdentity{1}}, 5}}}
 	if !s.add(c, p) {
@@ -367,14 +372,24 @@ func TestStockPutBack(t *testing.T) {
 	if s.count(id, hash, now, nodes) != 0 || len(s.claims) != 0 {
 		t.Error("put back after it was forgotten")
 	}
-	c = s.begin(id)
+	c = s.begin(id, [32]byte{})
 	s.add(c, p)
 	s.end(c)
 	if s.count(id, hash, now, alive{"local-1": {mpc.NodeIdentity{1}, 6}}) != 0 || s.count(id, hash, now, nodes) != 0 {
 		t.Error("kept although its node's process has ended")
 	}
-	c = s.begin(id)
-	s.add(c, p)
+	// A refresh while one is made: it is for a record that is over.
+	c = s.begin(id, hash)
+	s.forget(id, &[32]byte{9}, now)
+	if s.add(c, p) {
+		t.Error("added although its record was replaced meanwhile")
+	}
+	s.end(c)
+	c = s.begin(id, hash)
+	s.forget(id, &hash, now)
+	if !s.add(c, p) {
+		t.Error("not added although its record stayed")
+	}
 	s.end(c)
 	if s.count(id, hash, now.Add(time.Minute), nodes) != 0 || len(s.by) != 0 {
 		t.Error("kept although it has expired")

@@ -64,8 +64,9 @@ type stock struct {
 // back. It is void from the moment when the account's presignatures are
 // forgotten, so that none comes back after that.
 type claim struct {
-	account mpc.AccountID
-	void    bool // guarded by stock.mu
+	account    mpc.AccountID
+	recordHash [32]byte
+	void       bool // guarded by stock.mu
 }
 
 // verdict is what a taker says of a presignature.
@@ -103,14 +104,14 @@ func (s *stock) expect(id mpc.AccountID, now, until time.Time) {
 }
 
 // begin claims the right to add a presignature of the account; end gives it up.
-func (s *stock) begin(id mpc.AccountID) *claim {
+func (s *stock) begin(id mpc.AccountID, recordHash [32]byte) *claim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.beginLocked(id)
+	return s.beginLocked(id, recordHash)
 }
 
-func (s *stock) beginLocked(id mpc.AccountID) *claim {
-	c := &claim{account: id}
+func (s *stock) beginLocked(id mpc.AccountID, recordHash [32]byte) *claim {
+	c := &claim{account: id, recordHash: recordHash}
 	s.claims[c] = struct{}{}
 	return c
 }
@@ -170,7 +171,7 @@ func (s *stock) take(id mpc.AccountID, recordHash [32]byte, now time.Time, nodes
 		return false
 	}))
 	if taken != nil {
-		c = s.beginLocked(id)
+		c = s.beginLocked(id, recordHash)
 	}
 	return taken, c, dropped
 }
@@ -195,9 +196,11 @@ func (s *stock) count(id mpc.AccountID, recordHash [32]byte, now time.Time, node
 func (s *stock) forget(id mpc.AccountID, keep *[32]byte, now time.Time) (kept []mpc.SessionID, tell bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	making := false
 	for c := range s.claims {
-		// What is made for another record is found by nobody.
-		c.void = c.void || c.account == id && keep == nil
+		// What a refresh has overtaken must not come in after it.
+		c.void = c.void || c.account == id && (keep == nil || c.recordHash != *keep)
+		making = making || c.account == id
 	}
 	tell = now.Before(s.until[id])
 	s.setLocked(id, slices.DeleteFunc(s.by[id], func(p *presignature) bool {
@@ -206,10 +209,20 @@ func (s *stock) forget(id mpc.AccountID, keep *[32]byte, now time.Time) (kept []
 	for _, p := range s.by[id] {
 		kept = append(kept, p.session)
 	}
-	if len(kept) == 0 {
+	if len(kept) == 0 && !making { // else nodes may yet get one
 		delete(s.until, id)
 	}
 	return kept, tell
+}
+
+// sessions returns those of the account's presignatures in the stock.
+func (s *stock) sessions(id mpc.AccountID) (out []mpc.SessionID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.by[id] {
+		out = append(out, p.session)
+	}
+	return out
 }
 
 func (s *stock) pruneLocked(id mpc.AccountID, now time.Time, nodes alive) {

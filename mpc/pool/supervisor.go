@@ -41,6 +41,7 @@ type localNode struct {
 	state NodeState
 	// draining keeps the node from new sessions; it will be stopped.
 	draining  bool
+	drains    int // reasons for that
 	since     time.Time
 	proc      *process
 	identity  mpc.NodeIdentity
