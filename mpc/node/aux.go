@@ -38,9 +38,10 @@ type ownAux struct {
 	hash   [32]byte // SHA-256 of the encoded public half; names it in sessions
 	public *cmp.AuxPublic
 	secret *cmp.AuxSecret
-	// Guarded by Node.mu: the secret is wiped when the keys are retired and no
-	// session uses them any more.
+	// Guarded by Node.mu: the secret is wiped when the keys are retired and
+	// nobody, session or proof, uses them any more.
 	uses    int
+	used    bool // by a session, so that the coordinator knows them
 	retired bool
 }
 
@@ -87,11 +88,47 @@ func (a *auxState) peer(nodeID string) *peerState {
 // the newest.
 func (a *auxState) retireLocked(oldest uint64) {
 	for len(a.own) > 1 && a.own[0].public.Owner().Generation < oldest {
-		old := a.own[0]
+		a.own[0].retireLocked()
 		a.own = a.own[1:]
-		if old.retired = true; old.uses == 0 {
-			old.secret.Wipe()
+	}
+}
+
+// makeRoomLocked keeps two generations: the newest and, of the others, the last
+// one that a session has used. One that none has used is of an earlier attempt,
+// whose answer the coordinator may never have got.
+func (a *auxState) makeRoomLocked() {
+	for len(a.own) > maxGenerations {
+		out := 0
+		for i, own := range a.own[:len(a.own)-1] {
+			if !own.used {
+				out = i
+			}
 		}
+		a.own[out].retireLocked()
+		a.own = slices.Delete(a.own, out, out+1)
+	}
+}
+
+// closeLocked ends the use of all own keys.
+func (a *auxState) closeLocked() {
+	for _, own := range a.own {
+		own.retireLocked()
+	}
+	a.own = nil
+}
+
+func (o *ownAux) retireLocked() {
+	if o.retired = true; o.uses == 0 {
+		o.secret.Wipe()
+	}
+}
+
+// letGo ends one use of own keys.
+func (n *Node) letGo(own *ownAux) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if own.uses--; own.uses == 0 && own.retired {
+		own.secret.Wipe()
 	}
 }
 
@@ -147,13 +184,17 @@ func (n *Node) loadAuxiliary(ctx context.Context, publicBytes, envelope []byte) 
 }
 
 // MakeAuxiliary makes and wraps a new generation. The one before it stays in use
-// until it is retired. What this node has checked of its peers holds on: "the
-// peer's modulus has no small factors" was proven under Pedersen parameters
-// whose secret only this node knew, and does not become less true when it makes
-// others.
+// until it is retired. What this node has checked of its peers is kept: a
+// peer's modulus was proven to have no small factors under Pedersen parameters
+// whose trapdoor only this node knew. That is the limit as well: whoever was in
+// this node at the time could have had it accept anything, and its renewal does
+// not undo that; it takes the peer's own renewal.
 func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest) (*nodepb.MakeAuxiliaryReply, error) {
 	if err := n.ready(); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	if r.GetGeneration() == 0 {
+		return nil, status.Error(codes.InvalidArgument, "generations of auxiliary keys begin with 1")
 	}
 	progress := new(atomic.Uint32)
 	n.mu.Lock()
@@ -188,14 +229,18 @@ func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest
 	defer plain.Wipe()
 	envelope, _, err := n.seal(hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetGeneration()), plain)
 	if err != nil {
+		own.Wipe()
 		return nil, err
 	}
 	encoded := public.Marshal()
 	n.mu.Lock()
-	n.aux.own = append(n.aux.own, &ownAux{hash: sha256.Sum256(encoded), public: public, secret: own})
-	if len(n.aux.own) > maxGenerations {
-		n.aux.retireLocked(n.aux.own[len(n.aux.own)-maxGenerations].public.Owner().Generation)
+	if !n.setup { // closed meanwhile
+		n.mu.Unlock()
+		own.Wipe()
+		return nil, status.Error(codes.FailedPrecondition, errNotSetUp.Error())
 	}
+	n.aux.own = append(n.aux.own, &ownAux{hash: sha256.Sum256(encoded), public: public, secret: own})
+	n.aux.makeRoomLocked()
 	n.mu.Unlock()
 	return &nodepb.MakeAuxiliaryReply{Public: encoded, Envelope: envelope}, nil
 }
@@ -207,6 +252,7 @@ func (n *Node) ProveFactors(_ context.Context, r *nodepb.ProveFactorsRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	defer n.letGo(own)
 	var proof *cmp.FactorProof
 	err = atLowPriority(func() (err error) {
 		if err := n.verifyPeer(r.GetPeerId(), peer); err != nil {
@@ -228,6 +274,7 @@ func (n *Node) AcceptPeer(_ context.Context, r *nodepb.AcceptPeerRequest) (*node
 	if err != nil {
 		return nil, err
 	}
+	defer n.letGo(own)
 	if len(r.GetReceipt()) > 0 {
 		receipt, err := cmp.ParseReceipt(r.GetReceipt())
 		if err != nil {
@@ -262,7 +309,8 @@ func (n *Node) AcceptPeer(_ context.Context, r *nodepb.AcceptPeerRequest) (*node
 }
 
 // pair returns this node's keys and the peer's with that encoding. What is new
-// is kept as claimed, so that it is verified once, until adopt takes it.
+// is kept as claimed, so that it is verified once, until adopt takes it. The
+// caller lets go of this node's keys.
 func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	if err := n.ready(); err != nil {
 		return nil, nil, status.Error(codes.FailedPrecondition, err.Error())
@@ -281,6 +329,7 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	state := n.aux.peer(peerID)
 	for _, known := range append(slices.Clip(state.usable), state.claimed) {
 		if known != nil && known.hash == hash {
+			own.uses++
 			return own, known, nil
 		}
 	}
@@ -291,6 +340,7 @@ func (n *Node) pair(peerID string, encoded []byte) (*ownAux, *peerAux, error) {
 	owner := n.owner(peerID, identity, public.Owner().Generation)
 	state.claimed = &peerAux{hash: hash, public: public, owner: owner,
 		verify: sync.OnceValue(func() error { return public.Verify(owner) })}
+	own.uses++
 	return own, state.claimed, nil
 }
 
@@ -368,7 +418,9 @@ func (in *auxInputs) release() {
 
 // auxInputs finds the keys that the session names by hash, of any generation
 // that is not retired. Every one of a peer must have been checked completely.
-func (n *Node) auxInputs(s *nodepb.Start) (auxInputs, error) {
+// Keys of an older program that do not serve the algorithm count as pending:
+// their owner is going to make others.
+func (n *Node) auxInputs(s *nodepb.Start, algorithm mpc.Algorithm) (auxInputs, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	in := auxInputs{public: map[mpc.Index]*cmp.AuxPublic{}}
@@ -398,15 +450,15 @@ func (n *Node) auxInputs(s *nodepb.Start) (auxInputs, error) {
 	if own == nil {
 		return auxInputs{}, refused("the session does not name this node")
 	}
-	own.uses++
-	in.secret = own.secret
-	in.free = func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if own.uses--; own.uses == 0 && own.retired {
-			own.secret.Wipe()
+	for i, public := range in.public {
+		if !public.Serves(algorithm) {
+			return auxInputs{}, fmt.Errorf("%w: those of share %d were made before %s was known and have to be renewed", errAuxPending, i, algorithm)
 		}
 	}
+	own.uses++
+	own.used = true
+	in.secret = own.secret
+	in.free = func() { n.letGo(own) }
 	return in, nil
 }
 

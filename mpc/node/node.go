@@ -49,6 +49,10 @@ type Node struct {
 	hsm      atomic.Pointer[error] // nil while the last token call worked
 	stock    *stock                // presignatures
 
+	closing context.Context    // ends with Close
+	stop    context.CancelFunc // of closing
+	running sync.WaitGroup     // sessions
+
 	mu sync.RWMutex
 	// Set once by Setup.
 	id       string
@@ -56,7 +60,8 @@ type Node struct {
 	token    Token
 	keys     []hsm.WrappingKey
 	identity ed25519.PrivateKey
-	setup    bool
+	setup    bool // until Close
+	closed   bool
 	// Changing.
 	roster map[string]mpc.NodeIdentity
 	aux    auxState
@@ -72,7 +77,20 @@ func New(cfg Config) *Node {
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
 	}
-	return &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), roster: map[string]mpc.NodeIdentity{}}
+	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), roster: map[string]mpc.NodeIdentity{}}
+	n.closing, n.stop = context.WithCancel(context.Background())
+	return n
+}
+
+// enter counts a session as running, for Close to wait for.
+func (n *Node) enter() bool {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.closed {
+		return false
+	}
+	n.running.Add(1)
+	return true
 }
 
 // sealingKey is the wrapping key new envelopes are sealed to.
@@ -115,12 +133,19 @@ func (n *Node) ready() error {
 	return nil
 }
 
-// Close ends the node's use of the token and forgets presignatures.
+// Close ends all sessions and waits for them, at most for the step of a protocol
+// that they compute (seconds, for ECDSA). It wipes presignatures and auxiliary
+// keys and ends the use of the token. It may be called more than once.
 func (n *Node) Close() error {
-	n.stock.close()
 	n.mu.Lock()
-	token := n.token
-	n.token, n.setup = nil, false
+	n.closed, n.setup = true, false
+	token := n.token // stays set: calls that have begun use it, and fail
+	n.mu.Unlock()
+	n.stop()
+	n.stock.close()
+	n.running.Wait()
+	n.mu.Lock()
+	n.aux.closeLocked()
 	n.mu.Unlock()
 	if token == nil {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -21,6 +22,11 @@ func (n *Node) openSoon(ctx context.Context, c hsm.Context, envelope []byte) *op
 	o := &opening{done: make(chan struct{})}
 	go func() {
 		defer close(o.done)
+		defer func() {
+			if r := recover(); r != nil {
+				o.err = mpc.ErrPanic // the value may hold secrets; the session ends, not the node
+			}
+		}()
 		o.share, o.err = n.open(ctx, c, envelope)
 	}()
 	return o

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/cmp"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/session"
 	"vault-plugin-secrets-mpc/mpc/verify"
@@ -153,6 +154,7 @@ func TestPresignatures(t *testing.T) {
 			t.Error("an offered presignature is still held")
 		}
 	})
+	stale := map[string]bool{"another policy": true, "another epoch": true}
 	for name, change := range map[string]func(s *nodepb.Start){
 		"a digest":         func(s *nodepb.Start) { s.MessageType, s.Input = "digest", make([]byte, 32) },
 		"a child":          func(s *nodepb.Start) { s.DerivationPath = "m/1" },
@@ -174,7 +176,11 @@ func TestPresignatures(t *testing.T) {
 				refused(t, w.session(&nodepb.Start{Operation: "sign", Members: members, Record: record.Marshal(), Presignature: id,
 					Input: []byte("x"), MessageType: "raw", HashAlgorithm: "sha2-256"}, hooks{}), nodepb.Failure_REFUSED)
 			} else {
-				refused(t, w.online(id, record, aux, func(_ uint32, s *nodepb.Start) { change(s) }), nodepb.Failure_REFUSED)
+				reason := nodepb.Failure_REFUSED
+				if stale[name] {
+					reason = nodepb.Failure_PRESIGNATURE_GONE
+				}
+				refused(t, w.online(id, record, aux, func(_ uint32, s *nodepb.Start) { change(s) }), reason)
 			}
 			if w.held("n1") != 0 || w.held("n3") != 0 {
 				t.Error("an offered presignature is still held")
@@ -304,31 +310,38 @@ func (w *world) renewed(t *testing.T, record *mpc.PublicRecord, envelopes map[ui
 	}
 }
 
-// TestStock: the bounds, and that one of many takers gets a presignature.
+// TestStock: the bounds, that one of many takers gets a presignature, and that
+// a refresh keeps out what is being made.
 func TestStock(t *testing.T) {
 	s := newStock()
 	defer s.close()
 	id := func(i int) (out mpc.SessionID) { copy(out[:], fmt.Sprint("session ", i)); return out }
-	entry := func(account byte, lifetime time.Duration) *presignature {
-		return &presignature{account: mpc.AccountID{account}, expires: time.Now().Add(lifetime), members: []session.Member{{}}, secret: nil}
+	put := func(i int, account byte) error {
+		at, err := s.reserve(mpc.AccountID{account})
+		if err != nil {
+			return err
+		}
+		defer s.leave(at)
+		return s.put(at, id(i), &presignature{account: mpc.AccountID{account}, expires: time.Now().Add(time.Hour),
+			members: []session.Member{{}}, secret: &cmp.Presignature{}})
 	}
 	for i := range maxAccountPresignatures {
-		if err := s.put(id(i), entry(1, time.Hour)); err != nil {
+		if err := put(i, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.put(id(-1), entry(1, time.Hour)); failure(err).GetReason() != nodepb.Failure_BUSY {
+	if err := put(-1, 1); failure(err).GetReason() != nodepb.Failure_BUSY {
 		t.Errorf("one more of the account: %v", err)
 	}
-	if err := s.put(id(0), entry(2, time.Hour)); err == nil {
+	if err := put(0, 2); err == nil {
 		t.Error("a second one of the same session")
 	}
 	for i := maxAccountPresignatures; i < maxPresignatures; i++ {
-		if err := s.put(id(i), entry(byte(2+i/maxAccountPresignatures), time.Hour)); err != nil {
+		if err := put(i, byte(2+i/maxAccountPresignatures)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.put(id(-2), entry(255, time.Hour)); failure(err).GetReason() != nodepb.Failure_BUSY {
+	if err := put(-2, 255); failure(err).GetReason() != nodepb.Failure_BUSY {
 		t.Errorf("one more of the node: %v", err)
 	}
 	var wg sync.WaitGroup
@@ -349,7 +362,22 @@ func TestStock(t *testing.T) {
 	if got != 1 {
 		t.Errorf("%d takers got the same presignature", got)
 	}
-	if err := s.put(id(-1), entry(1, time.Hour)); err != nil {
+	if err := put(-1, 1); err != nil {
 		t.Errorf("no room after one was taken: %v", err)
+	}
+	s.drop(mpc.AccountID{1}, nil)
+	at, err := s.reserve(mpc.AccountID{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.supersede(mpc.AccountID{1})
+	err = s.put(at, id(9000), &presignature{account: mpc.AccountID{1}, expires: time.Now().Add(time.Hour), secret: &cmp.Presignature{}})
+	if failure(err).GetReason() != nodepb.Failure_PRESIGNATURE_GONE {
+		t.Errorf("a presignature that a refresh has overtaken: %v", err)
+	}
+	s.leave(at)
+	s.leave(at)
+	if n := s.perID[mpc.AccountID{1}]; n != 0 || len(s.places) != 0 {
+		t.Errorf("%d places are still counted", n)
 	}
 }

@@ -2,23 +2,74 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/session"
 )
 
-// maxSessionTime bounds a session, whatever time its coordinator allows. An
-// ECDSA signature of many signers on a busy machine takes tens of seconds.
-const maxSessionTime = 2 * time.Minute
+const (
+	// maxSessionTime bounds a session, whatever time its coordinator allows. An
+	// ECDSA signature of many signers on a busy machine takes tens of seconds.
+	maxSessionTime = 2 * time.Minute
+	// lastWords is how long a session whose time is over may take to say so,
+	// before its stream is ended: a coordinator that reads nothing would hold
+	// it for ever.
+	lastWords = time.Second
+)
 
 // Session runs one protocol session. It always ends with one Outcome or one
-// Failure, unless the stream itself breaks. A panic ends the session, not the
+// Failure, unless the stream itself breaks, or the coordinator does not read.
+//
+// A Recv or Send that waits for the coordinator cannot be given up before the
+// handler has returned, and then ends at once. So the session runs on a
+// goroutine of its own and the handler returns when its time is over, whatever
+// it does; Close waits for the goroutine, and until it has ended it counts as a
+// session.
+func (n *Node) Session(stream nodepb.Node_SessionServer) error {
+	select {
+	case n.sessions <- struct{}{}:
+	default:
+		return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: &nodepb.Failure{
+			Reason: nodepb.Failure_BUSY, Text: fmt.Sprintf("the node runs %d sessions already", maxSessions)}}})
+	}
+	if !n.enter() {
+		<-n.sessions
+		return stream.Send(outFailure(errNotSetUp))
+	}
+	ctx, cancel := context.WithTimeout(stream.Context(), n.cfg.SessionTime)
+	unlink := context.AfterFunc(n.closing, cancel)
+	done := make(chan error, 1)
+	go func() {
+		defer n.running.Done()
+		defer func() { <-n.sessions }()
+		defer cancel()
+		defer unlink()
+		done <- n.converse(ctx, stream)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return status.Error(codes.DeadlineExceeded, "the session's time on this node is over")
+	}
+}
+
+// converse runs a session and sends its end. A panic ends the session, not the
 // node.
-func (n *Node) Session(stream nodepb.Node_SessionServer) (err error) {
+func (n *Node) converse(ctx context.Context, stream nodepb.Node_SessionServer) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			// The value may hold secrets of the session: say only that it was.
@@ -26,15 +77,6 @@ func (n *Node) Session(stream nodepb.Node_SessionServer) (err error) {
 			err = stream.Send(outFailure(mpc.ErrPanic))
 		}
 	}()
-	select {
-	case n.sessions <- struct{}{}:
-		defer func() { <-n.sessions }()
-	default:
-		return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: &nodepb.Failure{
-			Reason: nodepb.Failure_BUSY, Text: fmt.Sprintf("the node runs %d sessions already", maxSessions)}}})
-	}
-	ctx, cancel := context.WithTimeout(stream.Context(), n.cfg.SessionTime)
-	defer cancel()
 	outcome, err := n.session(ctx, &conversation{stream: stream, in: receive(ctx, stream)})
 	if err != nil {
 		if ctxErr := stream.Context().Err(); ctxErr != nil {
@@ -67,47 +109,6 @@ type task interface {
 	outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcome, error)
 	// wipe clears secrets, however the session ended.
 	wipe()
-}
-
-// conversation is a stream whose Recv ends with a context.
-type conversation struct {
-	stream nodepb.Node_SessionServer
-	in     <-chan received
-}
-
-type received struct {
-	in  *nodepb.SessionIn
-	err error
-}
-
-// receive reads a stream until it breaks or ctx ends. A Recv that waits cannot
-// be given up before the handler has returned; it ends at once then, and with
-// it this goroutine.
-func receive(ctx context.Context, stream nodepb.Node_SessionServer) <-chan received {
-	out := make(chan received)
-	go func() {
-		for {
-			in, err := stream.Recv()
-			select {
-			case out <- received{in, err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return out
-}
-
-func (c *conversation) recv(ctx context.Context) (*nodepb.SessionIn, error) {
-	select {
-	case r := <-c.in:
-		return r.in, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 func (n *Node) session(ctx context.Context, c *conversation) (*nodepb.Outcome, error) {
@@ -184,134 +185,3 @@ func (n *Node) handshake(ctx context.Context, c *conversation, terms session.Ter
 	}
 	return h.Complete(hellos)
 }
-
-// run is one session after its handshake. It belongs to one goroutine.
-type run struct {
-	*conversation
-	channel   *session.Channel
-	party     mpc.Party
-	task      task
-	self      mpc.Index
-	members   []session.Member
-	confirmed map[mpc.Index][32]byte // by peers, perhaps before we are done
-	record    *[32]byte              // ours, once we are done
-}
-
-// work runs the party from its first message to its result. It carries messages
-// until the party is done and, where the operation asks for it, every other
-// party has confirmed the same record.
-func (r *run) work(ctx context.Context) (err error) {
-	if r.party, err = r.task.party(r.channel.ID()); err != nil {
-		return err
-	}
-	out, err := r.party.Start()
-	if err != nil {
-		return err
-	}
-	for {
-		if err := r.send(out); err != nil {
-			return err
-		}
-		if r.party.Done() {
-			done, err := r.confirm()
-			if err != nil || done {
-				return err
-			}
-		}
-		in, err := r.recv(ctx)
-		if err != nil {
-			return err
-		}
-		if out, err = r.receive(in.GetMessage()); err != nil {
-			return err
-		}
-	}
-}
-
-// send seals each message to each of its recipients.
-func (r *run) send(out []mpc.Message) error {
-	for _, m := range out {
-		body, err := session.EncodeProtocol(m)
-		if err != nil {
-			return err
-		}
-		for _, member := range r.members {
-			if member.Index == r.self || (!m.Broadcast && member.Index != m.To) {
-				continue
-			}
-			if err := r.sendBody(member.Index, body); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (r *run) sendBody(to mpc.Index, body []byte) error {
-	sealed, err := r.channel.Seal(to, body)
-	if err != nil {
-		return err
-	}
-	return r.stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Message{Message: &nodepb.Sealed{
-		From: uint32(r.self), To: uint32(to), Body: sealed}}})
-}
-
-// receive opens one message and hands it to the party.
-func (r *run) receive(sealed *nodepb.Sealed) ([]mpc.Message, error) {
-	if sealed == nil || sealed.GetFrom() < 1 || sealed.GetFrom() > mpc.MaxShares {
-		return nil, session.ErrMessage
-	}
-	from := mpc.Index(sealed.GetFrom())
-	plain, err := r.channel.Open(from, sealed.GetBody())
-	if err != nil {
-		return nil, err
-	}
-	body, err := session.Decode(plain, from, r.self)
-	if err != nil {
-		return nil, &mpc.AbortError{Culprits: []mpc.Index{from}, Err: err}
-	}
-	if body.Kind == session.KindConfirm {
-		r.confirmed[from] = body.Record
-		return nil, nil
-	}
-	return r.party.Step(body.Message)
-}
-
-// confirm tells the others which record we arrived at, once, and reports
-// whether all of them have said the same. It closes the gap the library leaves:
-// the last round's broadcasts are not echoed, so without it two halves of the
-// parties could end with different results.
-func (r *run) confirm() (bool, error) {
-	if !r.task.confirms() {
-		return true, nil
-	}
-	if r.record == nil {
-		hash, err := r.task.record(r.channel.ID())
-		if err != nil {
-			return false, err
-		}
-		r.record = &hash
-		for _, m := range r.members {
-			if m.Index != r.self {
-				if err := r.sendBody(m.Index, session.EncodeConfirm(hash)); err != nil {
-					return false, err
-				}
-			}
-		}
-	}
-	for _, m := range r.members {
-		if m.Index == r.self {
-			continue
-		}
-		hash, ok := r.confirmed[m.Index]
-		if !ok {
-			return false, nil
-		}
-		if hash != *r.record {
-			return false, &mpc.AbortError{Err: errDisagree}
-		}
-	}
-	return true, nil
-}
-
-var errDisagree = errors.New("the parties arrived at different public records")

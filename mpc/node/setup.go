@@ -56,7 +56,7 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 // makes an identity for a node that has none. It succeeds once.
 func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.SetupReply, error) {
 	n.mu.Lock()
-	if n.setup || n.token != nil {
+	if n.setup || n.closed || n.token != nil {
 		n.mu.Unlock()
 		return nil, status.Error(codes.FailedPrecondition, "the node has been set up already")
 	}
@@ -82,7 +82,7 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.setup || n.token != nil {
+	if n.setup || n.closed || n.token != nil {
 		token.Close()
 		return nil, status.Error(codes.FailedPrecondition, "the node has been set up already")
 	}

@@ -38,18 +38,29 @@ type presignature struct {
 	secret  *cmp.Presignature
 }
 
+// errSuperseded: the presignature belongs to shares that are replaced by now.
+var errSuperseded = fmt.Errorf("%w: the account's shares were refreshed while it was made", errPresignatureGone)
+
 // stock holds presignatures by the session that made them. They exist here and
 // nowhere else. All methods may be called concurrently.
 type stock struct {
 	mu      sync.Mutex
 	held    map[mpc.SessionID]*presignature
-	perID   map[mpc.AccountID]int
-	sweeper *time.Timer // wipes what has expired, nil while nothing is held
+	places  map[*place]struct{}   // for those that are being made
+	perID   map[mpc.AccountID]int // held and places
+	sweeper *time.Timer           // wipes what has expired, nil while nothing is held
 	closed  bool
 }
 
+// place is kept free for one presignature while it is made, so that seconds of
+// work do not end at a full stock.
+type place struct {
+	account mpc.AccountID
+	void    bool // guarded by stock.mu: the account was refreshed since
+}
+
 func newStock() *stock {
-	return &stock{held: map[mpc.SessionID]*presignature{}, perID: map[mpc.AccountID]int{}}
+	return &stock{held: map[mpc.SessionID]*presignature{}, places: map[*place]struct{}{}, perID: map[mpc.AccountID]int{}}
 }
 
 func (s *stock) size() int {
@@ -58,37 +69,52 @@ func (s *stock) size() int {
 	return len(s.held)
 }
 
-// room reports whether another one of the account may be made.
-func (s *stock) room(id mpc.AccountID) error {
+// reserve keeps a place for one more presignature of the account. The caller
+// gives it up with leave, used or not.
+func (s *stock) reserve(id mpc.AccountID) (*place, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.roomLocked(id)
+	switch {
+	case s.closed:
+		return nil, errNotSetUp
+	case len(s.held)+len(s.places) >= maxPresignatures:
+		return nil, fmt.Errorf("%w: it holds or makes %d presignatures", errBusy, maxPresignatures)
+	case s.perID[id] >= maxAccountPresignatures:
+		return nil, fmt.Errorf("%w: it holds or makes %d presignatures of the account", errBusy, maxAccountPresignatures)
+	}
+	at := &place{account: id}
+	s.places[at] = struct{}{}
+	s.perID[id]++
+	return at, nil
 }
 
-func (s *stock) roomLocked(id mpc.AccountID) error {
+// leave gives up a place. Leaving twice, or nil, does nothing.
+func (s *stock) leave(at *place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.places[at]; ok {
+		delete(s.places, at)
+		s.uncountLocked(at.account)
+	}
+}
+
+// put takes a presignature over, at the place that was reserved for it. It
+// refuses one whose account was refreshed since: the drop of the account's stock
+// would have missed it.
+func (s *stock) put(at *place, id mpc.SessionID, p *presignature) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, reserved := s.places[at]
 	switch {
 	case s.closed:
 		return errNotSetUp
-	case len(s.held) >= maxPresignatures:
-		return fmt.Errorf("%w: it holds %d presignatures", errBusy, maxPresignatures)
-	case s.perID[id] >= maxAccountPresignatures:
-		return fmt.Errorf("%w: it holds %d presignatures of the account", errBusy, maxAccountPresignatures)
+	case !reserved || at.account != p.account || s.held[id] != nil:
+		return errors.New("a presignature without a place of its own")
+	case at.void:
+		return errSuperseded
 	}
-	return nil
-}
-
-// put takes a presignature over.
-func (s *stock) put(id mpc.SessionID, p *presignature) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.roomLocked(p.account); err != nil {
-		return err
-	}
-	if s.held[id] != nil {
-		return errors.New("a session made two presignatures")
-	}
+	delete(s.places, at) // its count passes to p
 	s.held[id] = p
-	s.perID[p.account]++
 	s.sweepLaterLocked()
 	return nil
 }
@@ -112,9 +138,24 @@ func (s *stock) take(id mpc.SessionID) (*presignature, error) {
 
 func (s *stock) removeLocked(id mpc.SessionID, p *presignature) {
 	delete(s.held, id)
-	if s.perID[p.account]--; s.perID[p.account] == 0 {
-		delete(s.perID, p.account)
+	s.uncountLocked(p.account)
+}
+
+func (s *stock) uncountLocked(account mpc.AccountID) {
+	if s.perID[account]--; s.perID[account] == 0 {
+		delete(s.perID, account)
 	}
+}
+
+// supersede wipes an account's presignatures, and those that are being made now
+// will not come in: all of them are of an epoch that may be over.
+func (s *stock) supersede(account mpc.AccountID) {
+	s.mu.Lock()
+	for at := range s.places {
+		at.void = at.void || at.account == account
+	}
+	s.mu.Unlock()
+	s.drop(account, nil)
 }
 
 // drop wipes an account's presignatures but those of the sessions in keep.

@@ -156,7 +156,7 @@ func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcom
 		// From here on the new shares may be in force. Were presignatures to go
 		// earlier, a refresh that fails would cost the stock; later there is no
 		// moment that this node sees.
-		t.node.stock.drop(t.next.AccountID, nil)
+		t.node.stock.supersede(t.next.AccountID)
 	}
 	return &nodepb.Outcome{
 		SessionId:       id[:],

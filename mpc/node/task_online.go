@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"vault-plugin-secrets-mpc/mpc"
@@ -34,8 +35,9 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
+	kept := false
+	defer func() { // after a panic too
+		if !kept {
 			from.secret.Wipe()
 		}
 	}()
@@ -50,8 +52,10 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 		return nil, refused("a presignature serves the account's own key, not its children")
 	case len(s.GetEnvelope()) > 0:
 		return nil, refused("a signature from a presignature needs no share")
-	case record.Hash() != from.record || self != from.self || !slices.Equal(members, from.members):
-		return nil, refused("the presignature was made for another epoch, policy or set of nodes")
+	case record.AccountID != from.account || self != from.self || !slices.Equal(members, from.members):
+		return nil, refused("the presignature was made for another account or set of nodes")
+	case record.Hash() != from.record:
+		return nil, fmt.Errorf("%w: it was made for another epoch or policy of the account", errPresignatureGone)
 	}
 	message, err := mpc.SigningInput(record.Algorithm, mpc.MessageRaw, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
 	if err != nil {
@@ -60,6 +64,7 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	if len(message) != mpc.DigestSize {
 		return nil, refused("ECDSA signs %d bytes", mpc.DigestSize)
 	}
+	kept = true
 	return &onlineTask{account: record, signers: signers, digest: [mpc.DigestSize]byte(message), from: from}, nil
 }
 

@@ -23,12 +23,13 @@ type presignTask struct {
 	members  []session.Member
 	lifetime time.Duration
 	aux      auxInputs
+	place    *place // in the stock
 	opening  *opening
 	presign  *cmp.PresignParty
 	made     *cmp.Presignature // nil before, and once the stock has it
 }
 
-func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Member) (task, error) {
+func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Member) (_ task, err error) {
 	record, signers, err := signerSet(s)
 	if err != nil {
 		return nil, err
@@ -41,12 +42,13 @@ func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Mem
 	case len(s.GetInput()) > 0 || len(s.GetPresignature()) > 0 || s.GetDerivationPath() != "" || s.GetTaprootTweak() != "":
 		return nil, refused("a presignature is made for no message and no child key")
 	}
-	if err := n.stock.room(record.AccountID); err != nil {
-		return nil, err
-	}
 	t := &presignTask{node: n, start: s, self: self, account: record, signers: signers, members: members,
 		lifetime: time.Duration(s.GetLifetimeMs()) * time.Millisecond}
-	if t.aux, err = n.auxInputs(s); err != nil {
+	if t.aux, err = n.auxInputs(s, record.Algorithm); err != nil {
+		return nil, err
+	}
+	if t.place, err = n.stock.reserve(record.AccountID); err != nil {
+		t.aux.release()
 		return nil, err
 	}
 	return t, nil
@@ -92,7 +94,7 @@ func (t *presignTask) record(id mpc.SessionID) ([32]byte, error) {
 }
 
 func (t *presignTask) outcome(_ context.Context, id mpc.SessionID) (*nodepb.Outcome, error) {
-	err := t.node.stock.put(id, &presignature{account: t.account.AccountID, record: t.account.Hash(), self: t.self,
+	err := t.node.stock.put(t.place, id, &presignature{account: t.account.AccountID, record: t.account.Hash(), self: t.self,
 		members: t.members, expires: time.Now().Add(t.lifetime), secret: t.made})
 	if err != nil {
 		return nil, err
@@ -104,6 +106,7 @@ func (t *presignTask) outcome(_ context.Context, id mpc.SessionID) (*nodepb.Outc
 func (t *presignTask) wipe() {
 	t.opening.discard()
 	t.aux.release()
+	t.node.stock.leave(t.place)
 	if t.made != nil {
 		t.made.Wipe()
 	}

@@ -66,7 +66,7 @@ func (n *Node) newSign(s *nodepb.Start, self mpc.Index, members []session.Member
 		return nil, err
 	}
 	if record.Algorithm.NeedsAuxiliaryKeys() {
-		if t.aux, err = n.auxInputs(s); err != nil {
+		if t.aux, err = n.auxInputs(s, record.Algorithm); err != nil {
 			return nil, err
 		}
 	}
