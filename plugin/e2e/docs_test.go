@@ -175,6 +175,7 @@ var elsewhere = map[string]map[string]string{ // read only
 		"vault path-help mpc/sign/x":           "TestPathHelp",
 		"make dev":                             "TestDevServer runs its script",
 		"make help":                            "TestMakeTargets",
+		"make bench":                           "takes minutes; TestBench runs it with QUICK=1",
 		"vault write -f mpc/recovery/restored": "TestRestoredStorage writes the same path",
 	},
 	"CONTRIBUTING.md": {
