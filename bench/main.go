@@ -35,7 +35,7 @@ type figures struct {
 	Requests []load             `json:"requests"`
 	Memory   map[string]float64 `json:"memory_mb"`
 	Accounts int                `json:"accounts"`
-	// Before is Memory with fewer accounts, after all requests were measured.
+	// Before is Memory before the first of the measured accounts was made.
 	Before         map[string]float64 `json:"memory_mb_before"`
 	AccountsBefore int                `json:"accounts_before"`
 }

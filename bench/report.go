@@ -19,6 +19,9 @@ type machine struct {
 	Go    string `json:"go"`
 	Vault string `json:"vault"`
 	Date  string `json:"date"`
+	// Load is the average number of runnable processes in the minute before
+	// the run: figures taken beside other work are too low.
+	Load string `json:"load"`
 }
 
 func describe(vaultBin string) machine {
@@ -32,6 +35,9 @@ func describe(vaultBin string) machine {
 			}
 		}
 	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(load), " ")
+	}
 	if out, err := exec.Command(vaultBin, "version").Output(); err == nil {
 		m.Vault = strings.TrimSpace(strings.SplitN(string(out), ",", 2)[0])
 	}
@@ -39,7 +45,7 @@ func describe(vaultBin string) machine {
 }
 
 func (m machine) print(w io.Writer) {
-	fmt.Fprintf(w, "%s, %d cores, %s, %s, %s, %s\n\n", m.CPU, m.Cores, m.OS, m.Go, m.Vault, m.Date)
+	fmt.Fprintf(w, "%s, %d cores, %s, %s, %s, %s, load before the run %s\n\n", m.CPU, m.Cores, m.OS, m.Go, m.Vault, m.Date, dash(m.Load))
 }
 
 func ratio(r float64) string {
