@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -83,6 +84,7 @@ func (s *server) start(ctx context.Context, o options) error {
 	}
 	defer log.Close()
 	s.cmd = exec.CommandContext(ctx, o.vault, "server", "-config="+filepath.Join(s.dir, "vault.hcl"))
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		return err
@@ -185,7 +187,9 @@ func (s *server) makeToken(ctx context.Context) (pin string, err error) {
 
 func (s *server) stop() {
 	if s.cmd != nil && s.cmd.Process != nil {
-		_ = s.cmd.Process.Kill()
+		// The whole group: a plugin outlives a Vault that is killed, unless it
+		// looks after itself as the engine does.
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 		_ = s.cmd.Wait()
 	}
 	_ = os.RemoveAll(s.dir)
