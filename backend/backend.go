@@ -76,7 +76,11 @@ func Factory(cfg Config) logical.Factory {
 		if err != nil {
 			return nil, err
 		}
-		if err := b.Setup(ctx, conf); err != nil {
+		own := *conf
+		if own.System != nil {
+			own.System = &systemView{SystemView: conf.System}
+		}
+		if err := b.Setup(ctx, &own); err != nil {
 			return nil, err
 		}
 		return b, nil

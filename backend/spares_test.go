@@ -448,7 +448,7 @@ func TestOnlyTheActiveServerDecides(t *testing.T) {
 	m.b.Cleanup(t.Context())
 	before := fmt.Sprint(heartbeatIn(t, storage))
 	standby := open(t, storage, fake)
-	standby.b.System().(*logical.StaticSystemView).ReplicationStateVal = consts.ReplicationPerformanceStandby
+	standby.b.System().(*systemView).SystemView.(*logical.StaticSystemView).ReplicationStateVal = consts.ReplicationPerformanceStandby
 	standby.b.startBackground()
 	standby.b.beat()
 	standby.b.tasks.Wait()
