@@ -63,7 +63,7 @@ func (s *server) start(ctx context.Context, o options) error {
 		return err
 	}
 	s.addr = "http://" + listen
-	for _, d := range []string{"data", "plugins", "tokens"} {
+	for _, d := range []string{"data", "plugins", "tokens", "t"} {
 		if err := os.Mkdir(filepath.Join(s.dir, d), 0o700); err != nil {
 			return err
 		}
@@ -85,6 +85,9 @@ func (s *server) start(ctx context.Context, o options) error {
 	defer log.Close()
 	s.cmd = exec.CommandContext(ctx, o.vault, "server", "-config="+filepath.Join(s.dir, "vault.hcl"))
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Sockets of plugins and nodes go with the folder. Their paths must stay
+	// short: a socket's name has 107 bytes at most.
+	s.cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Join(s.dir, "t"))
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		return err

@@ -309,8 +309,10 @@ func TestBeforeConfiguration(t *testing.T) {
 	if s, err := v.Client.Logical().Read("fresh/config/hsm"); s != nil || err != nil {
 		t.Errorf("config/hsm can be read: %v %v", s, err)
 	}
-	if keys := v.RawList(t, "fresh"); len(keys) != 0 {
-		t.Errorf("refused requests stored %v", keys)
+	for _, key := range v.RawList(t, "fresh") {
+		if key != "heartbeat" { // the mount's own, from its first minute on
+			t.Errorf("refused requests stored %s", key)
+		}
 	}
 }
 
