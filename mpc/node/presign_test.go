@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"fmt"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -12,7 +12,6 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/cmp"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
-	"vault-plugin-secrets-mpc/mpc/session"
 	"vault-plugin-secrets-mpc/mpc/verify"
 )
 
@@ -154,39 +153,21 @@ func TestPresignatures(t *testing.T) {
 			t.Error("an offered presignature is still held")
 		}
 	})
-	stale := map[string]bool{"another policy": true, "another epoch": true}
-	for name, change := range map[string]func(s *nodepb.Start){
-		"a digest":         func(s *nodepb.Start) { s.MessageType, s.Input = "digest", make([]byte, 32) },
-		"a child":          func(s *nodepb.Start) { s.DerivationPath = "m/1" },
-		"a tweak":          func(s *nodepb.Start) { s.TaprootTweak = "bip86" },
-		"a share as well":  func(s *nodepb.Start) { s.Envelope = envelopes[1] },
-		"another policy":   func(s *nodepb.Start) { r := *record; r.PolicyHash[0] ^= 1; s.Record = r.Marshal() },
-		"another epoch":    func(s *nodepb.Start) { r := *record; r.Epoch++; s.Record = r.Marshal() },
-		"an unknown hash":  func(s *nodepb.Start) { s.HashAlgorithm = "md5" },
-		"exchanged shares": nil,
-	} {
-		t.Run("not for "+name, func(t *testing.T) {
-			var id []byte
-			patient(func() { id = fresh() })
-			if change == nil {
-				members := w.signers(aux)
-				members[0].NodeId, members[1].NodeId = members[1].NodeId, members[0].NodeId
-				members[0].Identity, members[1].Identity = members[1].Identity, members[0].Identity
-				members[0].AuxHash, members[1].AuxHash = members[1].AuxHash, members[0].AuxHash
-				refused(t, w.session(&nodepb.Start{Operation: "sign", Members: members, Record: record.Marshal(), Presignature: id,
-					Input: []byte("x"), MessageType: "raw", HashAlgorithm: "sha2-256"}, hooks{}), nodepb.Failure_REFUSED)
-			} else {
-				reason := nodepb.Failure_REFUSED
-				if stale[name] {
-					reason = nodepb.Failure_PRESIGNATURE_GONE
-				}
-				refused(t, w.online(id, record, aux, func(_ uint32, s *nodepb.Start) { change(s) }), reason)
-			}
-			if w.held("n1") != 0 || w.held("n3") != 0 {
-				t.Error("an offered presignature is still held")
-			}
-		})
-	}
+	t.Run("not for a digest", func(t *testing.T) { // the others: TestPresignatureMisuse
+		var id []byte
+		patient(func() { id = fresh() })
+		refused(t, w.online(id, record, aux, func(_ uint32, s *nodepb.Start) {
+			s.MessageType, s.Input = "digest", make([]byte, 32)
+		}), nodepb.Failure_REFUSED)
+		if w.held("n1") != 0 || w.held("n3") != 0 {
+			t.Error("an offered presignature is still held")
+		}
+	})
+	t.Run("sixteen at once", func(t *testing.T) {
+		var id []byte
+		patient(func() { id = fresh() })
+		w.sixteen(t, id, record, aux)
+	})
 	t.Run("expires", func(t *testing.T) {
 		var id []byte
 		patient(func() { id = w.presign(t, record, envelopes, aux, 300*time.Millisecond) })
@@ -222,6 +203,11 @@ func TestPresignatures(t *testing.T) {
 		refused(t, other.session(&nodepb.Start{Operation: "presign", Members: other.members(1, 3), Record: schnorr.Marshal(), LifetimeMs: 1000},
 			hooks{start: func(self uint32, s *nodepb.Start) { s.Envelope = shares[self] }}), nodepb.Failure_REFUSED)
 	})
+	t.Run("a refresh ends those that are being made", func(t *testing.T) {
+		w.patience = time.Minute
+		w.overtaken(t, record, envelopes, aux)
+		w.patience = 2 * time.Second
+	})
 	t.Run("a refresh ends them", func(t *testing.T) {
 		var id []byte
 		patient(func() { id = fresh() })
@@ -235,6 +221,10 @@ func TestPresignatures(t *testing.T) {
 			t.Error("presignatures of the old epoch are still held")
 		}
 		refused(t, w.online(id, record, aux, nil), nodepb.Failure_PRESIGNATURE_GONE)
+	})
+	t.Run("P-256", func(t *testing.T) {
+		w.patience = time.Minute
+		w.onP256(t, aux)
 	})
 	t.Run("renewed auxiliary keys", func(t *testing.T) {
 		w.patience = time.Minute
@@ -288,10 +278,29 @@ func (w *world) renewed(t *testing.T, record *mpc.PublicRecord, envelopes map[ui
 	w.accept(t, "n3", "n1", next)
 	works("new keys", sign(next))
 	works("old keys beside them", sign(aux))
+	n1 := w.nodes["n1"]
+	old := n1.aux.own[0]
+	session := &nodepb.Start{Members: w.signers(aux)}
+	held, err := n1.auxInputs(session, mpc.ECDSASecp256k1)
+	if err != nil || held.secret != old.secret {
+		t.Fatal(err)
+	}
+	if in, err := n1.auxInputs(session, mpc.Ed25519); !errors.Is(err, errAuxPending) || in.free != nil {
+		t.Errorf("keys for a curve that they do not serve: %v", err)
+	}
 	for _, id := range []string{"n1", "n3"} {
 		if _, err := w.clients[id].RetireAuxiliary(w.ctx(), &nodepb.RetireAuxiliaryRequest{Oldest: []*nodepb.AuxiliaryGeneration{{NodeId: "n1", Generation: 2}}}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	whole := func() bool { _, err := cmp.ParseAuxSecret(old.secret.Marshal(), old.public); return err == nil }
+	if !whole() {
+		t.Error("retired keys were wiped although a session uses them")
+	}
+	held.release()
+	held.release()
+	if whole() {
+		t.Error("retired keys were not wiped when the last session had ended")
 	}
 	w.patience = 2 * time.Second
 	pending("retired keys", sign(aux))
@@ -305,79 +314,10 @@ func (w *world) renewed(t *testing.T, record *mpc.PublicRecord, envelopes map[ui
 		t.Fatal(err)
 	}
 	works("keys after too much was retired", sign(next))
-	if wiped := w.nodes["n1"].aux.own; len(wiped) != 1 {
-		t.Errorf("%d generations are held", len(wiped))
+	if own := n1.aux.own; len(own) != 1 || own[0].uses != 0 {
+		t.Errorf("%d generations are held, the first in use %d times", len(own), own[0].uses)
 	}
-}
-
-// TestStock: the bounds, that one of many takers gets a presignature, and that
-// a refresh keeps out what is being made.
-func TestStock(t *testing.T) {
-	s := newStock()
-	defer s.close()
-	id := func(i int) (out mpc.SessionID) { copy(out[:], fmt.Sprint("session ", i)); return out }
-	put := func(i int, account byte) error {
-		at, err := s.reserve(mpc.AccountID{account})
-		if err != nil {
-			return err
-		}
-		defer s.leave(at)
-		return s.put(at, id(i), &presignature{account: mpc.AccountID{account}, expires: time.Now().Add(time.Hour),
-			members: []session.Member{{}}, secret: &cmp.Presignature{}})
-	}
-	for i := range maxAccountPresignatures {
-		if err := put(i, 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := put(-1, 1); failure(err).GetReason() != nodepb.Failure_BUSY {
-		t.Errorf("one more of the account: %v", err)
-	}
-	if err := put(0, 2); err == nil {
-		t.Error("a second one of the same session")
-	}
-	for i := maxAccountPresignatures; i < maxPresignatures; i++ {
-		if err := put(i, byte(2+i/maxAccountPresignatures)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := put(-2, 255); failure(err).GetReason() != nodepb.Failure_BUSY {
-		t.Errorf("one more of the node: %v", err)
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	got := 0
-	for range 16 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			if _, err := s.take(id(7)); err == nil {
-				mu.Lock()
-				got++
-				mu.Unlock()
-			}
-		}()
-	}
-	wg.Wait()
-	if got != 1 {
-		t.Errorf("%d takers got the same presignature", got)
-	}
-	if err := put(-1, 1); err != nil {
-		t.Errorf("no room after one was taken: %v", err)
-	}
-	s.drop(mpc.AccountID{1}, nil)
-	at, err := s.reserve(mpc.AccountID{1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.supersede(mpc.AccountID{1})
-	err = s.put(at, id(9000), &presignature{account: mpc.AccountID{1}, expires: time.Now().Add(time.Hour), secret: &cmp.Presignature{}})
-	if failure(err).GetReason() != nodepb.Failure_PRESIGNATURE_GONE {
-		t.Errorf("a presignature that a refresh has overtaken: %v", err)
-	}
-	s.leave(at)
-	s.leave(at)
-	if n := s.perID[mpc.AccountID{1}]; n != 0 || len(s.places) != 0 {
-		t.Errorf("%d places are still counted", n)
+	if _, err := w.clients["n2"].MakeAuxiliary(w.ctx(), &nodepb.MakeAuxiliaryRequest{Generation: 0}); err == nil {
+		t.Error("a generation 0 was made")
 	}
 }
