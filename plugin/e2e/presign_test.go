@@ -68,6 +68,8 @@ func TestPresignatures(t *testing.T) {
 func TestPresignatureRace(t *testing.T) {
 	v := harness.StartVault(t, e2e.Options{})
 	e := enable(t, v, "mpc", 4)
+	// What the stock does not cover costs seconds of CPU each, all at once.
+	e.write(t, "config/nodes", map[string]any{"session_timeout": "60s"})
 	e.waitAuxiliary(t)
 	e.write(t, "accounts/race", map[string]any{"algorithm": ecdsaCurve, "threshold": 2, "shares": 3, "presign": 6})
 	e.waitPresignatures(t, "race", 6)
@@ -79,7 +81,7 @@ func TestPresignatureRace(t *testing.T) {
 	var mu sync.Mutex
 	var all []signed
 	var clients sync.WaitGroup
-	for c := range 5 {
+	for c := range 4 {
 		clients.Add(1)
 		go func() {
 			defer clients.Done()
@@ -116,7 +118,7 @@ func TestPresignatureRace(t *testing.T) {
 		}
 	}
 	t.Logf("%d signatures, %d of them presigned", len(all), fast)
-	if len(all) != 15 || fast == 0 {
+	if len(all) != 12 || fast == 0 {
 		t.Errorf("%d signatures, %d presigned", len(all), fast)
 	}
 }
