@@ -177,17 +177,9 @@ func (e *engine) check(t testing.TB, name string, message []byte, answer map[str
 	if err != nil {
 		t.Fatal(err)
 	}
-	switch account["algorithm"] {
-	case bip340:
-		if !verifyBIP340(unhex(t, account["public_key_hex"]), message, sig) {
-			t.Fatalf("the BIP-340 signature of %s does not verify", name)
-		}
-	case ed25519:
-		verifyEd25519WithOpenSSL(t, account["public_key"].(string), message, sig)
-	case ecdsaCurve, ecdsaP256:
-		verifyWithOpenSSL(t, account["public_key"].(string), message, sig)
-	default:
-		t.Fatalf("nothing checks signatures of %v", account["algorithm"])
+	text := func(field string) string { s, _ := account[field].(string); return s }
+	if err := verifySignature(text("algorithm"), text("public_key_hex"), text("public_key"), message, sig); err != nil {
+		t.Fatalf("a signature of %s: %v", name, err)
 	}
 	valid := e.write(t, "verify/"+name, map[string]any{"input": b64(message), "signature": answer["signature"]})
 	if valid["valid"] != true {
