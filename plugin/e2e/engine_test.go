@@ -46,6 +46,26 @@ func shared(t *testing.T) *engine {
 	return sharedEngine
 }
 
+var (
+	raftOnce   sync.Once
+	raftEngine *engine
+)
+
+// sharedRaft returns the mount "mpc" of the suite's Vault on Raft, with three
+// nodes that have their auxiliary keys. Tests that use it must leave it there
+// and working.
+func sharedRaft(t *testing.T) *engine {
+	t.Helper()
+	v := harness.SharedRaft(t)
+	raftOnce.Do(func() { raftEngine = enable(t, v, "mpc", 3) })
+	if raftEngine == nil {
+		t.Fatal("the mount on Raft could not be configured; see the first failure")
+	}
+	raftEngine.waitNodes(t, 3)
+	raftEngine.waitAuxiliary(t)
+	return raftEngine
+}
+
 // enable configures another mount on a Vault.
 func enable(t *testing.T, v *e2e.Vault, path string, nodes int) *engine {
 	t.Helper()

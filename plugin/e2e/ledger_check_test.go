@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"testing"
@@ -40,5 +41,17 @@ func TestLedgerNoticesLosses(t *testing.T) {
 	}
 	if err := l.adopt("bob", ed25519, answer("cc", "1")); !errors.Is(err, errLost) {
 		t.Errorf("an account of another algorithm: %v", err)
+	}
+	one, two := bytes.Repeat([]byte{1}, 64), append(bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)...)
+	for _, sig := range [][]byte{one, one} {
+		if err := l.noteNonce("alice", nil, sig); err != nil {
+			t.Errorf("the same signature again: %v", err)
+		}
+	}
+	if err := l.noteNonce("alice", nil, two); !errors.Is(err, errLost) {
+		t.Errorf("a nonce used twice was not noticed: %v", err)
+	}
+	if err := l.noteNonce("bob", nil, two); err != nil {
+		t.Errorf("the same nonce of another key: %v", err)
 	}
 }

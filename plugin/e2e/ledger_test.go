@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,7 +23,10 @@ type ledger struct {
 	// unanswered are creations whose answer was an error: the account may be
 	// there, whole, or not at all. The value is the algorithm.
 	unanswered map[string]string
-	lost       []string
+	// nonces holds every signature by account and first half: two different
+	// ones with the same nonce give the key away.
+	nonces map[string]string
+	lost   []string
 }
 
 type promise struct {
@@ -31,7 +35,7 @@ type promise struct {
 }
 
 func newLedger() *ledger {
-	return &ledger{accounts: map[string]*promise{}, unanswered: map[string]string{}}
+	return &ledger{accounts: map[string]*promise{}, unanswered: map[string]string{}, nonces: map[string]string{}}
 }
 
 // create makes an account and notes the answer. Names are used once.
@@ -132,7 +136,26 @@ func (l *ledger) sign(ctx context.Context, c *client, name string, message []byt
 	if err := verifySignature(before.algorithm, before.publicHex, before.publicPEM, message, sig); err != nil {
 		return l.lose("a signature of %s in epoch %d: %v", name, integer(answer, "share_epoch"), err)
 	}
+	if err := l.noteNonce(name, answer, sig); err != nil {
+		return err
+	}
 	return l.saw(before, answer)
+}
+
+// noteNonce remembers r, for ECDSA, or the first 32 bytes, R, of the others.
+func (l *ledger) noteNonce(name string, answer map[string]any, sig []byte) error {
+	r := text(answer, "r")
+	if r == "" {
+		r = hex.EncodeToString(sig[:min(32, len(sig))])
+	}
+	l.mu.Lock()
+	earlier, used := l.nonces[name+" "+r]
+	l.nonces[name+" "+r] = string(sig)
+	l.mu.Unlock()
+	if used && earlier != string(sig) {
+		return l.lose("%s used a nonce twice", name)
+	}
+	return nil
 }
 
 // refresh gives an account new shares.

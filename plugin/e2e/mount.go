@@ -223,3 +223,12 @@ func (v *Vault) RawWrite(t testing.TB, mount, key string, value []byte) {
 		t.Fatalf("writing %s: %v", path, err)
 	}
 }
+
+// RawDelete removes a key of RawList behind the plugin's back.
+func (v *Vault) RawDelete(t testing.TB, mount, key string) {
+	t.Helper()
+	path := "sys/raw/logical/" + v.MountUUID(t, mount) + "/" + key
+	if _, err := v.Client.Logical().Delete(path); err != nil {
+		t.Fatalf("deleting %s: %v", path, err)
+	}
+}
