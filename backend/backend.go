@@ -138,6 +138,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigHSM(),
 			b.pathConfigNodes(),
 			b.pathConfigRotation(),
+			b.pathConfigAuthority(),
 			b.pathNodes(),
 			b.pathAccounts(),
 			b.pathDerive(),
@@ -145,6 +146,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathVerify(),
 			b.pathDestroy(),
 			b.pathRecovery(),
+			b.pathRecoveryAccounts(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
@@ -236,7 +238,7 @@ func (b *backend) loadPolicy(ctx context.Context) {
 // invalidate is called when another server changed an entry.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
-	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || strings.HasPrefix(key, prefixWrapping) {
+	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || strings.HasPrefix(key, prefixWrapping) {
 		b.settingsChanged()
 	}
 	// The runner and the presigner read an account when its turn comes.

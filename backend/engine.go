@@ -21,10 +21,10 @@ type Engine interface {
 	// in the settings stays the caller's to wipe.
 	Apply(ctx context.Context, s pool.Settings) error
 	// Probe starts one throwaway node process that logs in to the token for
-	// real. With createVersion > 0 it also makes that wrapping-key version in
+	// real. With create.Version > 0 it also makes that wrapping-key version in
 	// the token (label carries mount ID and version). The PIN stays the
 	// caller's to wipe.
-	Probe(ctx context.Context, mountID [16]byte, token pool.Token, createVersion uint32) (pool.TokenInfo, *hsm.WrappingKey, error)
+	Probe(ctx context.Context, mountID [16]byte, token pool.Token, create pool.KeyRequest) (pool.TokenInfo, *hsm.WrappingKey, error)
 	Create(ctx context.Context, r pool.CreateRequest) (*pool.KeyResult, error)
 	Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResult, error)
 	Refresh(ctx context.Context, r pool.RefreshRequest) (*pool.KeyResult, error)
@@ -43,6 +43,22 @@ type Engine interface {
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error
+	// MakeWrappingKey has one running node make that version of the wrapping key
+	// in the token, of the first of the suites that the token really does.
+	MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error)
+	// DestroyWrappingKey has one running node destroy both halves and look
+	// again; hsm.ErrKeyNotFound says that nothing was there.
+	DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error
+	// FindWrappingKeys lists the key objects in the token under a label.
+	FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error)
+	// Rewrap reseals every share to the newest version of the wrapping key; the
+	// epoch stays. Nothing is stored.
+	Rewrap(ctx context.Context, r pool.RewrapRequest) (*pool.RewrapResult, error)
+	// RewrapNodeKeys reseals and stores the own keys of a node, in the pool or
+	// not.
+	RewrapNodeKeys(ctx context.Context, nodeID string) error
+	// Import makes an account from what recovery custodians dealt.
+	Import(ctx context.Context, r pool.ImportRequest) (*pool.KeyResult, error)
 	Nodes() []pool.NodeStatus
 	Close(ctx context.Context) error
 }
@@ -54,6 +70,10 @@ type EngineConfig struct {
 	// OnPresignatureUsed is to be called when an account's stock has become
 	// smaller. It does not block and may be called concurrently.
 	OnPresignatureUsed func(mpc.AccountID)
+	// OnPINRefused is to be called when the token has refused the PIN that was
+	// accepted at that time (pool.Token.Accepted). It does not block and may be
+	// called concurrently.
+	OnPINRefused func(accepted time.Time, reason error)
 }
 
 // NewEngineFunc makes an engine that has no nodes yet. It starts nothing.
@@ -83,7 +103,7 @@ func (b *backend) unconfiguredEngine() (Engine, error) {
 		return nil, pool.ErrClosed
 	}
 	if b.eng == nil {
-		b.eng = b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used})
+		b.eng = b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used, OnPINRefused: b.pinRefused})
 	}
 	return b.eng, nil
 }
@@ -182,18 +202,28 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules, err := ParseModules(b.cfg.Modules)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", pool.ErrModule, err)
+	token := conf.poolToken()
+	if why, err := b.store.pinRefusal(ctx, conf); err != nil {
+		token.PIN.Wipe()
+		return nil, err
+	} else if why != nil {
+		token.Refused = why.err()
 	}
-	path, ok := modules[conf.Module]
-	if !ok {
-		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modulesVariable)
+	anchor, err := b.store.recoveryConfig(ctx)
+	if err != nil {
+		token.PIN.Wipe()
+		return nil, err
+	}
+	authority, err := anchor.authority()
+	if err != nil {
+		token.PIN.Wipe()
+		return nil, err
 	}
 	return &pool.Settings{
 		MountID:         mount.ID,
-		Token:           conf.poolToken(path),
+		Token:           token,
 		WrappingKeys:    keys,
+		Authority:       authority,
 		Local:           nodes.Local,
 		SessionsPerNode: nodes.SessionsPerNode,
 		AuxPeriod:       time.Duration(clocks.AuxPeriod) * time.Second,

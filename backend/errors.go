@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/pool"
@@ -119,7 +120,7 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.Is(err, pool.ErrTokenNotFound):
 		return operator, say("check the token and serial of the uri in config/hsm, and that Vault's host sees the token")
 	case errors.Is(err, pool.ErrModule):
-		return operator, say("check " + modulesVariable + " on Vault's host and that the file fits its system")
+		return operator, say("check " + modules.Variable + " on Vault's host and that the file fits its system")
 	case errors.Is(err, pool.ErrHSMUnavailable):
 		return http.StatusServiceUnavailable, say("nothing was changed; repeat the request once the HSM answers")
 	case errors.As(err, &noNode) && noNode.NoSpares:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -78,7 +79,7 @@ func (f *fakeEngine) Apply(ctx context.Context, s pool.Settings) error {
 	return ctx.Err()
 }
 
-func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Token, create uint32) (pool.TokenInfo, *hsm.WrappingKey, error) {
+func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Token, request pool.KeyRequest) (pool.TokenInfo, *hsm.WrappingKey, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.probes++
@@ -93,6 +94,7 @@ func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Tok
 		return pool.TokenInfo{}, nil, fmt.Errorf("logging in: %w", pool.ErrPINIncorrect)
 	}
 	info := pool.TokenInfo{Label: "prod", Serial: f.serial, Manufacturer: "fake", Model: "m1"}
+	create := request.Version
 	if create == 0 {
 		return info, nil, ctx.Err()
 	}
@@ -392,4 +394,21 @@ type instantEngine struct{ *fakeEngine }
 func (instantEngine) Sign(context.Context, pool.SignRequest) (*pool.SignResult, error) {
 	return &pool.SignResult{Signature: mpc.Signature{Bytes: make([]byte, 64), RecoveryID: -1}, Attempts: 1,
 		Signers: []mpc.Signer{{Index: 1, NodeID: "local-1"}, {Index: 2, NodeID: "local-2"}}}, nil
+}
+
+// The wrapping keys of the fake are names only.
+
+func (f *fakeEngine) MakeWrappingKey(context.Context, uint32, []hsm.Suite) (*hsm.WrappingKey, error) {
+	return nil, errors.New("the fake makes no wrapping keys")
+}
+func (f *fakeEngine) DestroyWrappingKey(context.Context, hsm.WrappingKey) error { return nil }
+func (f *fakeEngine) FindWrappingKeys(context.Context, string) ([]pool.KeyObject, error) {
+	return nil, nil
+}
+func (f *fakeEngine) Rewrap(context.Context, pool.RewrapRequest) (*pool.RewrapResult, error) {
+	return nil, errors.New("the fake does not rewrap")
+}
+func (f *fakeEngine) RewrapNodeKeys(context.Context, string) error { return nil }
+func (f *fakeEngine) Import(context.Context, pool.ImportRequest) (*pool.KeyResult, error) {
+	return nil, errors.New("the fake imports nothing")
 }

@@ -8,9 +8,16 @@ import "errors"
 // epoch's lineage that is "not known".
 
 func (r *mountRecord) fromV1() error     { r.Version = recordVersion; return nil }
-func (r *hsmRecord) fromV1() error       { r.Version = recordVersion; return nil }
 func (r *wrappingRecord) fromV1() error  { r.Version = recordVersion; return nil }
 func (r *exposuresRecord) fromV1() error { r.Version = recordVersion; return nil }
+
+func (r *hsmRecord) fromV1() error {
+	if r.PINSource != "" {
+		return errNotV1
+	}
+	r.Version, r.PINSource = recordVersion, pinFromVault
+	return nil
+}
 
 func (r *nodesRecord) fromV1() error {
 	if r.SessionsPerNode != 0 {
@@ -46,5 +53,8 @@ func (r *accountRecord) fromV1() error {
 
 var errNoV1 = errors.New("is of a type that version 1 does not have")
 
-func (r *heartbeatRecord) fromV1() error { return errNoV1 }
-func (r *sparesRecord) fromV1() error    { return errNoV1 }
+func (r *heartbeatRecord) fromV1() error    { return errNoV1 }
+func (r *sparesRecord) fromV1() error       { return errNoV1 }
+func (r *pinRefusalRecord) fromV1() error   { return errNoV1 }
+func (r *recoveryRecord) fromV1() error     { return errNoV1 }
+func (r *recipientSetRecord) fromV1() error { return errNoV1 }

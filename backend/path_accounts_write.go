@@ -13,6 +13,7 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // Defaults of a new account.
@@ -127,6 +128,18 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 	}
 	if request.Shares > nodes.Local {
 		return nil, invalid("%d shares need as many nodes and there are %d: vault write <mount>/config/nodes local=%d, or use fewer shares", request.Shares, nodes.Local, request.Shares)
+	}
+	if request.Recipients, request.RecipientsHash, err = b.setInForce(ctx); err != nil {
+		return nil, err
+	}
+	if request.Recipients != nil {
+		set, err := recovery.ParseSignedSet(request.Recipients)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(set.Unverified().Recipients); request.Shares > n {
+			return nil, invalid("%d shares need as many recovery recipients and the set in force has %d: use fewer shares, or sign a set with more recipients (config/recovery)", request.Shares, n)
+		}
 	}
 	rand.Read(request.AccountID[:])
 	return request, nil

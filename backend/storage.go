@@ -24,6 +24,9 @@ import (
 //	config/rotation             rotationRecord
 //	wrapping-keys/<version>     wrappingRecord
 //	node-keys/<node id>         nodeKeysRecord
+//	pin-refusal                 pinRefusalRecord  the token refused the PIN
+//	config/recovery             recoveryRecord  authority and recipient set in force
+//	recipient-sets/<hash>       recipientSetRecord
 //	accounts/<name>             accountRecord   everything of an account but
 //	exposures/<account id>      exposuresRecord … exposures since its epoch began
 //	heartbeat                   heartbeatRecord when an active server last lived
@@ -40,6 +43,9 @@ const (
 	prefixExposures   = "exposures/"
 	keyHeartbeat      = "heartbeat"
 	keySpares         = "spares"
+	keyPINRefusal     = "pin-refusal"
+	keyRecovery       = prefixConfig + "recovery"
+	prefixRecipients  = "recipient-sets/"
 	recordVersion     = 2       // of every record type; 1 is still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
@@ -68,9 +74,47 @@ type hsmRecord struct {
 	URI     string      `json:"uri"`
 	Module  string      `json:"module"` // name in the host's list, never a path
 	Token   tokenRecord `json:"token"`
-	PIN     string      `json:"pin"`
-	Suite   string      `json:"suite"`
-	Updated time.Time   `json:"updated_time"`
+	PIN     string      `json:"pin"` // empty where PINSource is pinFromHost
+	// PINSource is pinFromVault or pinFromHost.
+	PINSource string    `json:"pin_source"`
+	Suite     string    `json:"suite"`
+	Updated   time.Time `json:"updated_time"`
+}
+
+// Values of hsmRecord.PINSource.
+const (
+	pinFromVault = "vault"
+	pinFromHost  = "host"
+)
+
+// pinRefusalRecord remembers over restarts that the token refused the PIN, so
+// that nodes which start again and again cannot lock it. It holds as long as
+// config/hsm is as it was.
+type pinRefusalRecord struct {
+	Version int `json:"version"`
+	// Configuration is the updated_time of the hsmRecord that it is about.
+	Configuration time.Time `json:"configuration_time"`
+	Time          time.Time `json:"time"`
+	Reason        string    `json:"reason"` // of pool.ErrPINIncorrect or ErrPINLocked; no PIN
+	Locked        bool      `json:"locked"`
+}
+
+// recoveryRecord is config/authority and config/recovery in one, so that they
+// change together.
+type recoveryRecord struct {
+	Version   int       `json:"version"`
+	Authority string    `json:"authority"` // Ed25519 public key, hex
+	Pinned    time.Time `json:"pinned_time"`
+	// SetHash names the recipient set in force; empty for none. Serial is its
+	// serial number and never falls.
+	SetHash string `json:"set_hash,omitempty"`
+	Serial  uint64 `json:"serial,omitempty"`
+}
+
+// recipientSetRecord is a recipient set that is or was in force.
+type recipientSetRecord struct {
+	Version int    `json:"version"`
+	Set     []byte `json:"set"` // recovery.SignedSet
 }
 
 // tokenRecord is what the token said when config/hsm was written. The serial
@@ -83,13 +127,13 @@ type tokenRecord struct {
 }
 
 // poolToken returns the token for the pool; the PIN is a copy for it to own.
-func (r *hsmRecord) poolToken(modulePath string) pool.Token {
+func (r *hsmRecord) poolToken() pool.Token {
 	return pool.Token{
-		ModulePath: modulePath,
-		Label:      r.Token.Label,
-		Serial:     r.Token.Serial,
-		PIN:        secret.New([]byte(r.PIN)),
-		Accepted:   r.Updated, // written after a probe only
+		Module:   r.Module,
+		Label:    r.Token.Label,
+		Serial:   r.Token.Serial,
+		PIN:      secret.New([]byte(r.PIN)),
+		Accepted: r.Updated, // written after a probe only
 	}
 }
 
@@ -260,8 +304,36 @@ func decodeRecord(raw []byte, into storedRecord) error {
 func (r *mountRecord) check() error { return decodeHex(r.IDHex, r.ID[:], "mount ID") }
 
 func (r *hsmRecord) check() error {
-	if r.Module == "" || r.Token.Serial == "" || r.PIN == "" {
-		return errors.New("lacks module, token serial number or PIN")
+	if r.Module == "" || r.Token.Serial == "" {
+		return errors.New("lacks module or token serial number")
+	}
+	if r.PINSource != pinFromHost && r.PINSource != pinFromVault || (r.PIN == "") != (r.PINSource == pinFromHost) {
+		return errors.New("lacks the PIN, or has one that it should not have")
+	}
+	return nil
+}
+
+func (r *recoveryRecord) check() error {
+	var key, hash [32]byte
+	if err := decodeHex(r.Authority, key[:], "authority key"); err != nil {
+		return err
+	}
+	if r.SetHash == "" {
+		return nil
+	}
+	return decodeHex(r.SetHash, hash[:], "recipient set hash")
+}
+
+func (r *recipientSetRecord) check() error {
+	if len(r.Set) == 0 {
+		return errors.New("is empty")
+	}
+	return nil
+}
+
+func (r *pinRefusalRecord) check() error {
+	if r.Configuration.IsZero() || r.Reason == "" {
+		return errors.New("lacks what it is about")
 	}
 	return nil
 }

@@ -332,15 +332,3 @@ func FuzzParseTokenURI(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParseModules(f *testing.F) {
-	f.Add(testModules)
-	f.Fuzz(func(t *testing.T, s string) {
-		m, err := ParseModules(s)
-		for name, path := range m {
-			if err != nil || !validModuleName(name) || !filepath.IsAbs(path) {
-				t.Errorf("%q: %q=%q, %v", s, name, path, err)
-			}
-		}
-	})
-}

@@ -58,7 +58,7 @@ func newWorld(t *testing.T, n int) *world {
 	w := &world{t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
 		nodes: map[string]*Node{}, algorithm: mpc.BIP340Secp256k1, patience: time.Second}
 	probing, _ := w.serve()
-	probe, err := probing.Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1})
+	probe, err := probing.Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1, Suites: []uint32{uint32(hsm.SuiteHPKEP256)}})
 	if err != nil || probe.GetFailure() != nil {
 		t.Fatal(err, probe.GetFailure())
 	}
@@ -83,7 +83,7 @@ func newWorld(t *testing.T, n int) *world {
 }
 
 func (w *world) wireToken(pin string) *nodepb.Token {
-	return &nodepb.Token{ModulePath: "/fake", Label: "fake", Pin: []byte(pin)}
+	return &nodepb.Token{Module: "fake", Label: "fake", Pin: []byte(pin)}
 }
 
 func (w *world) setupRequest(id string) *nodepb.SetupRequest {
@@ -95,7 +95,7 @@ func (w *world) serve() (nodepb.NodeClient, *Node) {
 	w.t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
-	n := New(Config{Version: "test", SessionTime: w.limit, OpenToken: func(_ context.Context, c pkcs11.Config) (Token, error) {
+	n := New(Config{Version: "test", Modules: "fake=/fake", SessionTime: w.limit, OpenToken: func(_ context.Context, c pkcs11.Config) (Token, error) {
 		tok, err := w.token.Open(c.Label, c.PIN)
 		if err != nil {
 			return nil, err

@@ -11,16 +11,20 @@ import (
 
 // Token says which PKCS#11 token nodes use and how they log in.
 type Token struct {
-	// ModulePath is the PKCS#11 library, from the host's module list.
-	ModulePath string
+	// Module names the PKCS#11 library on the list of each node's host.
+	Module string
 	// Label and Serial select the token; one of them may be empty, not both.
 	Label  string
 	Serial string
-	// PIN travels to nodes over their encrypted connection only.
+	// PIN travels to nodes over their encrypted connection only. It is empty
+	// where the nodes' host provides it.
 	PIN *secret.Bytes
 	// Accepted is when a Probe last found the PIN right. Settings with another
 	// time have a refused PIN tried again.
 	Accepted time.Time
+	// Refused, where not nil, says that the token has refused this PIN before,
+	// perhaps in an earlier process: nodes fail with it and do not try.
+	Refused error
 }
 
 // TokenInfo is what a token says about itself.
@@ -33,8 +37,12 @@ type Settings struct {
 	// MountID is the mount's random identity; node keys bind to it.
 	MountID [16]byte
 	Token   Token
-	// WrappingKeys holds every live version; the last one is used to seal.
+	// WrappingKeys holds every live version in ascending order; the last one is
+	// used to seal. Running nodes take changes over.
 	WrappingKeys []hsm.WrappingKey
+	// Authority is the Ed25519 key that signs recipient sets, 32 bytes, or
+	// empty. Nodes pin it when they start.
+	Authority []byte
 	// Local is the number of local nodes, local-1…local-N.
 	Local int
 	// SessionsPerNode bounds the sessions a node runs at once; more wait in
@@ -93,6 +101,8 @@ type CreateRequest struct {
 	Shares    int
 	// RecipientsHash and PolicyHash go into the public record.
 	RecipientsHash, PolicyHash [32]byte
+	// Recipients is the signed recipient set of that hash; empty for none.
+	Recipients []byte
 }
 
 // KeyResult is a new share epoch, agreed by all n nodes.
@@ -159,6 +169,10 @@ const MaxPresignLifetime = 24 * time.Hour
 // the same key.
 type RefreshRequest struct {
 	Account mpc.Account
+	// Recipients is the signed recipient set of the next epoch, empty for none;
+	// OldRecipients the one that the account's record names, where that is
+	// another one.
+	Recipients, OldRecipients []byte
 	// Expose is called as in SignRequest, for exposures in the account's
 	// current epoch. Those of the new epoch come back with the result.
 	Expose func(ctx context.Context, added mpc.Exposures) error
