@@ -43,6 +43,25 @@ type Engine interface {
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error
+	// MakeWrappingKey has one running node make that version in the token and
+	// probe it, with the first of the suites that the token can do. Nodes seal
+	// to it once Apply has told them about it.
+	MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error)
+	// DestroyWrappingKey has one running node destroy both halves and look
+	// again. hsm.ErrKeyNotFound says that there was nothing to destroy, which
+	// is success to the caller.
+	DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error
+	// FindWrappingKeys lists key objects in the token under a label.
+	FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error)
+	// Rewrap has every share resealed to the newest wrapping-key version, by
+	// nodes that may open it; the epoch stays. Its error wraps
+	// pool.ErrShareUnusable when a share does not open, and only then.
+	Rewrap(ctx context.Context, r pool.RewrapRequest) (*pool.RewrapResult, error)
+	// RewrapNodeKeys reseals the own keys of the named node, running or not,
+	// to the newest version and stores them.
+	RewrapNodeKeys(ctx context.Context, nodeID string) error
+	// Import makes an account from recovery deals.
+	Import(ctx context.Context, r pool.ImportRequest) (*pool.KeyResult, error)
 	Nodes() []pool.NodeStatus
 	Close(ctx context.Context) error
 }
