@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -43,21 +44,24 @@ type Engine interface {
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error
-	// MakeWrappingKey has one running node make that version of the wrapping key
-	// in the token, of the first of the suites that the token really does.
+	// MakeWrappingKey has one running node make that version in the token and
+	// probe it, with the first of the suites that the token can do. Nodes seal
+	// to it once Apply has told them about it.
 	MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error)
 	// DestroyWrappingKey has one running node destroy both halves and look
-	// again; hsm.ErrKeyNotFound says that nothing was there.
+	// again. hsm.ErrKeyNotFound says that there was nothing to destroy, which
+	// is success to the caller.
 	DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error
-	// FindWrappingKeys lists the key objects in the token under a label.
+	// FindWrappingKeys lists key objects in the token under a label.
 	FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error)
-	// Rewrap reseals every share to the newest version of the wrapping key; the
-	// epoch stays. Nothing is stored.
+	// Rewrap has every share resealed to the newest wrapping-key version, by
+	// nodes that may open it; the epoch stays. Its error wraps
+	// pool.ErrShareUnusable when a share does not open, and only then.
 	Rewrap(ctx context.Context, r pool.RewrapRequest) (*pool.RewrapResult, error)
-	// RewrapNodeKeys reseals and stores the own keys of a node, in the pool or
-	// not.
+	// RewrapNodeKeys reseals the own keys of the named node, running or not,
+	// to the newest version and stores them.
 	RewrapNodeKeys(ctx context.Context, nodeID string) error
-	// Import makes an account from what recovery custodians dealt.
+	// Import makes an account from recovery deals.
 	Import(ctx context.Context, r pool.ImportRequest) (*pool.KeyResult, error)
 	Nodes() []pool.NodeStatus
 	Close(ctx context.Context) error
@@ -201,6 +205,13 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 	clocks, err := b.store.rotationConfig(ctx)
 	if err != nil {
 		return nil, err
+	}
+	list, err := modules.Parse(b.cfg.Modules)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", pool.ErrModule, err)
+	}
+	if _, ok := list[conf.Module]; !ok {
+		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modules.Variable)
 	}
 	token := conf.poolToken()
 	if why, err := b.store.pinRefusal(ctx, conf); err != nil {

@@ -63,7 +63,7 @@ func openAt(t *testing.T, storage logical.Storage, fake *fakeEngine, now func() 
 		NewEngine: func(c EngineConfig) Engine {
 			fake.mu.Lock()
 			defer fake.mu.Unlock()
-			fake.used = c.OnPresignatureUsed
+			fake.used, fake.store = c.OnPresignatureUsed, c.Store
 			return fake
 		},
 		Modules:          testModules,

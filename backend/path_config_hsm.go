@@ -171,7 +171,7 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 		}
 		r := &wrappingRecord{
 			Version: recordVersion, KeyVersion: key.Version, TokenSerial: info.Serial, Domain: key.Domain,
-			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated,
+			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated, State: stateLive,
 		}
 		if err := b.store.put(ctx, wrappingKey(key.Version), r); err != nil {
 			return nil, err

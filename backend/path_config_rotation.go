@@ -20,6 +20,10 @@ const (
 	minAuxPeriod         = time.Minute
 	maxAuxPeriod         = 365 * 24 * time.Hour
 	defaultAuxPeriod     = time.Hour
+	defaultRewrapPeriod  = 24 * time.Hour
+	defaultRetireAfter   = 7 * 24 * time.Hour
+	defaultConcurrency   = 2
+	defaultRate          = 25
 	// rotationJitter brings refreshes forward by up to a tenth of the period,
 	// so that accounts created together spread out.
 	rotationJitter = 0.1
@@ -30,6 +34,10 @@ func defaultRotation() rotationRecord {
 		Version:       recordVersion,
 		RefreshPeriod: int64(defaultRefreshPeriod / time.Second),
 		AuxPeriod:     int64(defaultAuxPeriod / time.Second),
+		RewrapPeriod:  int64(defaultRewrapPeriod / time.Second),
+		RetireAfter:   int64(defaultRetireAfter / time.Second),
+		Concurrency:   defaultConcurrency,
+		Rate:          defaultRate,
 	}
 }
 

@@ -46,7 +46,7 @@ const (
 	keyPINRefusal     = "pin-refusal"
 	keyRecovery       = prefixConfig + "recovery"
 	prefixRecipients  = "recipient-sets/"
-	recordVersion     = 2       // of every record type; 1 is still read
+	recordVersion     = 3       // of every record type; 1 and 2 are still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -151,9 +151,14 @@ type nodesRecord struct {
 
 // rotationRecord is config/rotation.
 type rotationRecord struct {
-	Version       int   `json:"version"`
-	RefreshPeriod int64 `json:"refresh_period_seconds"`
-	AuxPeriod     int64 `json:"aux_period_seconds"` // 0: auxiliary keys stay
+	Version           int   `json:"version"`
+	RefreshPeriod     int64 `json:"refresh_period_seconds"`
+	IdleRefreshPeriod int64 `json:"idle_refresh_period_seconds"` // 0: as RefreshPeriod
+	AuxPeriod         int64 `json:"aux_period_seconds"`          // 0: auxiliary keys stay
+	RewrapPeriod      int64 `json:"rewrap_period_seconds"`       // 0: new versions by hand only
+	RetireAfter       int64 `json:"retire_after_seconds"`
+	Concurrency       int   `json:"concurrency"`
+	Rate              int   `json:"rate"` // refreshes per second
 }
 
 // heartbeatRecord is written every minute by the active server. A snapshot of
@@ -172,6 +177,23 @@ type sparesRecord struct {
 	Reason  string    `json:"reason"`
 }
 
+// wrappingState is where a version of the wrapping key is in its life. It only
+// moves forward; a version that was destroyed leaves its record as a tombstone.
+type wrappingState string
+
+const (
+	// stateLive: the newest version, which everything new is sealed to; or one
+	// that was just superseded.
+	stateLive wrappingState = "live"
+	// stateRetired: opens what is sealed to it, and nothing new is.
+	stateRetired wrappingState = "retired"
+	// stateDestroying: nothing refers to it; the key pair may be there, or not,
+	// or in part.
+	stateDestroying wrappingState = "destroying"
+	// stateDestroyed: a node has looked for it in the token and found nothing.
+	stateDestroyed wrappingState = "destroyed"
+)
+
 // wrappingRecord pins one version of a wrapping key in one token.
 type wrappingRecord struct {
 	Version     int       `json:"version"`
@@ -183,6 +205,10 @@ type wrappingRecord struct {
 	PublicKey   []byte    `json:"public_key"`
 	Label       string    `json:"label"`
 	Created     time.Time `json:"created_time"`
+
+	State     wrappingState `json:"state"`
+	Retired   time.Time     `json:"retired_time,omitzero"`
+	Destroyed time.Time     `json:"destroyed_time,omitzero"`
 }
 
 // nodeKeysRecord is pool.NodeKeys.
@@ -215,7 +241,9 @@ type accountRecord struct {
 	Presign  int               `json:"presign"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Current  epochRecord       `json:"current"`
-	// Previous stays until the current epoch has been opened once.
+	// Previous stays until what replaced it has been opened once: the shares
+	// of the same epoch under another wrapping key, or, as older versions of
+	// this program left them, those of the epoch before.
 	Previous *epochRecord `json:"previous,omitempty"`
 }
 
@@ -234,6 +262,8 @@ type epochRecord struct {
 	Certificate     []endorsementRecord  `json:"certificate"`
 	WrappingVersion uint32               `json:"wrapping_version"`
 	Started         time.Time            `json:"started_time"`
+	// Rewrapped is when the shares were last sealed anew within the epoch.
+	Rewrapped time.Time `json:"rewrapped_time,omitzero"`
 	// Lineage is the marker of the sparesRecord when the epoch began, empty
 	// where there was none.
 	Lineage string `json:"lineage,omitempty"`
@@ -255,14 +285,16 @@ type exposuresRecord struct {
 
 // storedRecord is a record of any type.
 type storedRecord interface {
-	// fromV1 makes a record that was decoded from version 1 a current one. It
-	// fails where a field that version 1 does not have was given.
+	// fromV1 makes a record that was decoded from version 1 one of version 2,
+	// fromV2 one of version 2 a current one. Each fails where a field was given
+	// that its version does not have.
 	fromV1() error
+	fromV2() error
 	check() error
 }
 
-// errNotV1: the record has fields that its version does not have.
-var errNotV1 = errors.New("does not have the fields of version 1")
+// errNotItsVersion: the record has fields that its version does not have.
+var errNotItsVersion = errors.New("has fields that its version does not have")
 
 // decodeRecord reads a record into an empty one: find its version, refuse a
 // newer one, decode strictly, then bring an older one up to date. A field that
@@ -295,6 +327,11 @@ func decodeRecord(raw []byte, into storedRecord) error {
 	}
 	if head.Version == 1 {
 		if err := into.fromV1(); err != nil {
+			return err
+		}
+	}
+	if head.Version <= 2 {
+		if err := into.fromV2(); err != nil {
 			return err
 		}
 	}
@@ -347,7 +384,8 @@ func (r *nodesRecord) check() error {
 }
 
 func (r *rotationRecord) check() error {
-	if r.RefreshPeriod < 1 || r.AuxPeriod < 0 {
+	if r.RefreshPeriod < 1 || r.IdleRefreshPeriod < 0 || r.AuxPeriod < 0 || r.RewrapPeriod < 0 ||
+		r.RetireAfter < 1 || r.Concurrency < 1 || r.Rate < 1 {
 		return errors.New("is out of bounds")
 	}
 	return nil
@@ -369,7 +407,11 @@ func (r *wrappingRecord) check() error {
 	if r.KeyVersion == 0 || len(r.ID) == 0 || len(r.PublicKey) == 0 {
 		return errors.New("lacks version, ID or public key")
 	}
-	return nil
+	switch r.State {
+	case stateLive, stateRetired, stateDestroying, stateDestroyed:
+		return nil
+	}
+	return errors.New("has no state that this version knows")
 }
 
 func (r *nodeKeysRecord) check() error {

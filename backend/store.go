@@ -218,8 +218,8 @@ func (s *store) wrappingRecords(ctx context.Context) ([]wrappingRecord, error) {
 	return out, nil
 }
 
-// wrappingKeys returns the token's versions in ascending order. Versions of
-// another token can be left by a crash during a change of token; they belong
+// wrappingKeys returns the token's versions that open something, in ascending
+// order: those that are live or retired. Versions of another token can be left by a crash during a change of token; they belong
 // to nothing.
 func (s *store) wrappingKeys(ctx context.Context, serial string) ([]hsm.WrappingKey, error) {
 	records, err := s.wrappingRecords(ctx)
@@ -228,7 +228,7 @@ func (s *store) wrappingKeys(ctx context.Context, serial string) ([]hsm.Wrapping
 	}
 	var out []hsm.WrappingKey
 	for _, r := range records {
-		if r.TokenSerial != serial {
+		if r.TokenSerial != serial || r.State == stateDestroying || r.State == stateDestroyed {
 			continue
 		}
 		suite, err := hsm.ParseSuite(r.Suite)

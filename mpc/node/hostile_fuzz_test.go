@@ -24,8 +24,8 @@ import (
 func fuzzNode() (*Node, [3]ed25519.PrivateKey) {
 	var keys [3]ed25519.PrivateKey
 	n := New(Config{})
-	if err := n.keys.set([]hsm.WrappingKey{fuzzKey(f)}); err != nil {
-		f.Fatal(err)
+	if err := n.keys.set([]hsm.WrappingKey{fuzzKey()}); err != nil {
+		panic(err)
 	}
 	for k := range keys {
 		keys[k] = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(k + 1)}, 32))
@@ -212,10 +212,10 @@ func FuzzHellos(f *testing.F) {
 }
 
 // fuzzKey is a wrapping key that nobody holds.
-func fuzzKey(t testing.TB) hsm.WrappingKey {
+func fuzzKey() hsm.WrappingKey {
 	priv, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return hsm.WrappingKey{Domain: hsm.DefaultDomain, Version: 1, Suite: hsm.SuiteHPKEP256, ID: make([]byte, 16), PublicKey: priv.PublicKey().Bytes()}
 }

@@ -40,9 +40,6 @@ type Settings struct {
 	// WrappingKeys holds every live version in ascending order; the last one is
 	// used to seal. Running nodes take changes over.
 	WrappingKeys []hsm.WrappingKey
-	// Authority is the Ed25519 key that signs recipient sets, 32 bytes, or
-	// empty. Nodes pin it when they start.
-	Authority []byte
 	// Local is the number of local nodes, local-1…local-N.
 	Local int
 	// SessionsPerNode bounds the sessions a node runs at once; more wait in
@@ -53,6 +50,10 @@ type Settings struct {
 	// time of making come from a version that served fewer algorithms and are
 	// renewed in any case.
 	AuxPeriod time.Duration
+	// Authority is the Ed25519 public key (32 bytes) that signs recipient sets
+	// and recovery targets; empty where there is none, and then no node seals
+	// to anything but its own token. Nodes pin it when they start.
+	Authority []byte
 }
 
 // DefaultSessionsPerNode suits signatures that keep a processor busy for
@@ -101,7 +102,8 @@ type CreateRequest struct {
 	Shares    int
 	// RecipientsHash and PolicyHash go into the public record.
 	RecipientsHash, PolicyHash [32]byte
-	// Recipients is the signed recipient set of that hash; empty for none.
+	// Recipients is the signed recipient set in force, whose hash is
+	// RecipientsHash; empty for none.
 	Recipients []byte
 }
 
@@ -169,13 +171,50 @@ const MaxPresignLifetime = 24 * time.Hour
 // the same key.
 type RefreshRequest struct {
 	Account mpc.Account
-	// Recipients is the signed recipient set of the next epoch, empty for none;
-	// OldRecipients the one that the account's record names, where that is
-	// another one.
-	Recipients, OldRecipients []byte
 	// Expose is called as in SignRequest, for exposures in the account's
 	// current epoch. Those of the new epoch come back with the result.
 	Expose func(ctx context.Context, added mpc.Exposures) error
+	// Recipients is the signed recipient set for the new epoch, OldRecipients
+	// the one that the account's present record names; empty for none.
+	Recipients, OldRecipients []byte
+}
+
+// RewrapRequest asks for every share of an account to be sealed anew, to the
+// newest wrapping-key version. Epoch, record and shares stay what they are.
+type RewrapRequest struct {
+	Account mpc.Account
+	// Recipients is the signed recipient set that the account's record names;
+	// empty for none.
+	Recipients []byte
+	// Expose is called as in SignRequest: who reseals a share has opened it.
+	Expose func(ctx context.Context, added mpc.Exposures) error
+}
+
+// RewrapResult holds all n shares in index order, each sealed to
+// WrappingVersion.
+type RewrapResult struct {
+	Shares          []mpc.WrappedShare
+	WrappingVersion uint32
+}
+
+// ImportRequest asks for an account to be made from recovery deals: by people
+// who together hold enough shares of an account that was lost.
+type ImportRequest struct {
+	// Old is the public record of the lost account.
+	Old mpc.PublicRecord
+	// Deals are what the custodians dealt, in any order.
+	Deals [][]byte
+	// Recipients is the signed recipient set in force; empty for none.
+	Recipients []byte
+	// Target names this mount, as the deals do.
+	Target [32]byte
+}
+
+// KeyObject is what a token holds under one CKA_ID: so many private and public
+// key objects.
+type KeyObject struct {
+	ID              []byte
+	Private, Public int
 }
 
 // NodeState is a node's condition as operators see it.

@@ -11,20 +11,6 @@ import (
 	"vault-plugin-secrets-mpc/recovery"
 )
 
-// ImportRequest asks for an account to be made of what recovery custodians have
-// dealt.
-type ImportRequest struct {
-	// Old is the last known public record of the account.
-	Old mpc.PublicRecord
-	// Deals are those of at least Old.Threshold custodians, as they sent them.
-	Deals [][]byte
-	// Target is the hash of the signed target that they were dealt to.
-	Target [32]byte
-	// Recipients is the signed recipient set of the account from now on; empty
-	// for none.
-	Recipients []byte
-}
-
 // Import has n nodes make one share each. They compute the public record on
 // their own, and it is taken only if all of them arrive at the same.
 func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) {

@@ -12,23 +12,6 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
-// RewrapRequest asks for every share of an account to be sealed to the newest
-// version of the wrapping key. Key and epoch stay.
-type RewrapRequest struct {
-	Account mpc.Account
-	// Recipients is the signed recipient set that the record names; empty for
-	// none.
-	Recipients []byte
-	// Expose is called as in SignRequest.
-	Expose func(ctx context.Context, added mpc.Exposures) error
-}
-
-// RewrapResult is the same epoch in new envelopes.
-type RewrapResult struct {
-	Shares          []mpc.WrappedShare // all n, in index order
-	WrappingVersion uint32
-}
-
 // Rewrap has each share resealed by a node that may open it. Nothing is stored.
 func (p *Pool) Rewrap(ctx context.Context, r RewrapRequest) (*RewrapResult, error) {
 	record := r.Account.Record.Marshal()

@@ -22,12 +22,6 @@ type KeyRequest struct {
 	Suites []hsm.Suite
 }
 
-// KeyObject is what lies in a token under one CKA_ID.
-type KeyObject struct {
-	ID              []byte
-	Private, Public int // how many halves
-}
-
 // keysTimeout bounds the time in which running nodes take a new wrapping key
 // over: they look for it in the token and try it.
 const keysTimeout = 5 * time.Second
