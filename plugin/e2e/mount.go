@@ -63,6 +63,10 @@ func (v *Vault) register() error {
 		return err
 	}
 	sum := sha256.Sum256(binary)
+	module := "softhsm=" + v.Token.Module
+	if v.opts.PINFile != "" {
+		module += ";pin-file=" + v.opts.PINFile
+	}
 	return v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
 		Name:    "mpc",
 		Type:    api.PluginTypeSecrets,
@@ -70,7 +74,7 @@ func (v *Vault) register() error {
 		SHA256:  hex.EncodeToString(sum[:]),
 		Version: v.harness.PluginVersion,
 		Env: append([]string{
-			"MPC_PKCS11_MODULES=softhsm=" + v.Token.Module,
+			"MPC_PKCS11_MODULES=" + module,
 			"SOFTHSM2_CONF=" + v.Token.Conf,
 		}, v.opts.PluginEnv...),
 	})
