@@ -49,13 +49,20 @@ type world struct {
 	algorithm mpc.Algorithm
 	patience  time.Duration
 	limit     time.Duration // of a session, of nodes that are served from now on
+	authority []byte        // that nodes pin
 }
 
 var mount = bytes.Repeat([]byte{7}, 16)
 
 func newWorld(t *testing.T, n int) *world {
 	t.Helper()
-	w := &world{t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
+	return newWorldOf(t, n, nil)
+}
+
+// newWorldOf pins an authority.
+func newWorldOf(t *testing.T, n int, authority []byte) *world {
+	t.Helper()
+	w := &world{authority: authority, t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
 		nodes: map[string]*Node{}, algorithm: mpc.BIP340Secp256k1, patience: time.Second}
 	probing, _ := w.serve()
 	probe, err := probing.Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1, Suites: []uint32{uint32(hsm.SuiteHPKEP256)}})
@@ -87,7 +94,7 @@ func (w *world) wireToken(pin string) *nodepb.Token {
 }
 
 func (w *world) setupRequest(id string) *nodepb.SetupRequest {
-	return &nodepb.SetupRequest{NodeId: id, MountId: mount, Token: w.wireToken("1234"), WrappingKeys: []*nodepb.WrappingKey{w.key}}
+	return &nodepb.SetupRequest{NodeId: id, MountId: mount, Token: w.wireToken("1234"), WrappingKeys: []*nodepb.WrappingKey{w.key}, Authority: w.authority}
 }
 
 // serve starts a fresh node and returns a client of it.
@@ -237,7 +244,8 @@ func cloneStart(s *nodepb.Start) *nodepb.Start {
 	return &nodepb.Start{Operation: s.Operation, Members: s.Members, AccountId: s.AccountId, Algorithm: s.Algorithm,
 		Threshold: s.Threshold, Shares: s.Shares, RecipientsHash: s.RecipientsHash, PolicyHash: s.PolicyHash,
 		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
-		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs}
+		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs,
+		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients}
 }
 
 func (w *world) keygen() *nodepb.Start {
