@@ -41,15 +41,18 @@ var arrows = map[string][]string{
 	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
 	"hsm":         {},
+	"hsm/modules": {},
 	"hsm/pkcs11":  {"hsm"},
 	"hsm/hsmtest": {"hsm"},
+
+	"recovery": {"mpc", "mpc/frost", "hsm"},
 
 	"rotation": {},
 	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {},
+	"plugin/mpckms/cli":               {"recovery"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},
 }
