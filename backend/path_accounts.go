@@ -44,6 +44,11 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"next_refresh_time":  field(framework.TypeString, "When it gets the next ones."),
 		"refresh_period":     field(framework.TypeInt64, "Longest time between two refreshes, in seconds."),
 		"last_refresh_error": field(framework.TypeString, "Why the last refresh failed, empty when it did not."),
+		"refresh_failures":   optional(framework.TypeInt, "How often it failed in a row. The active server knows."),
+		"idle":               optional(framework.TypeBool, "Whether nobody has used the account since its last refresh, so that idle_refresh_period holds. The active server knows."),
+		"last_rewrap_time":   field(framework.TypeString, "When the present shares were last sealed to a new wrapping key; empty where that came with their refresh."),
+		"next_rewrap_time":   field(framework.TypeString, "When they are next; empty where that is not needed."),
+		"last_rewrap_error":  field(framework.TypeString, "Why the last attempt at that failed, empty when it did not."),
 		"metadata":           field(framework.TypeMap, "Key-value pairs of the owner."),
 		"birth_certificate":  field(framework.TypeSlice, "Signatures of the nodes that made the key: node, identity (hex), signature (base64)."),
 		"birth_record_hash":  field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
@@ -230,6 +235,9 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 		"refresh_period":     int64(b.refreshPeriod(r) / time.Second),
 		"presign":            r.Presign,
 		"last_refresh_error": status.LastError,
+		"last_rewrap_time":   rfc3339(r.Current.Rewrapped),
+		"next_rewrap_time":   rfc3339(status.NextRewrap),
+		"last_rewrap_error":  status.LastRewrapError,
 		"metadata":           metadata,
 		"birth_certificate":  certificate,
 		"birth_record_hash":  r.Birth.RecordHash,
@@ -238,6 +246,7 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
 	}
 	if b.active() { // others do not know
+		out["refresh_failures"], out["idle"] = status.Failures, status.Idle
 		out["presignatures"] = 0
 		if eng := b.runningEngine(); eng != nil {
 			out["presignatures"] = eng.Presignatures(record.AccountID, hash)
@@ -274,8 +283,5 @@ func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	resp.Data["session_id"] = res.sessionID.String()
-	if res.unchecked != nil {
-		resp.AddWarning(res.unchecked.Error())
-	}
 	return resp, nil
 }

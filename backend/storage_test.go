@@ -59,7 +59,7 @@ func goldenRecords() map[string]storedRecord {
 		"mount": mount,
 		"hsm": &hsmRecord{Version: recordVersion, URI: testURI, Module: "softhsm", PIN: "1234", Suite: "hpke-p256", Updated: at,
 			Token: tokenRecord{Label: "prod", Serial: testSerial, Manufacturer: "SoftHSM project", Model: "SoftHSM v2"}},
-		"nodes":    &nodesRecord{Version: recordVersion, Local: 7, SessionTimeout: 20, SessionsPerNode: 24},
+		"nodes": &nodesRecord{Version: recordVersion, Local: 7, SessionTimeout: 20, SessionsPerNode: 24},
 		"rotation": &rotationRecord{Version: recordVersion, RefreshPeriod: 3600, IdleRefreshPeriod: 86400, AuxPeriod: 7200,
 			RewrapPeriod: 43200, RetireAfter: 259200, Concurrency: 4, Rate: 100},
 		"wrapping-key": &wrappingRecord{Version: recordVersion, KeyVersion: 3, TokenSerial: testSerial, Domain: "default", Suite: "hpke-p256",
