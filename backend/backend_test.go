@@ -249,7 +249,7 @@ func TestNodes(t *testing.T) {
 
 func TestUnknownPaths(t *testing.T) {
 	m := configured(t)
-	for _, path := range []string{"keys/alice", "accounts/alice/shares", "config", "config/nothing", "sign", "nope", "wrapping-keys/1"} {
+	for _, path := range []string{"keys/alice", "accounts/alice/shares", "config", "config/nothing", "sign", "nope", "wrapping-keys/x", "rotation"} {
 		for _, op := range []logical.Operation{logical.ReadOperation, logical.ListOperation, logical.UpdateOperation, logical.DeleteOperation, logical.PatchOperation} {
 			m.fails(op, path, map[string]any{"x": 1}, 404, "paths are config/")
 		}
@@ -298,6 +298,6 @@ func TestEveryPathIsDocumented(t *testing.T) {
 }
 
 func samplePath(p *framework.Path) string {
-	s := strings.NewReplacer("^", "", "$", "", namePattern, "alice", "(?P<id>[^/]+)", "local-1", "/?", "", "(?P<path>.*)", "nope").Replace(p.Pattern)
+	s := strings.NewReplacer("^", "", "$", "", namePattern, "alice", "(?P<id>[^/]+)", "local-1", `(?P<version>\d+)`, "1", "/?", "", "(?P<path>.*)", "nope").Replace(p.Pattern)
 	return s
 }

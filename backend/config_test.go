@@ -216,7 +216,6 @@ func TestConfigRotation(t *testing.T) {
 		t.Errorf("the pool has %v", last.AuxPeriod)
 	}
 	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"refresh_period": "9000h"}, 400, "a year")
-	m.fails(logical.UpdateOperation, "config/rotation", map[string]any{"idle_refresh_period": 1}, 400, "unknown field")
 	reopened := open(t, m.storage, m.fake)
 	reopened.b.loadPolicy(t.Context())
 	if p := reopened.b.runner.Policy(); p.Period.Seconds() != 120 {

@@ -122,6 +122,22 @@ func (b *backend) runningEngine() Engine {
 	return b.eng
 }
 
+// dropEngine ends the engine when there is nothing left for it to work with. The
+// next use makes another.
+func (b *backend) dropEngine(ctx context.Context) error {
+	b.engMu.Lock()
+	eng := b.eng
+	b.eng, b.applied = nil, false
+	b.generation++
+	b.engMu.Unlock()
+	if eng == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	return eng.Close(ctx)
+}
+
 // settingsChanged makes the next use of the engine apply the settings anew.
 func (b *backend) settingsChanged() {
 	b.engMu.Lock()

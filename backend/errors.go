@@ -95,6 +95,7 @@ func (b *backend) classify(err error) (int, string) {
 		tooFew   *pool.TooFewNodesError
 		noNode   *pool.NoEligibleNodeError
 		busy     *pool.BusyError
+		doomed   *doomedError
 		say      = func(what string) string { return err.Error() + ": " + what }
 		operator = http.StatusServiceUnavailable
 	)
@@ -129,8 +130,10 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
 		return http.StatusServiceUnavailable, say("repeat the request")
-	case errors.Is(err, errEpochChanged):
+	case errors.Is(err, errEpochChanged), errors.As(err, &doomed):
 		return http.StatusConflict, say("repeat the request")
+	case errors.Is(err, errVoid), errors.Is(err, errRolledBack):
+		return http.StatusInternalServerError, say("nothing is lost, it is tried again by itself; if it happens again, see nodes/ for a node that is ill")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable, say("it did not finish in time; nothing half-made stays. Repeat the request; if ECDSA signatures take longer than session_timeout, raise it in config/nodes")
 	case errors.Is(err, pool.ErrWrappingKey):

@@ -48,6 +48,8 @@ type fakeEngine struct {
 	mismatch func(*pool.KeyResult)
 
 	rewrapMismatch func(*pool.RewrapResult)
+	makeMismatch   func(*hsm.WrappingKey)
+	down           bool // no node is ready
 
 	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
 	used     func(mpc.AccountID)
@@ -450,7 +452,11 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, version uint32, suites
 	if len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256 {
 		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
 	}
-	return f.makeKey(f.settings().MountID, version), nil
+	key := f.makeKey(f.settings().MountID, version)
+	if f.makeMismatch != nil {
+		f.makeMismatch(key)
+	}
+	return key, nil
 }
 
 func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
@@ -556,9 +562,13 @@ func (f *fakeEngine) Nodes() []pool.NodeStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []pool.NodeStatus
+	state := pool.NodeReady
+	if f.down {
+		state = pool.NodeRestarting
+	}
 	for i := 1; i <= f.nodes; i++ {
 		out = append(out, pool.NodeStatus{
-			ID: fmt.Sprintf("local-%d", i), State: pool.NodeReady, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
+			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
 			Presignatures: 7,
 			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
 				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},

@@ -29,6 +29,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	if name == wrappingKeysName {
+		return nil, invalid("no account can be called %q, since destroy/%s ends a mount: choose another name", name, name)
+	}
 	request, err := b.createRequest(ctx, data)
 	if err != nil {
 		return nil, err
@@ -65,6 +68,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	if err := b.step(ctx, stepCreateMade); err != nil {
+		return nil, err
+	}
 	r.Created = b.cfg.now().UTC()
 	epoch, err := epochFrom(res, r.Created, lineage)
 	if err != nil {
@@ -77,6 +83,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
 	if err := b.putNewAccount(ctx, name, r, taken); err != nil {
+		return nil, err
+	}
+	if err := b.step(ctx, stepCreateStored); err != nil {
 		return nil, err
 	}
 	b.accountChanged(name, r)

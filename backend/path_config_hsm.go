@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -321,16 +322,24 @@ func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRec
 	case len(known) == 0:
 		return info, 1, nil
 	}
+	// Versions that are destroyed, or are being, serve nobody; their numbers
+	// are not used again.
+	version := b.keeper.highest(known[len(known)-1].KeyVersion) + 1
+	known = slices.DeleteFunc(known, func(k wrappingRecord) bool {
+		return k.State == stateDestroying || k.State == stateDestroyed
+	})
 	for _, k := range known {
 		if k.TokenSerial == info.Serial {
 			return info, 0, nil
 		}
 	}
-	if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
-		return info, 0, err
+	if len(known) > 0 {
+		if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
+			return info, 0, err
+		}
 	}
 	// Nothing depends on the other token: begin anew in this one.
-	return info, known[len(known)-1].KeyVersion + 1, nil
+	return info, version, nil
 }
 
 // makeKey makes a version of the wrapping key in the token that next names.

@@ -92,8 +92,8 @@ Makes new shares of an account's key out of what custodians dealt to this mount:
 
 The key itself is not put together, neither here nor at any custodian. Public key,
 threshold and account ID stay. The name must be free, or be that of the same
-account: then the present shares are replaced, and kept until the new ones have
-been opened. The path needs the sudo capability.
+account, whose shares are then replaced, once every new one has been opened. The
+path needs the sudo capability.
 `,
 	}}
 }
@@ -182,7 +182,7 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	defer release()
-	request, record, err := b.importRequest(ctx, data)
+	request, record, recipients, err := b.importRequest(ctx, data)
 	if err != nil {
 		return nil, err
 	}
@@ -206,8 +206,15 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
-	if err := checkImported(record, &res.Account.Record); err != nil {
+	if err := checkSuccessor(record, &res.Account.Record, recipients); err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
+	}
+	made, err := epoch.account()
+	if err != nil {
+		return nil, err
+	}
+	if err := openCheck(ctx, eng, made); err != nil {
+		return nil, fmt.Errorf("nothing was imported, because the new shares could not be confirmed: %w", err)
 	}
 	r, err := b.storeImport(ctx, name, before, record, epoch)
 	if err != nil {
@@ -220,59 +227,58 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 
 // importRequest reads the three parts and checks that they belong together and
 // to this mount.
-func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) (*pool.ImportRequest, *mpc.PublicRecord, error) {
+func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) (*pool.ImportRequest, *mpc.PublicRecord, [32]byte, error) {
+	var recipients [32]byte
 	rawBundle, rawTarget := data.Get("bundle").(string), data.Get("target").(string)
 	if len(rawBundle) > maxBundle || len(rawTarget) > maxTarget {
-		return nil, nil, invalid("bundle and target have at most %d and %d bytes", maxBundle, maxTarget)
+		return nil, nil, recipients, invalid("bundle and target have at most %d and %d bytes", maxBundle, maxTarget)
 	}
 	bundle, err := recovery.ParseBundle([]byte(rawBundle))
 	if err != nil {
-		return nil, nil, invalid("bundle: %v; send what recovery/export returned", err)
+		return nil, nil, recipients, invalid("bundle: %v; send what recovery/export returned", err)
 	}
 	record, err := mpc.ParsePublicRecord(bundle.Record)
 	if err != nil {
-		return nil, nil, invalid("bundle: %v", err)
+		return nil, nil, recipients, invalid("bundle: %v", err)
 	}
 	anchor, err := b.store.recoveryConfig(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, recipients, err
 	}
 	if anchor == nil {
-		return nil, nil, invalid("no authority is pinned, which must have signed the target: vault write <mount>/config/authority public_key=@authority.pub")
+		return nil, nil, recipients, invalid("no authority is pinned, which must have signed the target: vault write <mount>/config/authority public_key=@authority.pub")
 	}
 	authority, err := anchor.authority()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, recipients, err
 	}
 	signed, err := recovery.ParseSignedTarget([]byte(rawTarget))
 	if err != nil {
-		return nil, nil, invalid("target: %v; send the file that mpckms authority sign-target wrote", err)
+		return nil, nil, recipients, invalid("target: %v; send the file that mpckms authority sign-target wrote", err)
 	}
 	target, err := signed.Verify(authority)
 	if err != nil {
-		return nil, nil, invalid("target: %v; it must be signed by the authority pinned in config/authority", err)
+		return nil, nil, recipients, invalid("target: %v; it must be signed by the authority pinned in config/authority", err)
 	}
 	if err := b.checkTarget(ctx, target); err != nil {
-		return nil, nil, err
+		return nil, nil, recipients, err
 	}
 	request := &pool.ImportRequest{Old: *record, Target: signed.Hash()}
 	for i, d := range data.Get("deals").([]any) {
 		text, ok := d.(string)
 		if !ok || len(text) > maxBundle {
-			return nil, nil, invalid("deals: number %d is not a text of at most %d bytes", i+1, maxBundle)
+			return nil, nil, recipients, invalid("deals: number %d is not a text of at most %d bytes", i+1, maxBundle)
 		}
 		if _, err := recovery.ParseDeal([]byte(text)); err != nil {
-			return nil, nil, invalid("deals: number %d: %v; send the files that mpckms recovery deal wrote", i+1, err)
+			return nil, nil, recipients, invalid("deals: number %d: %v; send the files that mpckms recovery deal wrote", i+1, err)
 		}
 		request.Deals = append(request.Deals, []byte(text))
 	}
 	if len(request.Deals) < record.Threshold || len(request.Deals) > mpc.MaxShares {
-		return nil, nil, invalid("%d deals: the account needs those of %d custodians, and %d at most are taken", len(request.Deals), record.Threshold, mpc.MaxShares)
+		return nil, nil, recipients, invalid("%d deals: the account needs those of %d custodians, and %d at most are taken", len(request.Deals), record.Threshold, mpc.MaxShares)
 	}
-	if request.Recipients, _, err = b.setInForce(ctx); err != nil {
-		return nil, nil, err
-	}
-	return request, record, nil
+	request.Recipients, recipients, err = b.setInForce(ctx)
+	return request, record, recipients, err
 }
 
 // checkTarget demands that custodians dealt to this mount and to a wrapping key
@@ -327,13 +333,6 @@ func (b *backend) replaceable(ctx context.Context, name string, record *mpc.Publ
 	return r, nil
 }
 
-// checkImported verifies that nodes made the next epoch of the account.
-func checkImported(old, next *mpc.PublicRecord) error {
-	same := *next
-	same.RecipientsHash = old.RecipientsHash // the mount's own
-	return checkSuccessor(old, &same)
-}
-
 // storeImport writes the account by one Put.
 func (b *backend) storeImport(ctx context.Context, name string, before *accountRecord, record *mpc.PublicRecord, epoch *epochRecord) (*accountRecord, error) {
 	defer b.lockAccount(name)()
@@ -349,15 +348,8 @@ func (b *backend) storeImport(ctx context.Context, name string, before *accountR
 	next.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
 	if now != nil {
 		next = now
-		previous := now.Current
-		all, err := b.store.usable(ctx, now)
-		if err != nil {
-			return nil, err
-		}
-		previous.Exposures = formatExposures(all.Exposures)
-		next.Previous = &previous
 	}
-	next.Current = *epoch
+	next.Current, next.Previous = *epoch, nil // every share was opened
 	if err := b.store.putAccount(ctx, name, next); err != nil {
 		return nil, err
 	}

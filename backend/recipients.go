@@ -61,21 +61,44 @@ func (b *backend) setInForce(ctx context.Context) ([]byte, [32]byte, error) {
 }
 
 // refreshSets returns the sets that a refresh of an account takes to its nodes:
-// the one in force, and the account's present one if that is another.
-func (b *backend) refreshSets(ctx context.Context, record *mpc.PublicRecord) (next, old []byte, err error) {
-	next, hash, err := b.setInForce(ctx)
-	if err != nil {
-		return nil, nil, err
+// the one in force with its hash, and the account's present one if that is
+// another.
+func (b *backend) refreshSets(ctx context.Context, record *mpc.PublicRecord) (next, old []byte, hash [32]byte, err error) {
+	if next, hash, err = b.setInForce(ctx); err != nil {
+		return nil, nil, hash, err
 	}
 	if hash == record.RecipientsHash {
-		return next, nil, nil
+		return next, nil, hash, nil
 	}
 	if next == nil {
 		// Only a restore of other storage can do this; nodes would refuse it.
-		return nil, nil, errors.New("the account has a recipient set and the mount has none: restore config/recovery")
+		return nil, nil, hash, errors.New("the account has a recipient set and the mount has none: restore config/recovery")
 	}
 	old, err = b.store.recipientSet(ctx, record.RecipientsHash)
-	return next, old, err
+	return next, old, hash, err
+}
+
+// custodians returns the names of those that an account's shares are sealed to,
+// and whether they are of the set in force.
+func (b *backend) custodians(ctx context.Context, record *mpc.PublicRecord) ([]string, bool, error) {
+	_, hash, err := b.setInForce(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	names := []string{}
+	raw, err := b.store.recipientSet(ctx, record.RecipientsHash)
+	if err != nil {
+		return nil, false, err
+	}
+	if raw != nil {
+		signed, err := recovery.ParseSignedSet(raw)
+		if err != nil {
+			return nil, false, err
+		}
+		names = recipientNames(signed.Unverified())
+		names = names[:min(len(names), record.Shares)]
+	}
+	return names, hash == record.RecipientsHash, nil
 }
 
 // authority returns the pinned key for the pool, nil for none.
