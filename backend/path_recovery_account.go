@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -199,6 +200,10 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	res, err := eng.Import(ctx, *request)
+	var refused *pool.RefusedError
+	if errors.As(err, &refused) {
+		return nil, invalid("nothing was imported: %v; have that custodian deal again, or use the deal of another", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -264,21 +269,28 @@ func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) 
 		return nil, nil, recipients, err
 	}
 	request := &pool.ImportRequest{Old: *record, Target: signed.Hash()}
+	var parsed []*recovery.Deal
 	for i, d := range data.Get("deals").([]any) {
 		text, ok := d.(string)
 		if !ok || len(text) > maxBundle {
 			return nil, nil, recipients, invalid("deals: number %d is not a text of at most %d bytes", i+1, maxBundle)
 		}
-		if _, err := recovery.ParseDeal([]byte(text)); err != nil {
+		deal, err := recovery.ParseDeal([]byte(text))
+		if err != nil {
 			return nil, nil, recipients, invalid("deals: number %d: %v; send the files that mpckms recovery deal wrote", i+1, err)
 		}
-		request.Deals = append(request.Deals, []byte(text))
+		request.Deals, parsed = append(request.Deals, []byte(text)), append(parsed, deal)
 	}
 	if len(request.Deals) < record.Threshold || len(request.Deals) > mpc.MaxShares {
 		return nil, nil, recipients, invalid("%d deals: the account needs those of %d custodians, and %d at most are taken", len(request.Deals), record.Threshold, mpc.MaxShares)
 	}
-	request.Recipients, recipients, err = b.setInForce(ctx)
-	return request, record, recipients, err
+	if request.Recipients, recipients, err = b.setInForce(ctx); err != nil {
+		return nil, nil, recipients, err
+	}
+	if _, err := recovery.NewRecord(record, request.Target, recipients, parsed); err != nil {
+		return nil, nil, recipients, invalid("deals: %v", err)
+	}
+	return request, record, recipients, nil
 }
 
 // checkTarget demands that custodians dealt to this mount and to a wrapping key

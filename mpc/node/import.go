@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"errors"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/recovery"
 	"vault-plugin-secrets-mpc/secret"
@@ -62,6 +64,10 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 		c := hsm.DealContext(record.AccountID, target, uint8(d.Dealer), uint8(index))
 		return n.open(ctx, c, d.Sealed[index-1])
 	})
+	var dealer *frost.DealerError
+	if errors.As(err, &dealer) || errors.Is(err, hsm.ErrOpen) || errors.Is(err, hsm.ErrEnvelope) {
+		return nil, refusedError{err} // it names the dealer
+	}
 	if err != nil {
 		return nil, err
 	}

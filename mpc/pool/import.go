@@ -87,6 +87,9 @@ func (p *Pool) importShare(ctx context.Context, r ImportRequest, n *localNode, i
 	if err != nil {
 		return nil, err
 	}
+	if f := reply.GetFailure(); f.GetReason() == nodepb.Failure_REFUSED {
+		return nil, &RefusedError{failureText(f)}
+	}
 	if err := fromFailure(reply.GetFailure()); err != nil {
 		return nil, err
 	}
