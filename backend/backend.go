@@ -36,6 +36,11 @@ type Config struct {
 	rotationInterval time.Duration
 	// presignInterval is the presigner's slow timer; default 15 s.
 	presignInterval time.Duration
+	// wrappingInterval is the timer of what looks after wrapping keys; default
+	// 1 s.
+	wrappingInterval time.Duration
+	// step is called between two steps of an operation; see steps.go.
+	step func(ctx context.Context, name string) error
 }
 
 // backend is one mount.
@@ -47,6 +52,7 @@ type backend struct {
 	spares *spareRule
 	runner *rotation.Runner
 	stock  *presigner
+	keeper *keeper
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -120,12 +126,15 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		now:      cfg.now,
 	})
 	b.runner = rotation.New(rotation.Config{
-		Store:     b,
-		Refresher: b,
-		Policy:    rotationPolicy(defaultRotation()),
-		Interval:  cfg.rotationInterval,
-		Logger:    log.Named("rotation"),
+		Store:       b,
+		Refresher:   b,
+		Rewrapper:   b,
+		Policy:      rotationPolicy(defaultRotation()),
+		Interval:    cfg.rotationInterval,
+		OnRewrapped: b.keeperKick,
+		Logger:      log.Named("rotation"),
 	})
+	b.keeper = newKeeper(keeperConfig{Pass: b.wrappingPass, Interval: cfg.wrappingInterval, now: cfg.now})
 	b.Backend = &framework.Backend{
 		BackendType:    logical.TypeLogical,
 		RunningVersion: cfg.Version,
@@ -138,6 +147,9 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigHSM(),
 			b.pathConfigNodes(),
 			b.pathConfigRotation(),
+			b.pathConfigAuthority(),
+			b.pathRotation(),
+			b.pathWrappingKeys(),
 			b.pathNodes(),
 			b.pathAccounts(),
 			b.pathDerive(),
@@ -145,6 +157,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathVerify(),
 			b.pathDestroy(),
 			b.pathRecovery(),
+			b.pathRecoveryAccounts(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
@@ -168,6 +181,8 @@ func (b *backend) initialize(context.Context, *logical.InitializationRequest) er
 func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.startBackground()
 	b.runner.Kick()
+	b.store.forgetKeys(keyHSM) // a write that failed may have taken effect
+	b.keeper.Kick()
 	b.beat()
 	return nil
 }
@@ -195,7 +210,8 @@ func (b *backend) beat() {
 	})
 }
 
-// startBackground starts nodes, the rotation runner and the presigner. Later
+// startBackground starts nodes, the rotation runner, the presigner and the
+// keeper of wrapping keys. Later
 // calls have no effect, nor have calls on a server that cannot write or after
 // Clean.
 func (b *backend) startBackground() {
@@ -216,12 +232,16 @@ func (b *backend) startBackground() {
 		b.loadPolicy(b.ctx)
 		b.runner.Start(b.ctx)
 		b.stock.start(b.ctx)
+		b.keeper.Start(b.ctx)
 		if _, err := b.engine(b.ctx); err != nil && !errors.Is(err, pool.ErrNotConfigured) && b.ctx.Err() == nil {
 			// The next request that needs nodes tries again.
 			b.log.Error("nodes were not started", "error", err)
 		}
 	})
 }
+
+// keeperKick tells the keeper that accounts may have left a wrapping key.
+func (b *backend) keeperKick() { b.keeper.Kick() }
 
 // loadPolicy tells the runner what config/rotation says.
 func (b *backend) loadPolicy(ctx context.Context) {
@@ -236,8 +256,9 @@ func (b *backend) loadPolicy(ctx context.Context) {
 // invalidate is called when another server changed an entry.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
-	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || strings.HasPrefix(key, prefixWrapping) {
+	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || strings.HasPrefix(key, prefixWrapping) {
 		b.settingsChanged()
+		b.keeper.Kick()
 	}
 	// The runner and the presigner read an account when its turn comes.
 }
@@ -262,7 +283,7 @@ func (b *backend) clean(context.Context) {
 		if eng != nil {
 			errs = append(errs, eng.Close(ctx))
 		}
-		errs = append(errs, b.runner.Stop(ctx), b.stock.stop(ctx))
+		errs = append(errs, b.runner.Stop(ctx), b.stock.stop(ctx), b.keeper.Stop(ctx))
 		b.tasks.Wait()
 		ended <- errors.Join(errs...)
 	}()

@@ -1,10 +1,9 @@
 package backend
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -100,20 +99,22 @@ func TestCrashDuringRefresh(t *testing.T) {
 		alive)
 }
 
-// TestCrashDuringRollback: exposures of the old epoch have grown, the new one
-// holds garbage, and the crash comes anywhere on the way back.
-func TestCrashDuringRollback(t *testing.T) {
-	crashEverywhere(t,
-		func(m *mount) {
-			withAccount(m)
-			m.fake.spare = true
-			m.signs("alice")
-		},
-		func(m *mount) {
-			m.fake.garbage = true
-			m.do(logical.UpdateOperation, "accounts/alice/refresh", nil)
-		},
-		alive)
+// TestCrashDuringVoidRefresh: exposures of the epoch have grown, and the next
+// one holds garbage.
+func TestCrashDuringVoidRefresh(t *testing.T) {
+	base, fake := &logical.InmemStorage{}, newFake(t)
+	c := &crashing{Storage: base, left: 1 << 30}
+	m := open(t, c, fake)
+	withAccount(m)
+	m.fake.spare = true
+	m.signs("alice")
+	c.left = 0 // a write would be noticed
+	m.fake.garbage = true
+	m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusInternalServerError, "keeps the shares it has")
+	if c.dead {
+		t.Error("a refresh without effect wrote something")
+	}
+	alive(t, open(t, snapshot(t, base), fake))
 }
 
 func TestCrashDuringExposure(t *testing.T) {
@@ -151,79 +152,143 @@ func TestCrashDuringDestroy(t *testing.T) {
 		})
 }
 
-func TestRefreshRollsBack(t *testing.T) {
+// TestVoidRefresh: a node makes a share that does not open. Nothing is stored.
+func TestVoidRefresh(t *testing.T) {
 	m := configured(t)
 	m.create("alice", "ecdsa-secp256k1")
 	m.fake.spare = true
 	m.signs("alice") // node 4 now has share 1
-	before := m.must(logical.ReadOperation, "accounts/alice", nil)
+	stored, _ := m.storage.Get(t.Context(), prefixAccounts+"alice")
 	m.fake.garbage = true
-	m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusInternalServerError, "keeps its previous shares")
+	m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusInternalServerError, "keeps the shares it has")
 	after := m.must(logical.ReadOperation, "accounts/alice", nil)
-	if after["epoch_id"] != before["epoch_id"] || after["last_refresh_time"] != before["last_refresh_time"] {
-		t.Error("the account is not back in its epoch")
+	if now, _ := m.storage.Get(t.Context(), prefixAccounts+"alice"); !bytes.Equal(now.Value, stored.Value) {
+		t.Error("the account's entry has changed")
 	}
 	if after["last_refresh_error"] == "" {
 		t.Error("the account does not say that its refresh failed")
 	}
-	r, err := m.b.store.account(t.Context(), "alice")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Previous != nil {
-		t.Error("a previous epoch is left after rolling back")
-	}
-	if r.Current.Exposures[nodeIdentity(4).String()] != 1 {
-		t.Error("rolling back forgot that node 4 had share 1")
+	alive(t, m)
+}
+
+// TestUncheckedRefresh: the new shares could not be opened for want of nodes.
+func TestUncheckedRefresh(t *testing.T) {
+	m := configured(t)
+	m.create("alice", "bip340-secp256k1")
+	before := m.must(logical.ReadOperation, "accounts/alice", nil)
+	m.fake.openErr = &pool.TooFewNodesError{Ready: 2, Needed: 3, Configured: 5}
+	m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusServiceUnavailable, "could not be checked, so the account keeps the shares it has")
+	m.fake.openErr = nil
+	if after := m.must(logical.ReadOperation, "accounts/alice", nil); after["epoch_id"] != before["epoch_id"] {
+		t.Error("an epoch that was never opened is in use")
 	}
 	alive(t, m)
 }
 
-// TestUnsettledRefresh: the check after promotion was not possible. If the new
-// epoch is good it stays; if it holds a share that does not open, a signature
-// that meets it goes back to the previous epoch and is answered all the same.
-func TestUnsettledRefresh(t *testing.T) {
-	for _, garbage := range []bool{false, true} {
-		t.Run(fmt.Sprintf("garbage=%v", garbage), func(t *testing.T) {
-			m := configured(t)
-			m.create("alice", "bip340-secp256k1")
-			first := m.must(logical.ReadOperation, "accounts/alice", nil)
-			m.fake.garbage = garbage
-			m.fake.openErr = &pool.TooFewNodesError{Ready: 2, Needed: 3, Configured: 5}
-			resp, status, msg := m.do(logical.UpdateOperation, "accounts/alice/refresh", nil)
-			if status != http.StatusOK || len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "could not be checked") {
-				t.Fatalf("%d %s %+v", status, msg, resp)
-			}
-			if r, _ := m.b.store.account(t.Context(), "alice"); r.Previous == nil {
-				t.Fatal("the previous epoch was dropped unchecked")
-			}
-			// Another refresh must not throw the way back away.
-			m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusServiceUnavailable, "could not be checked")
+// TestRefreshWritesOnce: one write of one entry, which holds one epoch.
+func TestRefreshWritesOnce(t *testing.T) {
+	base, fake := &logical.InmemStorage{}, newFake(t)
+	c := &crashing{Storage: base, left: 1 << 30}
+	m := open(t, c, fake)
+	withAccount(m)
+	for range 3 {
+		before := c.wrote
+		m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
+		if c.wrote != before+1 {
+			t.Errorf("a refresh wrote %d times", c.wrote-before)
+		}
+		if r, _ := m.b.store.account(t.Context(), "alice"); r.Previous != nil {
+			t.Error("a previous epoch stays in the entry")
+		}
+	}
+}
 
-			m.fake.openErr = nil
-			signed := m.signs("alice")
-			r, err := m.b.store.account(t.Context(), "alice")
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, previous := uint64(2), true
-			if garbage {
-				want, previous = first["share_epoch"].(uint64), false
-			}
-			if signed["share_epoch"] != want || (r.Previous != nil) != previous {
-				t.Errorf("signed in epoch %v, previous kept: %v; want %d, %v", signed["share_epoch"], r.Previous != nil, want, previous)
-			}
-			alive(t, m)
-		})
+// twoEpochs leaves an account as an older version did between promotion and
+// check: two epochs in its entry, the newer perhaps with a share that does not
+// open.
+func twoEpochs(m *mount, garbage bool) {
+	m.t.Helper()
+	m.create("alice", "bip340-secp256k1")
+	m.fake.spare = true
+	m.signs("alice") // node 4 now has share 1
+	r, err := m.b.store.account(m.t.Context(), "alice")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	all, err := m.b.store.usable(m.t.Context(), r)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	previous := r.Current
+	previous.Exposures = formatExposures(all.Exposures)
+	m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
+	if r, err = m.b.store.account(m.t.Context(), "alice"); err != nil {
+		m.t.Fatal(err)
+	}
+	r.Previous = &previous
+	if garbage {
+		r.Current.Shares[0] = fakeEnvelope([]byte("garbage"), 1)
+	}
+	if err := m.b.store.putAccount(m.t.Context(), "alice", r); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// TestTwoEpochs: if the newer epoch is good it stays; if it holds a share that
+// does not open, a signature that meets it goes back to the previous epoch and
+// is answered all the same. The same is done by a refresh and by the runner.
+func TestTwoEpochs(t *testing.T) {
+	for _, garbage := range []bool{false, true} {
+		for name, meet := range map[string]func(*mount) (settled bool){
+			"signature": func(m *mount) bool { m.signs("alice"); return garbage },
+			"refresh":   func(m *mount) bool { m.must(logical.UpdateOperation, "accounts/alice/refresh", nil); return true },
+			"runner": func(m *mount) bool {
+				if _, err := m.b.RewrapAccount(m.t.Context(), "alice"); err != nil {
+					m.t.Error(err)
+				}
+				return true
+			},
+		} {
+			t.Run(fmt.Sprintf("garbage=%v/%s", garbage, name), func(t *testing.T) {
+				m := configured(t)
+				twoEpochs(m, garbage)
+				m.fake.openErr = &pool.TooFewNodesError{Ready: 2, Needed: 3, Configured: 5}
+				// The way back is not thrown away unchecked.
+				m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusServiceUnavailable, "could not be checked")
+				if r, _ := m.b.store.account(t.Context(), "alice"); r.Previous == nil {
+					t.Fatal("the previous epoch was dropped unchecked")
+				}
+				m.fake.openErr = nil
+				settled := meet(m)
+				r, err := m.b.store.account(t.Context(), "alice")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (r.Previous == nil) != settled {
+					t.Errorf("settled: %v", r.Previous == nil)
+				}
+				if garbage && name != "refresh" && r.Current.Exposures[nodeIdentity(4).String()] != 1 {
+					t.Error("going back forgot that node 4 had share 1")
+				}
+				alive(t, m)
+			})
+		}
+	}
+}
+
+func TestCrashWithTwoEpochs(t *testing.T) {
+	for _, garbage := range []bool{false, true} {
+		crashEverywhere(t,
+			func(m *mount) { configure(m); twoEpochs(m, garbage) },
+			func(m *mount) { m.do(logical.UpdateOperation, "accounts/alice/refresh", nil) },
+			alive)
 	}
 }
 
 // TestNoWayBack: neither epoch opens completely. Nothing may be thrown away.
 func TestNoWayBack(t *testing.T) {
 	m := configured(t)
-	m.create("alice", "bip340-secp256k1")
-	m.fake.openErr = errors.New("no answer")
-	m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
+	twoEpochs(m, false)
 	m.fake.openErr = fmt.Errorf("share 1: %w", pool.ErrShareUnusable)
 	m.fails(logical.UpdateOperation, "accounts/alice/refresh", nil, http.StatusInternalServerError, "previous shares were not confirmed either")
 	if r, _ := m.b.store.account(t.Context(), "alice"); r.Previous == nil {

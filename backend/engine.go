@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -21,10 +22,10 @@ type Engine interface {
 	// in the settings stays the caller's to wipe.
 	Apply(ctx context.Context, s pool.Settings) error
 	// Probe starts one throwaway node process that logs in to the token for
-	// real. With createVersion > 0 it also makes that wrapping-key version in
+	// real. With create.Version > 0 it also makes that wrapping-key version in
 	// the token (label carries mount ID and version). The PIN stays the
 	// caller's to wipe.
-	Probe(ctx context.Context, mountID [16]byte, token pool.Token, createVersion uint32) (pool.TokenInfo, *hsm.WrappingKey, error)
+	Probe(ctx context.Context, mountID [16]byte, token pool.Token, create pool.KeyRequest) (pool.TokenInfo, *hsm.WrappingKey, error)
 	Create(ctx context.Context, r pool.CreateRequest) (*pool.KeyResult, error)
 	Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResult, error)
 	Refresh(ctx context.Context, r pool.RefreshRequest) (*pool.KeyResult, error)
@@ -43,6 +44,25 @@ type Engine interface {
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error
+	// MakeWrappingKey has one running node make that version in the token and
+	// probe it, with the first of the suites that the token can do. Nodes seal
+	// to it once Apply has told them about it.
+	MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error)
+	// DestroyWrappingKey has one running node destroy both halves and look
+	// again. hsm.ErrKeyNotFound says that there was nothing to destroy, which
+	// is success to the caller.
+	DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error
+	// FindWrappingKeys lists key objects in the token under a label.
+	FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error)
+	// Rewrap has every share resealed to the newest wrapping-key version, by
+	// nodes that may open it; the epoch stays. Its error wraps
+	// pool.ErrShareUnusable when a share does not open, and only then.
+	Rewrap(ctx context.Context, r pool.RewrapRequest) (*pool.RewrapResult, error)
+	// RewrapNodeKeys reseals the own keys of the named node, running or not,
+	// to the newest version and stores them.
+	RewrapNodeKeys(ctx context.Context, nodeID string) error
+	// Import makes an account from recovery deals.
+	Import(ctx context.Context, r pool.ImportRequest) (*pool.KeyResult, error)
 	Nodes() []pool.NodeStatus
 	Close(ctx context.Context) error
 }
@@ -54,6 +74,10 @@ type EngineConfig struct {
 	// OnPresignatureUsed is to be called when an account's stock has become
 	// smaller. It does not block and may be called concurrently.
 	OnPresignatureUsed func(mpc.AccountID)
+	// OnPINRefused is to be called when the token has refused the PIN that was
+	// accepted at that time (pool.Token.Accepted). It does not block and may be
+	// called concurrently.
+	OnPINRefused func(accepted time.Time, reason error)
 }
 
 // NewEngineFunc makes an engine that has no nodes yet. It starts nothing.
@@ -83,7 +107,7 @@ func (b *backend) unconfiguredEngine() (Engine, error) {
 		return nil, pool.ErrClosed
 	}
 	if b.eng == nil {
-		b.eng = b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used})
+		b.eng = b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used, OnPINRefused: b.pinRefused})
 	}
 	return b.eng, nil
 }
@@ -96,6 +120,22 @@ func (b *backend) runningEngine() Engine {
 		return nil
 	}
 	return b.eng
+}
+
+// dropEngine ends the engine when there is nothing left for it to work with. The
+// next use makes another.
+func (b *backend) dropEngine(ctx context.Context) error {
+	b.engMu.Lock()
+	eng := b.eng
+	b.eng, b.applied = nil, false
+	b.generation++
+	b.engMu.Unlock()
+	if eng == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	return eng.Close(ctx)
 }
 
 // settingsChanged makes the next use of the engine apply the settings anew.
@@ -182,18 +222,35 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules, err := ParseModules(b.cfg.Modules)
+	list, err := modules.Parse(b.cfg.Modules)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", pool.ErrModule, err)
 	}
-	path, ok := modules[conf.Module]
-	if !ok {
-		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modulesVariable)
+	if _, ok := list[conf.Module]; !ok {
+		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modules.Variable)
+	}
+	token := conf.poolToken()
+	if why, err := b.store.pinRefusal(ctx, conf); err != nil {
+		token.PIN.Wipe()
+		return nil, err
+	} else if why != nil {
+		token.Refused = why.err()
+	}
+	anchor, err := b.store.recoveryConfig(ctx)
+	if err != nil {
+		token.PIN.Wipe()
+		return nil, err
+	}
+	authority, err := anchor.authority()
+	if err != nil {
+		token.PIN.Wipe()
+		return nil, err
 	}
 	return &pool.Settings{
 		MountID:         mount.ID,
-		Token:           conf.poolToken(path),
+		Token:           token,
 		WrappingKeys:    keys,
+		Authority:       authority,
 		Local:           nodes.Local,
 		SessionsPerNode: nodes.SessionsPerNode,
 		AuxPeriod:       time.Duration(clocks.AuxPeriod) * time.Second,

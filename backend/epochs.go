@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
@@ -16,25 +17,40 @@ import (
 	"vault-plugin-secrets-mpc/rotation"
 )
 
-// The life of a share epoch. An account's entry holds the current epoch and,
-// for a while, the one before it:
+// The life of a share epoch. A refresh makes the next epoch, has every share of
+// it opened from the bytes that are about to be stored, and then replaces the
+// present one by one Put:
 //
 //	{current: e}                    in use
-//	{current: e+1, previous: e}     promoted: one Put, after all n nodes agreed
-//	{current: e+1}                  every share of e+1 was opened once
-//	{current: e}                    or one did not open, and all of e do
+//	{current: e+1}                  promoted: all n nodes agreed, all n shares open
+//
+// Until that Put nothing is stored, so a refresh that fails, or whose shares do
+// not open, leaves everything as it was; after it every share has been opened
+// once. An epoch that was never opened is never stored, there is nothing to go
+// back to, and nothing older stays in the entry.
+//
+// A rewrap (rewrap.go) keeps the epoch and stores the old envelopes beside the
+// new for a while, as older versions of this program did with two epochs:
+//
+//	{current: new, previous: old}   not settled
+//	{current: new}                  every share was opened once
+//	{current: old}                  or one did not open, and all of the old do
 //
 // Each arrow is one Put of one entry. A crash between two of them leaves an
-// account that signs; what is left to do is done by the next refresh, or when
-// a signature meets a share that does not open.
+// account that signs; what is left to do is done by the rotation runner, by the
+// next refresh, or when a signature meets a share that does not open.
 
 // maxShareEnvelope bounds one wrapped share in bytes. An envelope of one
 // recipient has a few hundred.
 const maxShareEnvelope = 16 << 10
 
-// errRolledBack: a refresh was undone because a node stored a share that does
-// not open. The account goes on with its previous shares.
-var errRolledBack = errors.New("a share of the new epoch did not open: the account keeps its previous shares")
+// errVoid: a refresh ended without effect because a node made a share that does
+// not open.
+var errVoid = errors.New("a share of the new epoch did not open: the account keeps the shares it has")
+
+// errRolledBack: what was stored last was undone because a share of it does not
+// open.
+var errRolledBack = errors.New("a share that was stored last did not open: the account keeps its previous shares")
 
 // errNoSpares: a node was about to be handed a share that it is not known to
 // have, in an epoch that gets no spares.
@@ -44,7 +60,7 @@ var errNoSpares = fmt.Errorf("%w: no spare node may take a share over before the
 type unsettledError struct{ err error }
 
 func (e *unsettledError) Error() string {
-	return "the shares of the last refresh are in use but could not be checked, the previous ones are kept: " + e.err.Error()
+	return "the shares that were stored last are in use but could not be checked, the previous ones are kept: " + e.err.Error()
 }
 func (e *unsettledError) Unwrap() error { return e.err }
 
@@ -153,11 +169,9 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string) (*epochRe
 		Started:         started,
 		Lineage:         lineage,
 	}
-	for i, s := range res.Account.Shares {
-		if int(s.Index) != i+1 || len(s.Envelope) == 0 || len(s.Envelope) > maxShareEnvelope {
-			return nil, fmt.Errorf("nodes returned no usable envelope for share %d", i+1)
-		}
-		e.Shares = append(e.Shares, s.Envelope)
+	var err error
+	if e.Shares, err = envelopesOf(res.Account.Shares, record.Shares, res.WrappingVersion); err != nil {
+		return nil, err
 	}
 	holders := map[mpc.Index]bool{}
 	for _, index := range res.Account.Exposures {
@@ -176,6 +190,26 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string) (*epochRe
 	return e, nil
 }
 
+// envelopesOf takes the n envelopes in index order. Each must be sealed to the
+// version that nodes say it is: what they say is what is counted on when older
+// versions are destroyed.
+func envelopesOf(shares []mpc.WrappedShare, n int, version uint32) ([][]byte, error) {
+	if len(shares) != n {
+		return nil, fmt.Errorf("nodes returned %d of %d shares", len(shares), n)
+	}
+	var out [][]byte
+	for i, s := range shares {
+		if int(s.Index) != i+1 || len(s.Envelope) == 0 || len(s.Envelope) > maxShareEnvelope {
+			return nil, fmt.Errorf("nodes returned no usable envelope for share %d", i+1)
+		}
+		out = append(out, s.Envelope)
+	}
+	if r := envelopeRefs(out); r.broken || len(r.versions) != 1 || r.versions[0] != version {
+		return nil, fmt.Errorf("nodes returned envelopes that are not sealed to version %d of the wrapping key alone", version)
+	}
+	return out, nil
+}
+
 func endorsements(in []pool.Endorsement) []endorsementRecord {
 	out := make([]endorsementRecord, len(in))
 	for i, c := range in {
@@ -184,8 +218,9 @@ func endorsements(in []pool.Endorsement) []endorsementRecord {
 	return out
 }
 
-// checkSuccessor verifies that next is the epoch after old of the same key.
-func checkSuccessor(old, next *mpc.PublicRecord) error {
+// checkSuccessor verifies that next is the epoch after old of the same key,
+// sealed to the recipient set of the given hash.
+func checkSuccessor(old, next *mpc.PublicRecord, recipients [32]byte) error {
 	switch {
 	case next.AccountID != old.AccountID:
 		return errors.New("refresh returned another account")
@@ -193,7 +228,7 @@ func checkSuccessor(old, next *mpc.PublicRecord) error {
 		return errors.New("refresh returned another algorithm or sharing")
 	case !bytes.Equal(next.PublicKey, old.PublicKey) || next.ChainCode != old.ChainCode:
 		return errors.New("refresh returned another key")
-	case next.RecipientsHash != old.RecipientsHash || next.PolicyHash != old.PolicyHash:
+	case next.RecipientsHash != recipients || next.PolicyHash != old.PolicyHash:
 		return errors.New("refresh returned other recipients or another policy")
 	case next.Epoch != old.Epoch+1 || next.EpochID == old.EpochID:
 		return fmt.Errorf("refresh returned epoch %d after %d", next.Epoch, old.Epoch)
@@ -210,8 +245,6 @@ func checkSuccessor(old, next *mpc.PublicRecord) error {
 type refreshed struct {
 	record    *accountRecord
 	sessionID mpc.SessionID
-	// unchecked is set when the new shares are in use but not yet settled.
-	unchecked error
 }
 
 // refreshAccount gives an account new shares, one call at a time per account.
@@ -221,18 +254,9 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, 
 		return nil, err
 	}
 	defer release()
-	r, err := b.needAccount(ctx, name)
-	if err != nil {
+	eng, r, err := b.settled(ctx, name)
+	if err != nil && !errors.Is(err, errRolledBack) {
 		return nil, err
-	}
-	eng, err := b.engine(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if r.Previous != nil { // left over: one step back must remain possible
-		if r, err = b.settle(ctx, eng, name, r); err != nil && !errors.Is(err, errRolledBack) {
-			return nil, err
-		}
 	}
 	old, err := b.store.usable(ctx, r)
 	if err != nil {
@@ -244,52 +268,83 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, 
 	if err != nil {
 		return nil, err
 	}
-	res, err := eng.Refresh(ctx, pool.RefreshRequest{Account: *old, Expose: b.expose(name, &old.Record)})
+	request := pool.RefreshRequest{Account: *old, Expose: b.expose(name, &old.Record)}
+	var recipients [32]byte
+	if request.Recipients, request.OldRecipients, recipients, err = b.refreshSets(ctx, &old.Record); err != nil {
+		return nil, err
+	}
+	res, err := eng.Refresh(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	next, err := epochFrom(res, b.cfg.now().UTC(), lineage)
-	if err != nil {
-		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+	if err := b.step(ctx, stepRefreshMade); err != nil {
+		return nil, err
 	}
-	if err := checkSuccessor(&old.Record, &res.Account.Record); err != nil {
-		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+	next, err := b.nextEpoch(ctx, eng, old, res, lineage, recipients)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.step(ctx, stepRefreshChecked); err != nil {
+		return nil, err
 	}
 	r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
-		// Exposures of the old epoch have grown, and their entry will soon
-		// belong to the new epoch: fold them in for the way back.
-		previous := r.Current
-		all, err := b.store.usable(ctx, r)
-		if err != nil {
-			return err
-		}
-		previous.Exposures = formatExposures(all.Exposures)
-		r.Current, r.Previous = *next, &previous
+		// No earlier epoch is kept: all that a previous one could be gone back
+		// for is known of this one.
+		r.Current, r.Previous = *next, nil
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &refreshed{record: r, sessionID: res.SessionID}
-	settled, err := b.settle(ctx, eng, name, r)
-	var unsettled *unsettledError
-	switch {
-	case errors.As(err, &unsettled):
-		b.log.Warn("refresh is not settled yet", "account", name, "error", err)
-		out.unchecked = err
-	case err != nil:
-		return nil, err
-	default:
-		out.record = settled
-	}
-	return out, nil
+	return &refreshed{r, res.SessionID}, b.step(ctx, stepRefreshStored)
 }
 
-// settle ends the time of two epochs: it has every share of the current one
-// opened and then drops the previous, or goes back to it when a share does not
-// open. After going back it returns the account and errRolledBack. When it
-// cannot find out, the entry stays as it is and the error is unsettledError.
-// The caller has reserved the account.
+// settled reads an account and settles it if something is left over. With
+// errRolledBack it returns the account all the same. The caller has reserved
+// the account.
+func (b *backend) settled(ctx context.Context, name string) (Engine, *accountRecord, error) {
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.Previous != nil {
+		r, err = b.settle(ctx, eng, name, r)
+	}
+	return eng, r, err
+}
+
+// nextEpoch makes an epoch of what a refresh returned, once every share of it
+// has been opened from the bytes that will be stored.
+func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, res *pool.KeyResult, lineage string, recipients [32]byte) (*epochRecord, error) {
+	next, err := epochFrom(res, b.cfg.now().UTC(), lineage)
+	if err != nil {
+		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+	}
+	if err := checkSuccessor(&old.Record, &res.Account.Record, recipients); err != nil {
+		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+	}
+	account, err := next.account()
+	if err != nil {
+		return nil, err
+	}
+	switch err := openCheck(ctx, eng, account); {
+	case errors.Is(err, pool.ErrShareUnusable):
+		return nil, fmt.Errorf("%w (%w)", errVoid, err)
+	case err != nil:
+		return nil, fmt.Errorf("the new shares could not be checked, so the account keeps the shares it has: %w", err)
+	}
+	return next, nil
+}
+
+// settle ends the time of a previous epoch or of previous envelopes: it has
+// every current share opened and then drops the previous, or goes back to it
+// when a share does not open. After going back it returns the account and
+// errRolledBack. When it cannot find out, the entry stays as it is and the error
+// is unsettledError. The caller has reserved the account.
 func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accountRecord) (*accountRecord, error) {
 	current, err := b.store.usable(ctx, r)
 	if err != nil {
@@ -298,11 +353,16 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 	id := current.Record.EpochID
 	openErr := openCheck(ctx, eng, current)
 	if openErr == nil {
+		if err := b.step(ctx, stepSettleChecked); err != nil {
+			return nil, err
+		}
 		settled, err := b.updateAccount(ctx, name, id, func(r *accountRecord) error {
 			r.Previous = nil
 			return nil
 		})
-		if err != nil && !errors.Is(err, errEpochChanged) {
+		if err == nil {
+			err = b.step(ctx, stepSettleDropped)
+		} else if !errors.Is(err, errEpochChanged) {
 			return nil, &unsettledError{err}
 		}
 		return settled, err
@@ -311,13 +371,16 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 		return nil, &unsettledError{openErr}
 	}
 	// Going back is right only if there is something to go back to: with t
-	// good shares the current epoch may still be the better one.
-	previous, err := r.Previous.account()
+	// good shares the current ones may still be the better.
+	previous, err := b.store.usable(ctx, &accountRecord{Current: *r.Previous})
 	if err != nil {
 		return nil, &unsettledError{errors.Join(openErr, err)}
 	}
 	if err := openCheck(ctx, eng, previous); err != nil {
 		return nil, &unsettledError{fmt.Errorf("%w; the previous shares were not confirmed either: %w", openErr, err)}
+	}
+	if err := b.step(ctx, stepSettleBack); err != nil {
+		return nil, err
 	}
 	back, err := b.updateAccount(ctx, name, id, func(r *accountRecord) error {
 		if r.Previous == nil {
@@ -329,7 +392,10 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 	if err != nil {
 		return nil, err
 	}
-	b.log.Error("refresh rolled back", "account", name, "error", openErr)
+	b.log.Error("went back to the previous shares", "account", name, "error", openErr)
+	if err := b.step(ctx, stepSettleWent); err != nil {
+		return nil, err
+	}
 	return back, fmt.Errorf("%w (%w)", errRolledBack, openErr)
 }
 
@@ -360,27 +426,36 @@ func noAccount(name string) error {
 	return unknown("there is no account %q: list accounts/ for the accounts there are", name)
 }
 
-// scheduleOf is an account as the rotation runner sees it.
+// scheduleOf is an account as the rotation runner sees it. An envelope that
+// cannot be read counts as sealed to no version: that its rewrap fails is then
+// there to be seen.
 func scheduleOf(name string, r *accountRecord) rotation.Record {
 	return rotation.Record{
 		Key:         name,
 		LastRefresh: r.Current.Started,
 		Period:      time.Duration(r.RefreshPeriod) * time.Second,
+		Sealed:      envelopeRefs(r.Current.Shares).sealed,
+		Unsettled:   r.Previous != nil,
 	}
 }
 
 // RefreshAccount implements rotation.Refresher.
 func (b *backend) RefreshAccount(ctx context.Context, name string) (rotation.Record, error) {
 	res, err := b.refreshAccount(ctx, name)
-	var f *fault
-	if errors.As(err, &f) && f.status == 404 {
-		return rotation.Record{}, rotation.ErrGone
-	}
 	if err != nil {
-		return rotation.Record{}, err
+		return rotation.Record{}, goneOr(err)
 	}
 	b.stock.set(name, res.record)
 	return scheduleOf(name, res.record), nil
+}
+
+// goneOr turns "no such account" into what the runner understands.
+func goneOr(err error) error {
+	var f *fault
+	if errors.As(err, &f) && f.status == http.StatusNotFound {
+		return rotation.ErrGone
+	}
+	return err
 }
 
 // accountChanged tells those who watch accounts in the background about one
@@ -399,29 +474,18 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := b.store.accountNames(ctx)
+	var out []rotation.Record
+	ids := map[string]bool{}
+	complete, err := b.readAll(ctx, func(name string, r *accountRecord) {
+		ids[r.ID] = true
+		b.stock.found(name, r)
+		out = append(out, scheduleOf(name, r))
+	})
 	if err != nil {
 		return nil, err
 	}
-	var out []rotation.Record
-	ids, complete := map[string]bool{}, true
-	for _, name := range names {
-		r, err := b.store.account(ctx, name)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			b.log.Error("account cannot be read and is not refreshed", "account", name, "error", err)
-			complete = false
-			continue
-		}
-		if r != nil {
-			ids[r.ID] = true
-			b.stock.found(name, r)
-			out = append(out, scheduleOf(name, r))
-		}
-	}
 	b.stock.listed()
+	b.keeper.Kick()
 	for _, id := range orphans {
 		if _, err := hex.DecodeString(id); complete && err == nil && !ids[id] {
 			if err := b.store.delete(ctx, prefixExposures+id); err != nil {
@@ -430,4 +494,53 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 		}
 	}
 	return out, nil
+}
+
+// readAll reads every account and every node's keys, and brings the references
+// up to what is stored. complete is false when an account could not be read;
+// what is damaged is noted as such, and only trouble with storage is an error.
+func (b *backend) readAll(ctx context.Context, found func(name string, r *accountRecord)) (complete bool, err error) {
+	scan, whole := b.store.refs.scan(), false
+	defer func() { b.store.refs.end(scan, whole && err == nil) }()
+	names, err := b.store.accountNames(ctx)
+	if err != nil {
+		return false, err
+	}
+	whole, complete = true, true
+	for _, name := range names {
+		r, err := b.store.account(ctx, name)
+		var damaged *damagedError
+		switch {
+		case err == nil && r != nil:
+			scan.found(prefixAccounts+name, r)
+			found(name, r)
+		case errors.As(err, &damaged):
+			scan.found(prefixAccounts+name, nil)
+			complete = false
+			b.log.Error("account cannot be read and is not refreshed", "account", name, "error", err)
+		case err != nil && ctx.Err() != nil:
+			return false, err
+		case err != nil: // perhaps only this once
+			whole, complete = false, false
+			b.log.Error("account cannot be read and is not refreshed", "account", name, "error", err)
+		}
+	}
+	nodes, err := b.store.list(ctx, prefixNodeKeys)
+	if err != nil {
+		return false, err
+	}
+	for _, id := range nodes {
+		var r nodeKeysRecord
+		ok, err := b.store.get(ctx, prefixNodeKeys+id, &r)
+		var damaged *damagedError
+		switch {
+		case err == nil && ok:
+			scan.found(prefixNodeKeys+id, &r)
+		case errors.As(err, &damaged):
+			scan.found(prefixNodeKeys+id, nil)
+		case err != nil:
+			return false, err
+		}
+	}
+	return complete, nil
 }

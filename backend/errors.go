@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/derive"
 	"vault-plugin-secrets-mpc/mpc/pool"
@@ -94,6 +95,7 @@ func (b *backend) classify(err error) (int, string) {
 		tooFew   *pool.TooFewNodesError
 		noNode   *pool.NoEligibleNodeError
 		busy     *pool.BusyError
+		doomed   *doomedError
 		say      = func(what string) string { return err.Error() + ": " + what }
 		operator = http.StatusServiceUnavailable
 	)
@@ -119,7 +121,7 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.Is(err, pool.ErrTokenNotFound):
 		return operator, say("check the token and serial of the uri in config/hsm, and that Vault's host sees the token")
 	case errors.Is(err, pool.ErrModule):
-		return operator, say("check " + modulesVariable + " on Vault's host and that the file fits its system")
+		return operator, say("check " + modules.Variable + " on Vault's host and that the file fits its system")
 	case errors.Is(err, pool.ErrHSMUnavailable):
 		return http.StatusServiceUnavailable, say("nothing was changed; repeat the request once the HSM answers")
 	case errors.As(err, &noNode) && noNode.NoSpares:
@@ -128,8 +130,10 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
 		return http.StatusServiceUnavailable, say("repeat the request")
-	case errors.Is(err, errEpochChanged):
+	case errors.Is(err, errEpochChanged), errors.As(err, &doomed):
 		return http.StatusConflict, say("repeat the request")
+	case errors.Is(err, errVoid), errors.Is(err, errRolledBack):
+		return http.StatusInternalServerError, say("nothing is lost, it is tried again by itself; if it happens again, see nodes/ for a node that is ill")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable, say("it did not finish in time; nothing half-made stays. Repeat the request; if ECDSA signatures take longer than session_timeout, raise it in config/nodes")
 	case errors.Is(err, pool.ErrWrappingKey):

@@ -3,8 +3,11 @@ package backend
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -35,12 +38,18 @@ type fakeEngine struct {
 	probes   int
 	logins   int // with the wrong PIN
 	created  []uint32
+	token    map[string]hsm.WrappingKey // what is in the token, by key ID
+	made     int                        // wrapping keys so far
 	serial   string
 	closed   int
 	nodes    int
 	spare    bool // the next signature uses a node that has seen nothing
 	garbage  bool // the next refresh stores a share that does not open
 	mismatch func(*pool.KeyResult)
+
+	rewrapMismatch func(*pool.RewrapResult)
+	makeMismatch   func(*hsm.WrappingKey)
+	down           bool // no node is ready
 
 	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
 	used     func(mpc.AccountID)
@@ -51,7 +60,11 @@ type fakeEngine struct {
 	presign func(context.Context, pool.PresignRequest) error
 
 	probeErr, createErr, signErr, refreshErr, openErr error
-	// block, when set, is received from in the middle of create and refresh.
+	makeErr, destroyErr, rewrapErr, nodeKeysErr       error
+	rewraps, nodeRewraps                              int
+	store                                             pool.KeyStore
+	// block, when set, is received from in the middle of create, refresh,
+	// rewrap, make and destroy.
 	block   chan struct{}
 	entered chan string
 }
@@ -59,6 +72,7 @@ type fakeEngine struct {
 func newFake(t *testing.T) *fakeEngine {
 	return &fakeEngine{
 		t: t, nodes: 5, serial: testSerial,
+		token: map[string]hsm.WrappingKey{},
 		keys:  map[mpc.AccountID]*fakeKey{},
 		seen:  map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
 		stock: map[mpc.AccountID][][32]byte{},
@@ -78,7 +92,7 @@ func (f *fakeEngine) Apply(ctx context.Context, s pool.Settings) error {
 	return ctx.Err()
 }
 
-func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Token, create uint32) (pool.TokenInfo, *hsm.WrappingKey, error) {
+func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Token, request pool.KeyRequest) (pool.TokenInfo, *hsm.WrappingKey, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.probes++
@@ -93,15 +107,57 @@ func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Tok
 		return pool.TokenInfo{}, nil, fmt.Errorf("logging in: %w", pool.ErrPINIncorrect)
 	}
 	info := pool.TokenInfo{Label: "prod", Serial: f.serial, Manufacturer: "fake", Model: "m1"}
+	create := request.Version
 	if create == 0 {
 		return info, nil, ctx.Err()
 	}
 	f.created = append(f.created, create)
-	return info, &hsm.WrappingKey{
-		Domain: hsm.DefaultDomain, Version: create, Suite: hsm.SuiteHPKEP256,
-		ID: []byte("0123456789abcdef"), PublicKey: append([]byte{4}, make([]byte, 64)...),
-		Label: fmt.Sprintf("mpc %x %d", mountID, create),
-	}, nil
+	return info, f.makeKey(mountID, create), nil
+}
+
+// makeKey puts a key pair into the token; the caller holds f.mu.
+func (f *fakeEngine) makeKey(mountID [16]byte, version uint32) *hsm.WrappingKey {
+	f.made++
+	id := sha256.Sum256(fmt.Appendf(nil, "wrapping key %d", f.made))
+	priv, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		f.t.Error(err)
+	}
+	key := hsm.WrappingKey{
+		Domain: hsm.DefaultDomain, Version: version, Suite: hsm.SuiteHPKEP256,
+		ID: id[:16], PublicKey: priv.PublicKey().Bytes(), Label: fmt.Sprintf("vault-mpc %x v%d", mountID, version),
+	}
+	f.token[string(key.ID)] = key
+	return &key
+}
+
+// sealTo is the version that nodes seal to; the caller holds f.mu.
+func (f *fakeEngine) sealTo() uint32 {
+	keys := f.settings().WrappingKeys
+	if len(keys) == 0 {
+		f.t.Error("nodes have no wrapping key")
+		return 1
+	}
+	return keys[len(keys)-1].Version
+}
+
+func (f *fakeEngine) settings() pool.Settings {
+	if len(f.applied) == 0 {
+		f.t.Error("nodes are used before they got settings")
+		return pool.Settings{}
+	}
+	return f.applied[len(f.applied)-1]
+}
+
+// opens says whether nodes have a wrapping key of a version, and the token has
+// it as well; the caller holds f.mu.
+func (f *fakeEngine) opens(version uint32) bool {
+	for _, k := range f.settings().WrappingKeys {
+		if _, ok := f.token[string(k.ID)]; ok && k.Version == version {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *fakeEngine) pause(ctx context.Context, what string) error {
@@ -128,12 +184,12 @@ func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
 	res := &pool.KeyResult{
 		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}},
 		SessionID:       sha256.Sum256(append([]byte("session"), r.EpochID[:]...)),
-		WrappingVersion: 1,
+		WrappingVersion: f.sealTo(),
 	}
 	f.seen[r.EpochID] = map[mpc.NodeIdentity]mpc.Index{}
 	for i := 1; i <= r.Shares; i++ {
 		index := mpc.Index(i)
-		res.Account.Shares = append(res.Account.Shares, mpc.WrappedShare{Index: index, Envelope: envelope(index, hash)})
+		res.Account.Shares = append(res.Account.Shares, mpc.WrappedShare{Index: index, Envelope: envelope(index, hash, res.WrappingVersion)})
 		res.Account.Exposures[nodeIdentity(i)] = index
 		f.seen[r.EpochID][nodeIdentity(i)] = index
 		res.Certificate = append(res.Certificate, pool.Endorsement{
@@ -143,8 +199,28 @@ func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
 	return res
 }
 
-func envelope(i mpc.Index, recordHash [32]byte) []byte {
-	return fmt.Appendf(nil, "share %d of %x", i, recordHash)
+func envelope(i mpc.Index, recordHash [32]byte, version uint32) []byte {
+	return fakeEnvelope(fmt.Appendf(nil, "share %d of %x", i, recordHash), version)
+}
+
+// fakeEnvelope has a real header and says in clear what is in it.
+func fakeEnvelope(content []byte, versions ...uint32) []byte {
+	e := &hsm.Envelope{Holders: []hsm.Holder{{Kind: hsm.HolderDomain}}, Ciphertext: append(content, make([]byte, 16)...)}
+	for _, v := range versions {
+		e.Holders[0].Seals = append(e.Holders[0].Seals, hsm.SealedKey{
+			Suite: hsm.SuiteHPKEP256, Domain: hsm.DefaultDomain, Version: v, Sealed: make([]byte, 113)})
+	}
+	out, err := e.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// opened checks an envelope of one seal, as nodes would; the caller holds f.mu.
+func (f *fakeEngine) opened(envelope, content []byte) bool {
+	e, err := hsm.ParseEnvelope(envelope)
+	return err == nil && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opens(e.Seals()[0].Version)
 }
 
 func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.KeyResult, error) {
@@ -195,7 +271,7 @@ func (f *fakeEngine) use(a *mpc.Account, node mpc.NodeIdentity, index mpc.Index)
 		f.t.Errorf("node %v opens share %d after share %d of one epoch", node, index, old)
 	}
 	seen[node] = index
-	if !bytes.Equal(a.Shares[index-1].Envelope, envelope(index, a.Record.Hash())) {
+	if !f.opened(a.Shares[index-1].Envelope, fmt.Appendf(nil, "share %d of %x", index, a.Record.Hash())) {
 		return fmt.Errorf("share %d: %w", index, pool.ErrShareUnusable)
 	}
 	return nil
@@ -338,7 +414,7 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 	res := f.result(r)
 	if f.garbage {
 		f.garbage = false
-		res.Account.Shares[0].Envelope = []byte("garbage")
+		res.Account.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
 	}
 	if f.mismatch != nil {
 		f.mismatch(res)
@@ -364,13 +440,135 @@ func (f *fakeEngine) openAll(a *mpc.Account) error {
 	return nil
 }
 
+func (f *fakeEngine) MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error) {
+	if err := f.pause(ctx, "make"); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.makeErr != nil {
+		return nil, f.makeErr
+	}
+	if len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256 {
+		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
+	}
+	key := f.makeKey(f.settings().MountID, version)
+	if f.makeMismatch != nil {
+		f.makeMismatch(key)
+	}
+	return key, nil
+}
+
+func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
+	if err := f.pause(ctx, "destroy"); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.destroyErr != nil {
+		return f.destroyErr
+	}
+	if _, ok := f.token[string(key.ID)]; !ok {
+		return fmt.Errorf("version %d: %w", key.Version, hsm.ErrKeyNotFound)
+	}
+	delete(f.token, string(key.ID))
+	return nil
+}
+
+func (f *fakeEngine) FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []pool.KeyObject
+	for _, k := range f.token {
+		if k.Label == label {
+			out = append(out, pool.KeyObject{ID: k.ID, Private: 1, Public: 1})
+		}
+	}
+	return out, ctx.Err()
+}
+
+func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.RewrapResult, error) {
+	if err := f.pause(ctx, "rewrap"); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	spare, fail := f.spare, f.rewrapErr
+	f.spare = false
+	f.mu.Unlock()
+	if fail != nil {
+		return nil, fail
+	}
+	if spare && q.Account.NoSpares {
+		return nil, &pool.NoEligibleNodeError{Index: 1, NoSpares: true}
+	}
+	if spare { // share 1 goes through a node that has seen nothing
+		for n := 1; ; n++ {
+			if _, ok := q.Account.Exposures[nodeIdentity(n)]; !ok {
+				added := mpc.Exposures{nodeIdentity(n): 1}
+				if err := q.Expose(ctx, added); err != nil {
+					return nil, fmt.Errorf("recording exposure: %w", err)
+				}
+				q.Account.Exposures[nodeIdentity(n)] = 1
+				break
+			}
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rewraps++
+	if err := f.openAll(&q.Account); err != nil {
+		return nil, err
+	}
+	res := &pool.RewrapResult{WrappingVersion: f.sealTo()}
+	hash := q.Account.Record.Hash()
+	for i := range q.Account.Record.Shares {
+		index := mpc.Index(i + 1)
+		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: envelope(index, hash, res.WrappingVersion)})
+	}
+	if f.garbage {
+		f.garbage = false
+		res.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
+	}
+	if f.rewrapMismatch != nil {
+		f.rewrapMismatch(res)
+	}
+	return res, nil
+}
+
+func (f *fakeEngine) RewrapNodeKeys(ctx context.Context, nodeID string) error {
+	f.mu.Lock()
+	fail, to, keys := f.nodeKeysErr, f.sealTo(), f.store
+	f.nodeRewraps++
+	f.mu.Unlock()
+	if fail != nil {
+		return fail
+	}
+	k, err := keys.NodeKeys(ctx, nodeID)
+	if err != nil || k == nil {
+		return err
+	}
+	k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
+	if k.Aux != nil {
+		k.Aux.Envelope = fakeEnvelope([]byte("aux"), to)
+	}
+	return keys.PutNodeKeys(ctx, nodeID, k)
+}
+
+func (f *fakeEngine) Import(context.Context, pool.ImportRequest) (*pool.KeyResult, error) {
+	return nil, errors.New("the fake engine imports nothing")
+}
+
 func (f *fakeEngine) Nodes() []pool.NodeStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []pool.NodeStatus
+	state := pool.NodeReady
+	if f.down {
+		state = pool.NodeRestarting
+	}
 	for i := 1; i <= f.nodes; i++ {
 		out = append(out, pool.NodeStatus{
-			ID: fmt.Sprintf("local-%d", i), State: pool.NodeReady, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
+			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
 			Presignatures: 7,
 			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
 				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},

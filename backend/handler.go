@@ -155,8 +155,9 @@ func checkAccountName(data *framework.FieldData) (string, error) {
 // busySet reserves names in memory while something is done with them that
 // must not be done twice at once.
 type busySet struct {
-	mu   sync.Mutex
-	what map[string]string
+	mu     sync.Mutex
+	what   map[string]string
+	closed map[string]string // prefixes under which nothing is reserved
 }
 
 // reserve returns a release function, or a 409 that says what is under way.
@@ -166,6 +167,11 @@ func (s *busySet) reserve(key, doing string) (func(), error) {
 	if now, taken := s.what[key]; taken {
 		return nil, conflict("%s %s: wait for it to finish, then look at the result", key, now)
 	}
+	for prefix, why := range s.closed {
+		if strings.HasPrefix(key, prefix) {
+			return nil, conflict("%s: %s", key, why)
+		}
+	}
 	if s.what == nil {
 		s.what = map[string]string{}
 	}
@@ -174,6 +180,30 @@ func (s *busySet) reserve(key, doing string) (func(), error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.what, key)
+	}, nil
+}
+
+// reserveAll keeps everybody from reserving names under a prefix, for the reason
+// given, or is a 409 where somebody has.
+func (s *busySet) reserveAll(prefix, why string) (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, now := range s.what {
+		if strings.HasPrefix(key, prefix) {
+			return nil, conflict("%s %s: wait for it to finish, then look at the result", key, now)
+		}
+	}
+	if now, taken := s.closed[prefix]; taken {
+		return nil, conflict("%s", now)
+	}
+	if s.closed == nil {
+		s.closed = map[string]string{}
+	}
+	s.closed[prefix] = why
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.closed, prefix)
 	}, nil
 }
 

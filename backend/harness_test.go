@@ -58,18 +58,27 @@ func open(t *testing.T, storage logical.Storage, fake *fakeEngine) *mount {
 // openAt is open with a clock.
 func openAt(t *testing.T, storage logical.Storage, fake *fakeEngine, now func() time.Time) *mount {
 	t.Helper()
+	return openWith(t, storage, fake, func(c *Config) { c.now = now })
+}
+
+// openWith is open with changes to the configuration.
+func openWith(t *testing.T, storage logical.Storage, fake *fakeEngine, change func(*Config)) *mount {
+	t.Helper()
 	m := &mount{t: t, storage: storage, fake: fake, logs: &logBuffer{}}
-	factory := Factory(Config{
+	config := Config{
 		NewEngine: func(c EngineConfig) Engine {
 			fake.mu.Lock()
 			defer fake.mu.Unlock()
-			fake.used = c.OnPresignatureUsed
+			fake.used, fake.store = c.OnPresignatureUsed, c.Store
 			return fake
 		},
 		Modules:          testModules,
-		now:              now,
+		now:              tickingClock(),
 		rotationInterval: time.Hour, // tests say when
-	})
+		wrappingInterval: time.Hour,
+	}
+	change(&config)
+	factory := Factory(config)
 	view := logical.TestSystemView()
 	view.PluginEnvironment = &logical.PluginEnvironment{VaultVersion: "1.21.0"}
 	lb, err := factory(context.Background(), &logical.BackendConfig{

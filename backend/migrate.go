@@ -3,44 +3,44 @@ package backend
 import "errors"
 
 // Version 1, of the first release, knew neither presignatures, periods of
-// auxiliary keys, limits of sessions nor restored storage. Fields that it lacks
-// get their defaults; for the time at which auxiliary keys were made and for an
-// epoch's lineage that is "not known".
+// auxiliary keys, limits of sessions nor restored storage. Version 2 knew one
+// wrapping key that stayed, and one clock for shares. Fields that a version
+// lacks get their defaults; for the time at which auxiliary keys were made and
+// for an epoch's lineage that is "not known".
 
-func (r *mountRecord) fromV1() error     { r.Version = recordVersion; return nil }
-func (r *hsmRecord) fromV1() error       { r.Version = recordVersion; return nil }
-func (r *wrappingRecord) fromV1() error  { r.Version = recordVersion; return nil }
-func (r *exposuresRecord) fromV1() error { r.Version = recordVersion; return nil }
+func (r *mountRecord) fromV1() error     { return nil }
+func (r *exposuresRecord) fromV1() error { return nil }
+func (r *wrappingRecord) fromV1() error  { return nil }
+
+func (r *hsmRecord) fromV1() error { return nil }
 
 func (r *nodesRecord) fromV1() error {
 	if r.SessionsPerNode != 0 {
-		return errNotV1
+		return errNotItsVersion
 	}
-	r.Version, r.SessionsPerNode = recordVersion, defaultNodes().SessionsPerNode
+	r.SessionsPerNode = defaultNodes().SessionsPerNode
 	return nil
 }
 
 func (r *rotationRecord) fromV1() error {
 	if r.AuxPeriod != 0 {
-		return errNotV1
+		return errNotItsVersion
 	}
-	r.Version, r.AuxPeriod = recordVersion, defaultRotation().AuxPeriod
+	r.AuxPeriod = defaultRotation().AuxPeriod
 	return nil
 }
 
 func (r *nodeKeysRecord) fromV1() error {
 	if r.Aux != nil && !r.Aux.Made.IsZero() {
-		return errNotV1
+		return errNotItsVersion
 	}
-	r.Version = recordVersion
 	return nil
 }
 
 func (r *accountRecord) fromV1() error {
 	if r.Presign != 0 || r.Current.Lineage != "" || (r.Previous != nil && r.Previous.Lineage != "") {
-		return errNotV1
+		return errNotItsVersion
 	}
-	r.Version = recordVersion
 	return nil
 }
 
@@ -48,3 +48,57 @@ var errNoV1 = errors.New("is of a type that version 1 does not have")
 
 func (r *heartbeatRecord) fromV1() error { return errNoV1 }
 func (r *sparesRecord) fromV1() error    { return errNoV1 }
+
+func (r *mountRecord) fromV2() error     { r.Version = recordVersion; return nil }
+func (r *nodesRecord) fromV2() error     { r.Version = recordVersion; return nil }
+func (r *nodeKeysRecord) fromV2() error  { r.Version = recordVersion; return nil }
+func (r *exposuresRecord) fromV2() error { r.Version = recordVersion; return nil }
+func (r *heartbeatRecord) fromV2() error { r.Version = recordVersion; return nil }
+func (r *sparesRecord) fromV2() error    { r.Version = recordVersion; return nil }
+
+// A version that is not the newest is retired when somebody looks: how long
+// ago it was superseded is not known, and to count from now is on the safe
+// side.
+// Before the nodes' host could provide the PIN it was always stored.
+func (r *hsmRecord) fromV2() error {
+	if r.PINSource != "" {
+		return errNotItsVersion
+	}
+	r.Version, r.PINSource = recordVersion, pinFromVault
+	return nil
+}
+
+func (r *wrappingRecord) fromV2() error {
+	if r.State != "" || !r.Retired.IsZero() || !r.Destroyed.IsZero() {
+		return errNotItsVersion
+	}
+	r.Version, r.State = recordVersion, stateLive
+	return nil
+}
+
+func (r *rotationRecord) fromV2() error {
+	if r.IdleRefreshPeriod != 0 || r.RewrapPeriod != 0 || r.RetireAfter != 0 || r.Concurrency != 0 || r.Rate != 0 {
+		return errNotItsVersion
+	}
+	refresh, aux := r.RefreshPeriod, r.AuxPeriod
+	*r = defaultRotation()
+	r.RefreshPeriod, r.AuxPeriod = refresh, aux
+	return nil
+}
+
+func (r *accountRecord) fromV2() error {
+	if !r.Current.Rewrapped.IsZero() || (r.Previous != nil && !r.Previous.Rewrapped.IsZero()) {
+		return errNotItsVersion
+	}
+	r.Version = recordVersion
+	return nil
+}
+
+// Records of version 3 and no other.
+
+func (r *pinRefusalRecord) fromV1() error   { return errNoV1 }
+func (r *recoveryRecord) fromV1() error     { return errNoV1 }
+func (r *recipientSetRecord) fromV1() error { return errNoV1 }
+func (r *pinRefusalRecord) fromV2() error   { return errNotItsVersion }
+func (r *recoveryRecord) fromV2() error     { return errNotItsVersion }
+func (r *recipientSetRecord) fromV2() error { return errNotItsVersion }

@@ -23,30 +23,37 @@ const (
 
 func accountAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		"name":               field(framework.TypeString, "Name of the account."),
-		"id":                 field(framework.TypeString, "Random ID to which everything authenticated is bound, in hex."),
-		"algorithm":          field(framework.TypeString, "Signature algorithm."),
-		"threshold":          field(framework.TypeInt, "Shares needed to sign."),
-		"shares":             field(framework.TypeInt, "Number of shares."),
-		"public_key":         field(framework.TypeString, "Public key as PEM SubjectPublicKeyInfo."),
-		"public_key_hex":     field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340) or RFC 8032 (Ed25519)."),
-		"chain_code":         optional(framework.TypeString, "BIP-32 chain code in hex, for the secp256k1 algorithms, whose keys have children."),
-		"presign":            field(framework.TypeInt, "How many presignatures are kept ready."),
-		"presignatures":      optional(framework.TypeInt, "How many can be used now. The active server knows."),
-		"spares_allowed":     optional(framework.TypeBool, "Whether nodes that have seen no share of this epoch may take one over: not after a restore of storage, until the next refresh. The active server knows."),
-		"share_epoch":        field(framework.TypeInt64, "Counts refreshes from 1."),
-		"epoch_id":           field(framework.TypeString, "Random ID of the share epoch, in hex."),
-		"record_hash":        field(framework.TypeString, "SHA-256 of the epoch's public record, in hex."),
-		"wrapping_version":   field(framework.TypeInt, "Version of the wrapping key that the shares are sealed to."),
-		"state":              field(framework.TypeString, "active."),
-		"created_time":       field(framework.TypeString, "When the account was created."),
-		"last_refresh_time":  field(framework.TypeString, "When the account got its present shares."),
-		"next_refresh_time":  field(framework.TypeString, "When it gets the next ones."),
-		"refresh_period":     field(framework.TypeInt64, "Longest time between two refreshes, in seconds."),
-		"last_refresh_error": field(framework.TypeString, "Why the last refresh failed, empty when it did not."),
-		"metadata":           field(framework.TypeMap, "Key-value pairs of the owner."),
-		"birth_certificate":  field(framework.TypeSlice, "Signatures of the nodes that made the key: node, identity (hex), signature (base64)."),
-		"birth_record_hash":  field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
+		"name":                field(framework.TypeString, "Name of the account."),
+		"id":                  field(framework.TypeString, "Random ID to which everything authenticated is bound, in hex."),
+		"algorithm":           field(framework.TypeString, "Signature algorithm."),
+		"threshold":           field(framework.TypeInt, "Shares needed to sign."),
+		"shares":              field(framework.TypeInt, "Number of shares."),
+		"public_key":          field(framework.TypeString, "Public key as PEM SubjectPublicKeyInfo."),
+		"public_key_hex":      field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340) or RFC 8032 (Ed25519)."),
+		"chain_code":          optional(framework.TypeString, "BIP-32 chain code in hex, for the secp256k1 algorithms, whose keys have children."),
+		"presign":             field(framework.TypeInt, "How many presignatures are kept ready."),
+		"presignatures":       optional(framework.TypeInt, "How many can be used now. The active server knows."),
+		"spares_allowed":      optional(framework.TypeBool, "Whether nodes that have seen no share of this epoch may take one over: not after a restore of storage, until the next refresh. The active server knows."),
+		"share_epoch":         field(framework.TypeInt64, "Counts refreshes from 1."),
+		"epoch_id":            field(framework.TypeString, "Random ID of the share epoch, in hex."),
+		"record_hash":         field(framework.TypeString, "SHA-256 of the epoch's public record, in hex."),
+		"wrapping_version":    field(framework.TypeInt, "Version of the wrapping key that the shares are sealed to."),
+		"state":               field(framework.TypeString, "active."),
+		"created_time":        field(framework.TypeString, "When the account was created."),
+		"last_refresh_time":   field(framework.TypeString, "When the account got its present shares."),
+		"next_refresh_time":   field(framework.TypeString, "When it gets the next ones."),
+		"refresh_period":      field(framework.TypeInt64, "Longest time between two refreshes, in seconds."),
+		"last_refresh_error":  field(framework.TypeString, "Why the last refresh failed, empty when it did not."),
+		"refresh_failures":    optional(framework.TypeInt, "How often it failed in a row. The active server knows."),
+		"idle":                optional(framework.TypeBool, "Whether nobody has used the account since its last refresh, so that idle_refresh_period holds. The active server knows."),
+		"last_rewrap_time":    field(framework.TypeString, "When the present shares were last sealed to a new wrapping key; empty where that came with their refresh."),
+		"next_rewrap_time":    field(framework.TypeString, "When they are next; empty where that is not needed."),
+		"last_rewrap_error":   field(framework.TypeString, "Why the last attempt at that failed, empty when it did not."),
+		"metadata":            field(framework.TypeMap, "Key-value pairs of the owner."),
+		"recovery_recipients": field(framework.TypeStringSlice, "Names of the custodians that the shares are sealed to besides the token, in share order; empty for none."),
+		"recipients_current":  field(framework.TypeBool, "Whether these are the recipients in force (config/recovery); if not, the next refresh changes that."),
+		"birth_certificate":   field(framework.TypeSlice, "Signatures of the nodes that made the key: node, identity (hex), signature (base64)."),
+		"birth_record_hash":   field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
 	}
 }
 
@@ -211,33 +218,43 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 		metadata = map[string]string{}
 	}
 	hash := record.Hash()
+	custodians, current, err := b.custodians(ctx, record)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]any{
-		"name":               name,
-		"id":                 r.ID,
-		"algorithm":          string(record.Algorithm),
-		"threshold":          record.Threshold,
-		"shares":             record.Shares,
-		"public_key":         pemKey,
-		"public_key_hex":     hex.EncodeToString(record.PublicKey),
-		"share_epoch":        record.Epoch,
-		"epoch_id":           record.EpochID.String(),
-		"record_hash":        hex.EncodeToString(hash[:]),
-		"wrapping_version":   int(r.Current.WrappingVersion),
-		"state":              "active",
-		"created_time":       rfc3339(r.Created),
-		"last_refresh_time":  rfc3339(r.Current.Started),
-		"next_refresh_time":  rfc3339(status.Next),
-		"refresh_period":     int64(b.refreshPeriod(r) / time.Second),
-		"presign":            r.Presign,
-		"last_refresh_error": status.LastError,
-		"metadata":           metadata,
-		"birth_certificate":  certificate,
-		"birth_record_hash":  r.Birth.RecordHash,
+		"recovery_recipients": custodians,
+		"recipients_current":  current,
+		"name":                name,
+		"id":                  r.ID,
+		"algorithm":           string(record.Algorithm),
+		"threshold":           record.Threshold,
+		"shares":              record.Shares,
+		"public_key":          pemKey,
+		"public_key_hex":      hex.EncodeToString(record.PublicKey),
+		"share_epoch":         record.Epoch,
+		"epoch_id":            record.EpochID.String(),
+		"record_hash":         hex.EncodeToString(hash[:]),
+		"wrapping_version":    int(r.Current.WrappingVersion),
+		"state":               "active",
+		"created_time":        rfc3339(r.Created),
+		"last_refresh_time":   rfc3339(r.Current.Started),
+		"next_refresh_time":   rfc3339(status.Next),
+		"refresh_period":      int64(b.refreshPeriod(r) / time.Second),
+		"presign":             r.Presign,
+		"last_refresh_error":  status.LastError,
+		"last_rewrap_time":    rfc3339(r.Current.Rewrapped),
+		"next_rewrap_time":    rfc3339(status.NextRewrap),
+		"last_rewrap_error":   status.LastRewrapError,
+		"metadata":            metadata,
+		"birth_certificate":   certificate,
+		"birth_record_hash":   r.Birth.RecordHash,
 	}
 	if record.Algorithm.Derives() {
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
 	}
 	if b.active() { // others do not know
+		out["refresh_failures"], out["idle"] = status.Failures, status.Idle
 		out["presignatures"] = 0
 		if eng := b.runningEngine(); eng != nil {
 			out["presignatures"] = eng.Presignatures(record.AccountID, hash)
@@ -274,8 +291,5 @@ func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	resp.Data["session_id"] = res.sessionID.String()
-	if res.unchecked != nil {
-		resp.AddWarning(res.unchecked.Error())
-	}
 	return resp, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // Defaults of a new account.
@@ -27,6 +28,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	name, err := checkAccountName(data)
 	if err != nil {
 		return nil, err
+	}
+	if name == wrappingKeysName {
+		return nil, invalid("no account can be called %q, since destroy/%s ends a mount: choose another name", name, name)
 	}
 	request, err := b.createRequest(ctx, data)
 	if err != nil {
@@ -64,6 +68,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	if err := b.step(ctx, stepCreateMade); err != nil {
+		return nil, err
+	}
 	r.Created = b.cfg.now().UTC()
 	epoch, err := epochFrom(res, r.Created, lineage)
 	if err != nil {
@@ -76,6 +83,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
 	if err := b.putNewAccount(ctx, name, r, taken); err != nil {
+		return nil, err
+	}
+	if err := b.step(ctx, stepCreateStored); err != nil {
 		return nil, err
 	}
 	b.accountChanged(name, r)
@@ -127,6 +137,18 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 	}
 	if request.Shares > nodes.Local {
 		return nil, invalid("%d shares need as many nodes and there are %d: vault write <mount>/config/nodes local=%d, or use fewer shares", request.Shares, nodes.Local, request.Shares)
+	}
+	if request.Recipients, request.RecipientsHash, err = b.setInForce(ctx); err != nil {
+		return nil, err
+	}
+	if request.Recipients != nil {
+		set, err := recovery.ParseSignedSet(request.Recipients)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(set.Unverified().Recipients); request.Shares > n {
+			return nil, invalid("%d shares need as many recovery recipients and the set in force has %d: use fewer shares, or sign a set with more recipients (config/recovery)", request.Shares, n)
+		}
 	}
 	rand.Read(request.AccountID[:])
 	return request, nil

@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -25,9 +27,11 @@ func (b *backend) pathConfigHSM() []*framework.Path {
 		"token_serial":       field(framework.TypeString, "Serial number of the token; it selects the token from now on."),
 		"token_model":        field(framework.TypeString, "Model of the token."),
 		"token_manufacturer": field(framework.TypeString, "Manufacturer of the token."),
-		"suite":              field(framework.TypeString, "How keys are sealed to the token."),
+		"suite":              field(framework.TypeString, "How keys are sealed to wrapping keys made from now on; what is sealed says for itself how."),
 		"wrapping_version":   field(framework.TypeInt, "Version of the wrapping key that new shares are sealed to."),
 		"pin_set":            field(framework.TypeBool, "Whether a PIN is stored; it is never returned."),
+		"pin_source":         field(framework.TypeString, "Where nodes get the PIN: vault (stored here) or host (a file that the module list of each node's host names)."),
+		"pin_refused":        field(framework.TypeString, "Set while the token has refused the PIN: no node tries it again before this configuration is written anew."),
 	}
 	write := b.handle("config/hsm", 0, b.configHSMWrite)
 	return []*framework.Path{{
@@ -43,13 +47,13 @@ func (b *backend) pathConfigHSM() []*framework.Path {
 			},
 			"pin": {
 				Type:         framework.TypeString,
-				Description:  "User PIN of the token. Stored, never returned. May be left out when only the URI changes.",
+				Description:  "User PIN of the token. Stored, never returned. May be left out when only the URI changes. Not taken for a module whose PIN the nodes' host provides (pin-file in its list).",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "PIN", Sensitive: true},
 			},
 			"suite": {
 				Type:         framework.TypeString,
-				Description:  "How keys are sealed to the token: hpke-p256.",
-				Default:      hsm.SuiteHPKEP256.String(),
+				Description:  "How keys are sealed to the token: hpke-p256, rsa3072-oaep-sha256, or auto, which tries them in this order when the first wrapping key is made and keeps what the token really does. A change holds for wrapping keys made later.",
+				Default:      suiteAuto,
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Sealing suite"},
 			},
 		},
@@ -71,13 +75,17 @@ Names the token and gives nodes its PIN:
   $ vault write mpc/config/hsm uri="pkcs11:token=prod?module-name=softhsm" pin=@pin-file
 
 A fresh process logs in to the token for real before anything is stored. A
-wrong PIN is refused at once and not tried again. The first write makes the
-wrapping key, which cannot leave the token. Later writes may change the PIN or
-the module of the same token, without restart.
+wrong PIN is refused at once and not tried again. If the token refuses the
+stored PIN later, that is remembered over restarts, and no node tries it before
+this path is written again. The first write makes the wrapping key, which cannot
+leave the token. Later writes may change the PIN or the module of the same
+token, without restart.
 
 Module names come from MPC_PKCS11_MODULES=name=/path,… in the plugin's
 environment (vault plugin register -env=…). The API takes no paths, since a
-module is code that runs on Vault's host.
+module is code that runs on Vault's host. An entry may go on with
+;pin-file=/path: then nodes read the PIN from that file of their host, and Vault
+stores none.
 `,
 	}}
 }
@@ -102,6 +110,12 @@ func (b *backend) hsmAnswer(ctx context.Context, r *hsmRecord) (*logical.Respons
 	if len(keys) > 0 {
 		version = keys[len(keys)-1].Version
 	}
+	refused := ""
+	if why, err := b.store.pinRefusal(ctx, r); err != nil {
+		return nil, err
+	} else if why != nil {
+		refused = why.Reason + " (" + rfc3339(why.Time) + ")"
+	}
 	return &logical.Response{Data: map[string]any{
 		"uri":                r.URI,
 		"module":             r.Module,
@@ -112,6 +126,8 @@ func (b *backend) hsmAnswer(ctx context.Context, r *hsmRecord) (*logical.Respons
 		"suite":              r.Suite,
 		"wrapping_version":   int(version),
 		"pin_set":            r.PIN != "",
+		"pin_source":         r.PINSource,
+		"pin_refused":        refused,
 	}}, nil
 }
 
@@ -128,7 +144,7 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	next, modulePath, err := b.nextHSM(data, old)
+	next, err := b.nextHSM(data, old)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +152,7 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	info, create, err := b.tryToken(ctx, mount, next, modulePath)
+	info, create, err := b.tryToken(ctx, mount, next)
 	if err != nil {
 		return nil, err
 	}
@@ -150,17 +166,30 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 	}
 	if create > 0 {
 		// Only now, so that the key's label names a mount that exists.
-		key, err := b.makeKey(ctx, mount, next, modulePath, create)
+		key, err := b.makeKey(ctx, mount, next, create)
 		if err != nil {
 			return nil, err
 		}
 		r := &wrappingRecord{
 			Version: recordVersion, KeyVersion: key.Version, TokenSerial: info.Serial, Domain: key.Domain,
-			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated,
+			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated, State: stateLive,
 		}
 		if err := b.store.put(ctx, wrappingKey(key.Version), r); err != nil {
 			return nil, err
 		}
+		if next.Suite == suiteAuto {
+			next.Suite = key.Suite.String() // settled: later keys are of this suite or fail
+		}
+	}
+	if next.Suite == suiteAuto {
+		keys, err := b.store.wrappingKeys(ctx, info.Serial)
+		if err != nil {
+			return nil, err
+		}
+		if len(keys) == 0 {
+			return nil, errors.New("the token has a wrapping key and storage lost it: nothing was changed, restore storage from a backup")
+		}
+		next.Suite = keys[len(keys)-1].Suite.String()
 	}
 	err = b.store.put(ctx, keyHSM, next)
 	b.settingsChanged() // also after an error: the write may have happened
@@ -175,46 +204,94 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 
 // nextHSM validates the fields over what is stored. Token facts are missing
 // until the token was tried.
-func (b *backend) nextHSM(data *framework.FieldData, old *hsmRecord) (*hsmRecord, string, error) {
-	next := &hsmRecord{Version: recordVersion, Suite: hsm.SuiteHPKEP256.String()}
+func (b *backend) nextHSM(data *framework.FieldData, old *hsmRecord) (*hsmRecord, error) {
+	next := &hsmRecord{Version: recordVersion, Suite: suiteAuto}
 	if old != nil {
 		next.URI, next.PIN, next.Suite = old.URI, old.PIN, old.Suite
 	}
 	if v, ok := data.GetOk("uri"); ok {
 		next.URI = v.(string)
 	}
+	givenPIN := false
 	if v, ok := data.GetOk("pin"); ok {
-		next.PIN = v.(string)
+		next.PIN, givenPIN = v.(string), true
 	}
 	if v, ok := data.GetOk("suite"); ok {
 		next.Suite = v.(string)
 	}
 	if next.URI == "" {
-		return nil, "", invalid("uri is missing: for example uri=\"pkcs11:token=prod?module-name=softhsm\"")
+		return nil, invalid("uri is missing: for example uri=\"pkcs11:token=prod?module-name=softhsm\"")
 	}
 	uri, err := parseTokenURI(next.URI)
 	if err != nil {
-		return nil, "", invalid("%v", err)
+		return nil, invalid("%v", err)
 	}
-	modules, err := ParseModules(b.cfg.Modules)
+	list, err := modules.Parse(b.cfg.Modules)
 	if err != nil {
-		return nil, "", invalid("the host's module list is broken: %v; correct the plugin's environment and reload the plugin", err)
+		return nil, invalid("the host's module list is broken: %v; correct the plugin's environment and reload the plugin", err)
 	}
-	path, ok := modules[uri.Module]
+	module, ok := list[uri.Module]
 	if !ok {
-		return nil, "", invalid("module %q is not on this host's list (%s): register the plugin with -env=%s=NAME=/path/to/module.so, or use a name on the list",
-			clip(uri.Module), moduleNames(modules), modulesVariable)
+		return nil, invalid("module %q is not on this host's list (%s): register the plugin with -env=%s=NAME=/path/to/module.so, or use a name on the list",
+			clip(uri.Module), list.Names(), modules.Variable)
 	}
-	if next.PIN == "" || len(next.PIN) > maxPIN {
-		return nil, "", invalid("pin is missing or longer than %d bytes: send the token's user PIN, with the vault command from a file as pin=@FILE", maxPIN)
+	if err := next.choosePIN(module, givenPIN); err != nil {
+		return nil, err
 	}
-	if _, err := hsm.ParseSuite(next.Suite); err != nil {
-		return nil, "", invalid("suite: %v", err)
+	if err := checkSuite(next.Suite, module); err != nil {
+		return nil, err
 	}
 	next.Module = uri.Module
 	// For the probe: what the URI asks for.
 	next.Token = tokenRecord{Label: uri.Label, Serial: uri.Serial}
-	return next, path, nil
+	return next, nil
+}
+
+// choosePIN settles where the PIN comes from.
+func (r *hsmRecord) choosePIN(module modules.Module, given bool) error {
+	if module.PINFile != "" {
+		if given {
+			return invalid("pin is not taken for module %s: the nodes' host provides it (pin-file in %s), so that Vault does not store it; leave pin out, or take pin-file off the list", module.Name, modules.Variable)
+		}
+		r.PIN, r.PINSource = "", pinFromHost
+		return nil
+	}
+	if r.PIN == "" || len(r.PIN) > maxPIN {
+		return invalid("pin is missing or longer than %d bytes: send the token's user PIN, with the vault command from a file as pin=@FILE", maxPIN)
+	}
+	r.PINSource = pinFromVault
+	return nil
+}
+
+// suiteAuto stands for the first suite that the token really does, until the
+// first wrapping key has settled which that is.
+const suiteAuto = "auto"
+
+func checkSuite(name string, module modules.Module) error {
+	if name == suiteAuto {
+		return nil
+	}
+	suite, err := hsm.ParseSuite(name)
+	if err != nil {
+		return invalid("suite: %v, or auto", err)
+	}
+	if suite == hsm.SuiteRSA3072OAEPSHA1 && !module.AllowSHA1 {
+		return invalid("suite: %s is for tests with tokens that lack SHA-256 in OAEP: use %s, or auto. (A test host allows it with oaep-sha1=for-tests in its module list.)", suite, hsm.SuiteHPKEP256)
+	}
+	return nil
+}
+
+// suites lists what a new wrapping key may be, in order of preference. auto
+// never means the one that is for tests.
+func (r *hsmRecord) suites() ([]hsm.Suite, error) {
+	if r.Suite == suiteAuto {
+		return []hsm.Suite{hsm.SuiteHPKEP256, hsm.SuiteRSA3072OAEPSHA256}, nil
+	}
+	suite, err := hsm.ParseSuite(r.Suite)
+	if err != nil {
+		return nil, err
+	}
+	return []hsm.Suite{suite}, nil
 }
 
 // mountOrNew returns the stored mount record, or a new one that is not stored.
@@ -231,12 +308,12 @@ func (b *backend) mountOrNew(ctx context.Context) (*mountRecord, bool, error) {
 
 // tryToken logs in to the token and says which version of the wrapping key is
 // to be made in it: 0 when this mount has one there.
-func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord, modulePath string) (pool.TokenInfo, uint32, error) {
+func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord) (pool.TokenInfo, uint32, error) {
 	known, err := b.store.wrappingRecords(ctx)
 	if err != nil {
 		return pool.TokenInfo{}, 0, err
 	}
-	info, _, err := b.probe(ctx, mount.ID, next.poolToken(modulePath), 0)
+	info, _, err := b.probe(ctx, mount.ID, next.poolToken(), pool.KeyRequest{})
 	switch {
 	case err != nil:
 		return info, 0, &probeError{fmt.Errorf("nothing was stored: %w", err)}
@@ -245,21 +322,33 @@ func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRec
 	case len(known) == 0:
 		return info, 1, nil
 	}
+	// Versions that are destroyed, or are being, serve nobody; their numbers
+	// are not used again.
+	version := b.keeper.highest(known[len(known)-1].KeyVersion) + 1
+	known = slices.DeleteFunc(known, func(k wrappingRecord) bool {
+		return k.State == stateDestroying || k.State == stateDestroyed
+	})
 	for _, k := range known {
 		if k.TokenSerial == info.Serial {
 			return info, 0, nil
 		}
 	}
-	if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
-		return info, 0, err
+	if len(known) > 0 {
+		if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
+			return info, 0, err
+		}
 	}
 	// Nothing depends on the other token: begin anew in this one.
-	return info, known[len(known)-1].KeyVersion + 1, nil
+	return info, version, nil
 }
 
 // makeKey makes a version of the wrapping key in the token that next names.
-func (b *backend) makeKey(ctx context.Context, mount *mountRecord, next *hsmRecord, modulePath string, version uint32) (*hsm.WrappingKey, error) {
-	_, key, err := b.probe(ctx, mount.ID, next.poolToken(modulePath), version)
+func (b *backend) makeKey(ctx context.Context, mount *mountRecord, next *hsmRecord, version uint32) (*hsm.WrappingKey, error) {
+	suites, err := next.suites()
+	if err != nil {
+		return nil, err
+	}
+	_, key, err := b.probe(ctx, mount.ID, next.poolToken(), pool.KeyRequest{Version: version, Suites: suites})
 	if err == nil && (key == nil || key.Version != version) {
 		err = errors.New("the token was asked for a wrapping key and none came back")
 	}
@@ -270,7 +359,7 @@ func (b *backend) makeKey(ctx context.Context, mount *mountRecord, next *hsmReco
 }
 
 // probe calls the engine's Probe and wipes the PIN.
-func (b *backend) probe(ctx context.Context, mountID [16]byte, token pool.Token, create uint32) (pool.TokenInfo, *hsm.WrappingKey, error) {
+func (b *backend) probe(ctx context.Context, mountID [16]byte, token pool.Token, create pool.KeyRequest) (pool.TokenInfo, *hsm.WrappingKey, error) {
 	defer token.PIN.Wipe()
 	eng, err := b.unconfiguredEngine()
 	if err != nil {

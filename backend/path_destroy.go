@@ -11,7 +11,7 @@ import (
 
 func (b *backend) pathDestroy() []*framework.Path {
 	destroy := b.handle("destroy", 0, b.destroy)
-	return []*framework.Path{{
+	return []*framework.Path{b.pathDestroyWrappingKeys(), { // the first that matches takes the request
 		Pattern: "destroy/" + namePattern + "$",
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: operationPrefix, OperationVerb: "destroy", OperationSuffix: "account",

@@ -229,6 +229,7 @@ func (b *backend) readForSigning(ctx context.Context, name string) (*signable, *
 // was when it signed. unsettled says that its epoch is.
 func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unsettled bool, a *mpc.Account, m *message) (*pool.SignResult, *mpc.Account, error) {
 	try := func() (*pool.SignResult, error) {
+		b.runner.Opened(name)
 		return eng.Sign(ctx, pool.SignRequest{
 			Account: *a, Input: m.input, MessageType: m.kind, Hash: m.hash, Derivation: m.derivation,
 			Expose: b.expose(name, &a.Record),

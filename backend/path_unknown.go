@@ -11,7 +11,7 @@ import (
 // "unsupported path".
 func (b *backend) pathUnknown() []*framework.Path {
 	answer := func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-		return nil, unknown("there is no path %q here; paths are config/{hsm,nodes,rotation}, nodes/, nodes/:id, nodes/:id/renew, accounts/, accounts/:name, accounts/:name/refresh, accounts/:name/derive, sign/:name, verify/:name, destroy/:name, recovery/restored: see vault path-help <mount>",
+		return nil, unknown("there is no path %q here; paths are config/{hsm,nodes,rotation}, wrapping-keys/, wrapping-keys/:version, wrapping-keys/rotate, rotation/catch-up, nodes/, nodes/:id, nodes/:id/renew, accounts/, accounts/:name, accounts/:name/refresh, accounts/:name/derive, sign/:name, verify/:name, destroy/:name, destroy/wrapping-keys, recovery/restored: see vault path-help <mount>",
 			clip(data.Get("path").(string)))
 	}
 	// b.handle would refuse fields first, and all fields are unknown here.

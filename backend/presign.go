@@ -29,6 +29,7 @@ func (b *backend) presignAccount(ctx context.Context, name string) (*presignAcco
 	if err != nil {
 		return nil, err
 	}
+	b.runner.Opened(name)
 	return &presignAccount{
 		depth: r.Presign,
 		request: pool.PresignRequest{

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -81,6 +82,20 @@ type simEnvelope struct {
 	Epoch   string
 	Index   mpc.Index
 	Garbage bool
+}
+
+// write gives the envelope a real header of a wrapping-key version.
+func (e simEnvelope) write(version uint32) ([]byte, error) {
+	content, err := json.Marshal(e)
+	return fakeEnvelope(content, version), err
+}
+
+func (e *simEnvelope) read(envelope []byte) error {
+	real, err := hsm.ParseEnvelope(envelope)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(bytes.TrimRight(real.Ciphertext, "\x00"), e)
 }
 
 // Start implements pool.Launcher.
@@ -192,7 +207,7 @@ func (p *simProc) open(encoded, envelope []byte, index mpc.Index, why string) *n
 	record, err := mpc.ParsePublicRecord(encoded)
 	var e simEnvelope
 	if err == nil {
-		err = json.Unmarshal(envelope, &e)
+		err = e.read(envelope)
 	}
 	if err != nil {
 		return &nodepb.Failure{Reason: nodepb.Failure_REFUSED, Text: err.Error()}
@@ -371,7 +386,7 @@ func (s *simSession) newEpoch(outcome *nodepb.Outcome, session []byte) error {
 	garbage := w.garbage[index] && s.start.GetOperation() == "refresh"
 	delete(w.garbage, index)
 	w.mu.Unlock()
-	envelope, err := json.Marshal(simEnvelope{Epoch: next.EpochID.String(), Index: index, Garbage: garbage})
+	envelope, err := simEnvelope{Epoch: next.EpochID.String(), Index: index, Garbage: garbage}.write(1)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,9 @@ import (
 //	config/rotation             rotationRecord
 //	wrapping-keys/<version>     wrappingRecord
 //	node-keys/<node id>         nodeKeysRecord
+//	pin-refusal                 pinRefusalRecord  the token refused the PIN
+//	config/recovery             recoveryRecord  authority and recipient set in force
+//	recipient-sets/<hash>       recipientSetRecord
 //	accounts/<name>             accountRecord   everything of an account but
 //	exposures/<account id>      exposuresRecord … exposures since its epoch began
 //	heartbeat                   heartbeatRecord when an active server last lived
@@ -40,7 +43,10 @@ const (
 	prefixExposures   = "exposures/"
 	keyHeartbeat      = "heartbeat"
 	keySpares         = "spares"
-	recordVersion     = 2       // of every record type; 1 is still read
+	keyPINRefusal     = "pin-refusal"
+	keyRecovery       = prefixConfig + "recovery"
+	prefixRecipients  = "recipient-sets/"
+	recordVersion     = 3       // of every record type; 1 and 2 are still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -68,9 +74,47 @@ type hsmRecord struct {
 	URI     string      `json:"uri"`
 	Module  string      `json:"module"` // name in the host's list, never a path
 	Token   tokenRecord `json:"token"`
-	PIN     string      `json:"pin"`
-	Suite   string      `json:"suite"`
-	Updated time.Time   `json:"updated_time"`
+	PIN     string      `json:"pin"` // empty where PINSource is pinFromHost
+	// PINSource is pinFromVault or pinFromHost.
+	PINSource string    `json:"pin_source"`
+	Suite     string    `json:"suite"`
+	Updated   time.Time `json:"updated_time"`
+}
+
+// Values of hsmRecord.PINSource.
+const (
+	pinFromVault = "vault"
+	pinFromHost  = "host"
+)
+
+// pinRefusalRecord remembers over restarts that the token refused the PIN, so
+// that nodes which start again and again cannot lock it. It holds as long as
+// config/hsm is as it was.
+type pinRefusalRecord struct {
+	Version int `json:"version"`
+	// Configuration is the updated_time of the hsmRecord that it is about.
+	Configuration time.Time `json:"configuration_time"`
+	Time          time.Time `json:"time"`
+	Reason        string    `json:"reason"` // of pool.ErrPINIncorrect or ErrPINLocked; no PIN
+	Locked        bool      `json:"locked"`
+}
+
+// recoveryRecord is config/authority and config/recovery in one, so that they
+// change together.
+type recoveryRecord struct {
+	Version   int       `json:"version"`
+	Authority string    `json:"authority"` // Ed25519 public key, hex
+	Pinned    time.Time `json:"pinned_time"`
+	// SetHash names the recipient set in force; empty for none. Serial is its
+	// serial number and never falls.
+	SetHash string `json:"set_hash,omitempty"`
+	Serial  uint64 `json:"serial,omitempty"`
+}
+
+// recipientSetRecord is a recipient set that is or was in force.
+type recipientSetRecord struct {
+	Version int    `json:"version"`
+	Set     []byte `json:"set"` // recovery.SignedSet
 }
 
 // tokenRecord is what the token said when config/hsm was written. The serial
@@ -83,13 +127,13 @@ type tokenRecord struct {
 }
 
 // poolToken returns the token for the pool; the PIN is a copy for it to own.
-func (r *hsmRecord) poolToken(modulePath string) pool.Token {
+func (r *hsmRecord) poolToken() pool.Token {
 	return pool.Token{
-		ModulePath: modulePath,
-		Label:      r.Token.Label,
-		Serial:     r.Token.Serial,
-		PIN:        secret.New([]byte(r.PIN)),
-		Accepted:   r.Updated, // written after a probe only
+		Module:   r.Module,
+		Label:    r.Token.Label,
+		Serial:   r.Token.Serial,
+		PIN:      secret.New([]byte(r.PIN)),
+		Accepted: r.Updated, // written after a probe only
 	}
 }
 
@@ -107,9 +151,14 @@ type nodesRecord struct {
 
 // rotationRecord is config/rotation.
 type rotationRecord struct {
-	Version       int   `json:"version"`
-	RefreshPeriod int64 `json:"refresh_period_seconds"`
-	AuxPeriod     int64 `json:"aux_period_seconds"` // 0: auxiliary keys stay
+	Version           int   `json:"version"`
+	RefreshPeriod     int64 `json:"refresh_period_seconds"`
+	IdleRefreshPeriod int64 `json:"idle_refresh_period_seconds"` // 0: as RefreshPeriod
+	AuxPeriod         int64 `json:"aux_period_seconds"`          // 0: auxiliary keys stay
+	RewrapPeriod      int64 `json:"rewrap_period_seconds"`       // 0: new versions by hand only
+	RetireAfter       int64 `json:"retire_after_seconds"`
+	Concurrency       int   `json:"concurrency"`
+	Rate              int   `json:"rate"` // refreshes per second
 }
 
 // heartbeatRecord is written every minute by the active server. A snapshot of
@@ -128,6 +177,23 @@ type sparesRecord struct {
 	Reason  string    `json:"reason"`
 }
 
+// wrappingState is where a version of the wrapping key is in its life. It only
+// moves forward; a version that was destroyed leaves its record as a tombstone.
+type wrappingState string
+
+const (
+	// stateLive: the newest version, which everything new is sealed to; or one
+	// that was just superseded.
+	stateLive wrappingState = "live"
+	// stateRetired: opens what is sealed to it, and nothing new is.
+	stateRetired wrappingState = "retired"
+	// stateDestroying: nothing refers to it; the key pair may be there, or not,
+	// or in part.
+	stateDestroying wrappingState = "destroying"
+	// stateDestroyed: a node has looked for it in the token and found nothing.
+	stateDestroyed wrappingState = "destroyed"
+)
+
 // wrappingRecord pins one version of a wrapping key in one token.
 type wrappingRecord struct {
 	Version     int       `json:"version"`
@@ -139,6 +205,10 @@ type wrappingRecord struct {
 	PublicKey   []byte    `json:"public_key"`
 	Label       string    `json:"label"`
 	Created     time.Time `json:"created_time"`
+
+	State     wrappingState `json:"state"`
+	Retired   time.Time     `json:"retired_time,omitzero"`
+	Destroyed time.Time     `json:"destroyed_time,omitzero"`
 }
 
 // nodeKeysRecord is pool.NodeKeys.
@@ -171,7 +241,9 @@ type accountRecord struct {
 	Presign  int               `json:"presign"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Current  epochRecord       `json:"current"`
-	// Previous stays until the current epoch has been opened once.
+	// Previous stays until what replaced it has been opened once: the shares
+	// of the same epoch under another wrapping key, or, as older versions of
+	// this program left them, those of the epoch before.
 	Previous *epochRecord `json:"previous,omitempty"`
 }
 
@@ -190,6 +262,8 @@ type epochRecord struct {
 	Certificate     []endorsementRecord  `json:"certificate"`
 	WrappingVersion uint32               `json:"wrapping_version"`
 	Started         time.Time            `json:"started_time"`
+	// Rewrapped is when the shares were last sealed anew within the epoch.
+	Rewrapped time.Time `json:"rewrapped_time,omitzero"`
 	// Lineage is the marker of the sparesRecord when the epoch began, empty
 	// where there was none.
 	Lineage string `json:"lineage,omitempty"`
@@ -211,14 +285,16 @@ type exposuresRecord struct {
 
 // storedRecord is a record of any type.
 type storedRecord interface {
-	// fromV1 makes a record that was decoded from version 1 a current one. It
-	// fails where a field that version 1 does not have was given.
+	// fromV1 makes a record that was decoded from version 1 one of version 2,
+	// fromV2 one of version 2 a current one. Each fails where a field was given
+	// that its version does not have.
 	fromV1() error
+	fromV2() error
 	check() error
 }
 
-// errNotV1: the record has fields that its version does not have.
-var errNotV1 = errors.New("does not have the fields of version 1")
+// errNotItsVersion: the record has fields that its version does not have.
+var errNotItsVersion = errors.New("has fields that its version does not have")
 
 // decodeRecord reads a record into an empty one: find its version, refuse a
 // newer one, decode strictly, then bring an older one up to date. A field that
@@ -254,14 +330,47 @@ func decodeRecord(raw []byte, into storedRecord) error {
 			return err
 		}
 	}
+	if head.Version <= 2 {
+		if err := into.fromV2(); err != nil {
+			return err
+		}
+	}
 	return into.check()
 }
 
 func (r *mountRecord) check() error { return decodeHex(r.IDHex, r.ID[:], "mount ID") }
 
 func (r *hsmRecord) check() error {
-	if r.Module == "" || r.Token.Serial == "" || r.PIN == "" {
-		return errors.New("lacks module, token serial number or PIN")
+	if r.Module == "" || r.Token.Serial == "" {
+		return errors.New("lacks module or token serial number")
+	}
+	if r.PINSource != pinFromHost && r.PINSource != pinFromVault || (r.PIN == "") != (r.PINSource == pinFromHost) {
+		return errors.New("lacks the PIN, or has one that it should not have")
+	}
+	return nil
+}
+
+func (r *recoveryRecord) check() error {
+	var key, hash [32]byte
+	if err := decodeHex(r.Authority, key[:], "authority key"); err != nil {
+		return err
+	}
+	if r.SetHash == "" {
+		return nil
+	}
+	return decodeHex(r.SetHash, hash[:], "recipient set hash")
+}
+
+func (r *recipientSetRecord) check() error {
+	if len(r.Set) == 0 {
+		return errors.New("is empty")
+	}
+	return nil
+}
+
+func (r *pinRefusalRecord) check() error {
+	if r.Configuration.IsZero() || r.Reason == "" {
+		return errors.New("lacks what it is about")
 	}
 	return nil
 }
@@ -275,7 +384,8 @@ func (r *nodesRecord) check() error {
 }
 
 func (r *rotationRecord) check() error {
-	if r.RefreshPeriod < 1 || r.AuxPeriod < 0 {
+	if r.RefreshPeriod < 1 || r.IdleRefreshPeriod < 0 || r.AuxPeriod < 0 || r.RewrapPeriod < 0 ||
+		r.RetireAfter < 1 || r.Concurrency < 1 || r.Rate < 1 {
 		return errors.New("is out of bounds")
 	}
 	return nil
@@ -297,7 +407,11 @@ func (r *wrappingRecord) check() error {
 	if r.KeyVersion == 0 || len(r.ID) == 0 || len(r.PublicKey) == 0 {
 		return errors.New("lacks version, ID or public key")
 	}
-	return nil
+	switch r.State {
+	case stateLive, stateRetired, stateDestroying, stateDestroyed:
+		return nil
+	}
+	return errors.New("has no state that this version knows")
 }
 
 func (r *nodeKeysRecord) check() error {

@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -28,10 +25,13 @@ type store struct {
 
 	accounts  *cache[*signable]       // by account name
 	exposures *cache[*addedExposures] // by account ID, hex
+	refs      *references
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet
 	nodesReads uint64       // changes with every invalidation
+	keys       *keyring     // nil: not read yet
+	keysReads  uint64
 }
 
 // Bounds of the caches. An account of three shares takes about 3 KB.
@@ -46,6 +46,7 @@ func newStore(s logical.Storage, rule *spareRule) *store {
 		s: s, spares: rule,
 		accounts:  newCache[*signable](maxCachedAccounts),
 		exposures: newCache[*addedExposures](maxCachedExposures),
+		refs:      newReferences(),
 	}
 	rule.store = st
 	return st
@@ -82,7 +83,12 @@ func (s *store) put(ctx context.Context, key string, record any) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", key, err)
 	}
+	done, err := s.refs.begin(key, record)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", key, err)
+	}
 	err = s.s.Put(ctx, &logical.StorageEntry{Key: key, Value: value})
+	done(err)
 	s.written(key, err)
 	if err != nil {
 		return fmt.Errorf("writing %s to storage: %w", key, err)
@@ -92,6 +98,7 @@ func (s *store) put(ctx context.Context, key string, record any) error {
 
 func (s *store) delete(ctx context.Context, key string) error {
 	err := s.s.Delete(ctx, key)
+	s.refs.deleted(key, err)
 	s.written(key, err)
 	if err != nil {
 		return fmt.Errorf("deleting %s from storage: %w", key, err)
@@ -115,6 +122,8 @@ func (s *store) invalidate(key string) {
 	if key == keySpares {
 		s.spares.forget()
 	}
+	s.refs.invalidate(key)
+	s.forgetKeys(key)
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.drop(name)
 	}
@@ -128,6 +137,7 @@ func (s *store) written(key string, err error) {
 	if key == keyNodes {
 		s.forgetNodes()
 	}
+	s.forgetKeys(key)
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.wrote(name, err != nil)
 	}
@@ -197,54 +207,6 @@ func (s *store) rotationConfig(ctx context.Context) (rotationRecord, error) {
 		r = defaultRotation()
 	}
 	return r, err
-}
-
-// wrappingRecords returns all versions in ascending order, of any token.
-func (s *store) wrappingRecords(ctx context.Context) ([]wrappingRecord, error) {
-	keys, err := s.list(ctx, prefixWrapping)
-	if err != nil {
-		return nil, err
-	}
-	var out []wrappingRecord
-	for _, k := range keys {
-		var r wrappingRecord
-		if ok, err := s.get(ctx, prefixWrapping+k, &r); err != nil {
-			return nil, err
-		} else if ok {
-			out = append(out, r)
-		}
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].KeyVersion < out[j].KeyVersion })
-	return out, nil
-}
-
-// wrappingKeys returns the token's versions in ascending order. Versions of
-// another token can be left by a crash during a change of token; they belong
-// to nothing.
-func (s *store) wrappingKeys(ctx context.Context, serial string) ([]hsm.WrappingKey, error) {
-	records, err := s.wrappingRecords(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []hsm.WrappingKey
-	for _, r := range records {
-		if r.TokenSerial != serial {
-			continue
-		}
-		suite, err := hsm.ParseSuite(r.Suite)
-		if err != nil {
-			return nil, fmt.Errorf("stored wrapping key %d: %w", r.KeyVersion, err)
-		}
-		out = append(out, hsm.WrappingKey{
-			Domain: r.Domain, Version: r.KeyVersion, Suite: suite,
-			ID: r.ID, PublicKey: r.PublicKey, Label: r.Label,
-		})
-	}
-	return out, nil
-}
-
-func wrappingKey(version uint32) string {
-	return prefixWrapping + strconv.FormatUint(uint64(version), 10)
 }
 
 // NodeKeys implements pool.KeyStore.

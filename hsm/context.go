@@ -17,6 +17,7 @@ const (
 const (
 	labelShare   = "mpc hsm context share v1"
 	labelNodeKey = "mpc hsm context node key v1"
+	labelProbe   = "mpc hsm context probe v1"
 
 	maxNodeID  = 128
 	maxContext = 1024
@@ -46,6 +47,10 @@ func NodeKeyContext(kind string, mountID [16]byte, nodeID string, generation uin
 	return fields([]byte(labelNodeKey), []byte(kind), mountID[:], []byte(nodeID),
 		binary.BigEndian.AppendUint64(nil, generation))
 }
+
+// ProbeContext is the context of what a node seals and opens only to see whether
+// its token works.
+func ProbeContext() Context { return fields([]byte(labelProbe)) }
 
 // fields joins byte strings, each behind its length as 4 bytes big-endian, so
 // that two different lists never give the same bytes.

@@ -3,7 +3,7 @@
 //
 // Sealing needs public keys only and is done in software (Seal); opening needs
 // one ECDH per envelope from whoever holds the private key (Open, through a
-// KeyExchanger). The result is a versioned binary envelope (Envelope) that is
+// PrivateKeys). The result is a versioned binary envelope (Envelope) that is
 // bound to a Context: what the secret is, and whose.
 //
 // Border: pure Go, no cgo, no PKCS#11 and no storage. It does not know what a

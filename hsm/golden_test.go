@@ -33,7 +33,7 @@ type golden struct {
 	Custody    bool   `json:"needs_custody_key"`
 }
 
-// softKey is a KeyExchanger in software.
+// softKey is a PrivateKeys in software.
 type softKey struct{ priv *ecdh.PrivateKey }
 
 func (k softKey) ECDH(_ context.Context, _ hsm.WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error) {

@@ -11,9 +11,9 @@ import (
 	"vault-plugin-secrets-mpc/secret"
 )
 
-// KeyExchanger does elliptic-curve Diffie-Hellman with a private key that it
+// PrivateKeys does elliptic-curve Diffie-Hellman with a private key that it
 // does not give away.
-type KeyExchanger interface {
+type PrivateKeys interface {
 	// ECDH returns the X coordinate of the shared point, 32 bytes big-endian
 	// with leading zeros (hpke-p256). The caller wipes it. It must be safe for
 	// concurrent use and end when ctx does.
@@ -26,7 +26,7 @@ type KeyExchanger interface {
 //
 // Errors: ErrEnvelope, ErrUnknownKeyVersion, ErrNeedsCustodyKey, ErrOpen, and
 // whatever x returned. It may be called concurrently if x may.
-func Open(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, envelope []byte) (*secret.Bytes, uint32, error) {
+func Open(ctx context.Context, x PrivateKeys, keys []WrappingKey, c Context, envelope []byte) (*secret.Bytes, uint32, error) {
 	e, err := parseFor(c, envelope)
 	if err != nil {
 		return nil, 0, err
@@ -56,7 +56,7 @@ func Open(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, en
 //
 // k₁ stays the same: whoever kept an old envelope and the old wrapping key can
 // still open the new one's content. Destroy the old key, or seal anew.
-func Rewrap(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, envelope []byte, newKeys []WrappingKey) ([]byte, error) {
+func Rewrap(ctx context.Context, x PrivateKeys, keys []WrappingKey, c Context, envelope []byte, newKeys []WrappingKey) ([]byte, error) {
 	e, err := parseFor(c, envelope)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func parseFor(c Context, envelope []byte) (*Envelope, error) {
 }
 
 // openKey recovers k₁ and says with which version of the wrapping key.
-func openKey(ctx context.Context, x KeyExchanger, keys []WrappingKey, c Context, e *Envelope) (*secret.Bytes, uint32, error) {
+func openKey(ctx context.Context, x PrivateKeys, keys []WrappingKey, c Context, e *Envelope) (*secret.Bytes, uint32, error) {
 	key, seal, err := choose(keys, e.Seals())
 	if err != nil {
 		return nil, 0, err
@@ -132,12 +132,12 @@ func choose(keys []WrappingKey, seals []SealedKey) (WrappingKey, SealedKey, erro
 		ErrUnknownKeyVersion, names)
 }
 
-// exchange lets crypto/hpke use a KeyExchanger as its private key. It serves
+// exchange lets crypto/hpke use a PrivateKeys as its private key. It serves
 // one opening in one goroutine; it keeps the context in a field because
 // ecdh.KeyExchanger has no place for one.
 type exchange struct {
 	ctx   context.Context
-	x     KeyExchanger
+	x     PrivateKeys
 	key   WrappingKey
 	point *ecdh.PublicKey
 

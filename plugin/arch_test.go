@@ -36,20 +36,23 @@ var arrows = map[string][]string{
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/pkcs11"},
+	"mpc/node":     {"mpc", "mpc/cmp", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm"},
+	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
 	"hsm":         {},
+	"hsm/modules": {},
 	"hsm/pkcs11":  {"hsm"},
 	"hsm/hsmtest": {"hsm"},
 
-	"rotation": {},
-	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm"},
+	"recovery": {"mpc", "mpc/frost", "hsm"},
 
-	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
+	"rotation": {},
+	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+
+	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {},
+	"plugin/mpckms/cli":               {"recovery"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},
 }

@@ -4,19 +4,53 @@ import "time"
 
 // item is one account in the runner's memory. Fields are guarded by Runner.mu.
 type item struct {
-	record   Record
-	at       time.Time // next attempt: Next, or later while backing off
+	record  Record
+	refresh task
+	rewrap  task
+	running bool
+	// opened says that the account was opened since the refresh under way
+	// began.
+	opened  bool
+	catchUp bool // the next refresh counts for the catch-up under way
+	pos     int  // index in the queue, -1 while running
+}
+
+// task is one of the two things that are done with an account.
+type task struct {
+	at       time.Time // next attempt: when it is due, or later while backing off
+	wanted   bool      // a refresh always is, a rewrap sometimes
 	failures int       // in a row
 	lastErr  error     // of the last attempt, nil after a success
-	running  bool
-	pos      int // index in the queue, -1 while running
+}
+
+// at is when something is to be done with the account.
+func (it *item) at() time.Time {
+	if it.rewrap.wanted && it.rewrap.at.Before(it.refresh.at) {
+		return it.rewrap.at
+	}
+	return it.refresh.at
+}
+
+// plan brings the times of the tasks up to the record. A task in back-off
+// keeps its time.
+func (it *item) plan(p Policy, w Wrapping) {
+	it.refresh.wanted = true
+	if it.refresh.failures == 0 && !it.catchUp {
+		it.refresh.at = Next(it.record, p)
+	}
+	at, wanted := NextRewrap(it.record, p, w)
+	if it.rewrap.wanted = wanted; !wanted {
+		it.rewrap = task{}
+	} else if it.rewrap.failures == 0 {
+		it.rewrap.at = at
+	}
 }
 
 // queue is a heap (container/heap) of the items that are not running, by time.
 type queue []*item
 
 func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
+func (q queue) Less(i, j int) bool { return q[i].at().Before(q[j].at()) }
 
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]

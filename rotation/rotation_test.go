@@ -68,6 +68,10 @@ type world struct {
 	block    map[string]chan struct{}
 	started  chan string // gets every key when set
 	done     []string
+	rewraps  []string
+	during   func(key string) // called while an account is refreshed
+	failWrap map[string]error
+	version  uint32 // that refreshes and rewraps seal to
 	running  int
 	mostSeen int
 }
@@ -86,7 +90,11 @@ func (w *world) RefreshAccount(ctx context.Context, key string) (Record, error) 
 	w.running++
 	w.mostSeen = max(w.mostSeen, w.running)
 	block := w.block[key]
+	during := w.during
 	w.mu.Unlock()
+	if during != nil {
+		during(key)
+	}
 	if w.started != nil {
 		w.started <- key
 	}
@@ -106,7 +114,26 @@ func (w *world) RefreshAccount(ctx context.Context, key string) (Record, error) 
 		return Record{}, err
 	}
 	w.done = append(w.done, key)
-	return Record{Key: key, LastRefresh: w.now}, nil
+	return Record{Key: key, LastRefresh: w.now, Sealed: w.version}, nil
+}
+
+func (w *world) RewrapAccount(_ context.Context, key string) (Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failWrap[key]; err != nil {
+		return Record{}, err
+	}
+	w.rewraps = append(w.rewraps, key)
+	return Record{Key: key, Sealed: w.version}, nil // LastRefresh is nothing that a rewrap changes
+}
+
+func (w *world) takeRewraps() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.rewraps
+	w.rewraps = nil
+	slices.Sort(d)
+	return d
 }
 
 func (w *world) clock() time.Time {
@@ -131,7 +158,7 @@ func (w *world) take() []string {
 }
 
 func (w *world) runner(c Config) *Runner {
-	c.Store, c.Refresher, c.now = w, w, w.clock
+	c.Store, c.Refresher, c.Rewrapper, c.now = w, w, w, w.clock
 	c.random = func() float64 { return 0 }
 	if c.Policy.Period == 0 {
 		c.Policy.Period = time.Minute
@@ -145,7 +172,7 @@ func settle(r *Runner) {
 		r.step(context.Background())
 		r.work.Wait()
 		r.mu.Lock()
-		idle := len(r.queue) == 0 || r.cfg.now().Before(r.queue[0].at)
+		idle := len(r.queue) == 0 || r.cfg.now().Before(r.queue[0].at())
 		r.mu.Unlock()
 		if idle {
 			return

@@ -9,19 +9,21 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 )
 
 // Defaults for Config.
 const (
-	DefaultInterval    = time.Second
-	DefaultConcurrency = 2
-	DefaultTimeout     = 30 * time.Second
-	DefaultBackoffMin  = 2 * time.Second
-	DefaultBackoffMax  = 5 * time.Minute
+	DefaultInterval           = time.Second
+	DefaultConcurrency        = 2
+	DefaultCatchUpConcurrency = 16
+	DefaultTimeout            = 30 * time.Second
+	DefaultBackoffMin         = 2 * time.Second
+	DefaultBackoffMax         = 5 * time.Minute
 )
 
-// ErrGone is returned by a Refresher for an account that no longer exists; the
-// runner forgets it.
+// ErrGone is returned by a Refresher or Rewrapper for an account that no longer
+// exists; the runner forgets it.
 var ErrGone = errors.New("the account no longer exists")
 
 // Store knows which accounts there are.
@@ -37,58 +39,67 @@ type Refresher interface {
 	RefreshAccount(ctx context.Context, key string) (Record, error)
 }
 
+// Rewrapper seals the shares of one account to the newest wrapping-key version,
+// or finishes a rewrap that was not. It is called as a Refresher is, and not
+// while the same account is refreshed.
+type Rewrapper interface {
+	// RewrapAccount returns the account's new schedule state.
+	RewrapAccount(ctx context.Context, key string) (Record, error)
+}
+
 // Config says how a Runner works. Store, Refresher and Policy are required.
 type Config struct {
 	Store     Store
 	Refresher Refresher
+	// Rewrapper may be nil as long as SetWrapping is not called.
+	Rewrapper Rewrapper
 	Policy    Policy
 	// Interval is how often the runner looks at the clock; default 1 s.
 	Interval time.Duration
-	// Concurrency is how many refreshes may run at once; default 2.
+	// Concurrency is how many refreshes and rewraps may run at once where the
+	// policy does not say; default 2.
 	Concurrency int
-	// Timeout ends one refresh; default 30 s.
+	// CatchUpConcurrency is how many may while the runner catches up; default
+	// 16. What nodes can do at once is theirs to say.
+	CatchUpConcurrency int
+	// Timeout ends one refresh or rewrap; default 30 s.
 	Timeout time.Duration
 	// After a failure an account waits BackoffMin (default 2 s), then twice as
 	// long each time up to BackoffMax (default 5 min), with up to a quarter
 	// added at random.
 	BackoffMin, BackoffMax time.Duration
-	// Logger gets one line per failed refresh; default: none.
+	// OnRewrapped, when set, is called without any lock after a rewrap or
+	// refresh that succeeded.
+	OnRewrapped func()
+	// Logger gets one line per failed attempt; default: none.
 	Logger hclog.Logger
 
 	now    func() time.Time // default time.Now
 	random func() float64   // in [0, 1); default math/rand
 }
 
-// Status is what is known about the rotation of one account.
-type Status struct {
-	// Next is the time of the next attempt.
-	Next time.Time
-	// LastError is empty after a successful refresh.
-	LastError string
-	// Failures counts failed attempts in a row.
-	Failures int
-	// Running says that a refresh is on its way.
-	Running bool
-}
-
-// Runner refreshes accounts when they are due. Its methods may be called
-// concurrently and none waits for a refresh but Stop.
+// Runner refreshes and rewraps accounts when they are due. Its methods may be
+// called concurrently and none waits for a refresh but Stop.
 type Runner struct {
 	cfg  Config
 	kick chan struct{} // capacity 1: something may be due
 
-	mu      sync.Mutex
-	policy  Policy
-	items   map[string]*item
-	queue   queue
-	running int
-	loaded  bool
-	loadAt  time.Time           // of the next attempt to load, after a failure
-	touched map[string]struct{} // keys set or removed since loading began
+	mu       sync.Mutex
+	policy   Policy
+	wrapping Wrapping
+	limiter  *rate.Limiter
+	items    map[string]*item
+	queue    queue
+	running  int
+	loaded   bool
+	loadAt   time.Time           // of the next attempt to load, after a failure
+	touched  map[string]struct{} // keys set or removed since loading began
+	catchUp  CatchUp
+	counts   counts
 
 	cancel context.CancelFunc // set by Start
 	done   chan struct{}      // closed when everything has ended
-	work   sync.WaitGroup     // refreshes under way
+	work   sync.WaitGroup     // refreshes and rewraps under way
 }
 
 // New returns a runner that has not been started.
@@ -98,6 +109,9 @@ func New(cfg Config) *Runner {
 	}
 	if cfg.Concurrency <= 0 {
 		cfg.Concurrency = DefaultConcurrency
+	}
+	if cfg.CatchUpConcurrency <= 0 {
+		cfg.CatchUpConcurrency = DefaultCatchUpConcurrency
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
@@ -120,6 +134,7 @@ func New(cfg Config) *Runner {
 	return &Runner{
 		cfg:     cfg,
 		policy:  cfg.Policy,
+		limiter: newLimiter(cfg.Policy),
 		kick:    make(chan struct{}, 1),
 		items:   map[string]*item{},
 		touched: map[string]struct{}{},
@@ -172,13 +187,31 @@ func (r *Runner) Kick() {
 	}
 }
 
-// Set tells the runner about an account that was created, changed or
-// refreshed outside of it. It clears back-off and error.
+// Set tells the runner about an account that was created, changed, refreshed or
+// rewrapped outside of it. It clears back-off and errors.
 func (r *Runner) Set(rec Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.touch(rec.Key)
 	r.set(rec)
+}
+
+// Opened tells the runner that nodes open the account's shares for somebody: it
+// is not idle. It is cheap enough to be called for every signature.
+func (r *Runner) Opened(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	it := r.items[key]
+	if it == nil {
+		return // one that is not loaded yet counts as opened
+	}
+	it.opened = true
+	if it.record.Opened {
+		return
+	}
+	it.record.Opened = true
+	r.replan(it)
+	r.Kick()
 }
 
 // Failed tells the runner about a refresh that failed outside of it, so that
@@ -187,7 +220,7 @@ func (r *Runner) Failed(key string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if it := r.items[key]; it != nil {
-		it.lastErr = err
+		it.refresh.lastErr = err
 	}
 }
 
@@ -203,14 +236,26 @@ func (r *Runner) Remove(key string) {
 func (r *Runner) SetPolicy(p Policy) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.policy = p
-	for _, it := range r.items {
-		if it.failures == 0 {
-			it.at = Next(it.record, p)
-		}
+	if p.Rate != r.policy.Rate {
+		r.limiter = newLimiter(p)
 	}
-	heap.Init(&r.queue)
-	r.Kick()
+	r.policy = p
+	r.replanAll()
+}
+
+// SetWrapping names the wrapping-key version that every account is to arrive
+// at.
+func (r *Runner) SetWrapping(w Wrapping) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.Version == r.wrapping.Version && w.Window == r.wrapping.Window && w.Since.Equal(r.wrapping.Since) {
+		return
+	}
+	if w.Version != r.wrapping.Version {
+		r.counts.rewrapError = nil
+	}
+	r.wrapping = w
+	r.replanAll()
 }
 
 // Policy returns the policy in force.
@@ -220,42 +265,32 @@ func (r *Runner) Policy() Policy {
 	return r.policy
 }
 
-// Status returns false for an account that the runner does not know.
-func (r *Runner) Status(key string) (Status, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	it := r.items[key]
-	if it == nil {
-		return Status{}, false
-	}
-	s := Status{Next: it.at, Failures: it.failures, Running: it.running}
-	if it.lastErr != nil {
-		s.LastError = it.lastErr.Error()
-	}
-	return s, true
-}
-
 func (r *Runner) loop(ctx context.Context) {
 	ticker := time.NewTicker(r.cfg.Interval)
 	defer ticker.Stop()
 	for {
-		r.step(ctx)
+		var token <-chan time.Time // the rate lets the next one through
+		if wait := r.step(ctx); wait > 0 {
+			token = time.After(wait)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-token:
 		case <-r.kick:
 		}
 	}
 }
 
 // step loads the schedule if that has not happened yet and starts what is due.
-func (r *Runner) step(ctx context.Context) {
+// It returns how long the rate makes the next one wait, 0 for none.
+func (r *Runner) step(ctx context.Context) time.Duration {
 	if ctx.Err() != nil {
-		return
+		return 0
 	}
 	r.load(ctx)
-	r.dispatch(ctx)
+	return r.dispatch(ctx)
 }
 
 // load reads the schedule once. Accounts that Set or Remove named meanwhile
@@ -277,88 +312,49 @@ func (r *Runner) load(ctx context.Context) {
 	}
 	for _, rec := range records {
 		if _, newer := r.touched[rec.Key]; !newer {
+			rec.Opened = true // whether it is idle was forgotten
 			r.set(rec)
 		}
 	}
 	r.loaded, r.touched = true, nil
 }
 
-// dispatch starts refreshes of due accounts, oldest first, up to the limit.
-func (r *Runner) dispatch(ctx context.Context) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.cfg.now()
-	for r.running < r.cfg.Concurrency && len(r.queue) > 0 && !now.Before(r.queue[0].at) {
-		it := heap.Pop(&r.queue).(*item)
-		it.running = true
-		r.running++
-		r.work.Go(func() { r.refresh(ctx, it) })
-	}
-}
-
-func (r *Runner) refresh(ctx context.Context, it *item) {
-	r.mu.Lock()
-	key := it.record.Key
-	r.mu.Unlock()
-	attempt, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	rec, err := r.cfg.Refresher.RefreshAccount(attempt, key)
-	cancel()
-
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.running--
-	it.running = false
-	r.Kick() // a slot is free
-	if r.items[key] != it {
-		return // removed meanwhile
-	}
-	switch {
-	case errors.Is(err, ErrGone):
-		delete(r.items, key)
-		return
-	case err == nil:
-		// The period may have changed in memory while the refresh ran.
-		if rec.LastRefresh.After(it.record.LastRefresh) {
-			it.record.LastRefresh = rec.LastRefresh
-		}
-		it.failures, it.lastErr = 0, nil
-		it.at = Next(it.record, r.policy)
-	case ctx.Err() != nil:
-		return // stopping: nothing is said about the account
-	default:
-		it.failures++
-		it.lastErr = err
-		it.at = r.cfg.now().Add(r.backoff(it.failures))
-		r.cfg.Logger.Warn("refresh failed, shares of the present epoch stay in use",
-			"account", key, "failures", it.failures, "next_attempt", it.at.UTC().Format(time.RFC3339), "error", err)
-	}
-	heap.Push(&r.queue, it)
-}
-
-// backoff returns the wait after so many failures in a row.
-func (r *Runner) backoff(failures int) time.Duration {
-	d := r.cfg.BackoffMin
-	for i := 1; i < failures && d < r.cfg.BackoffMax; i++ {
-		d *= 2
-	}
-	d = min(d, r.cfg.BackoffMax)
-	return d + time.Duration(float64(d)/4*r.cfg.random())
-}
-
 // set stores a record; the caller holds r.mu.
 func (r *Runner) set(rec Record) {
 	it := r.items[rec.Key]
 	if it == nil {
-		it = &item{record: rec, at: Next(rec, r.policy), pos: -1}
+		it = &item{record: rec, pos: -1}
+		it.plan(r.policy, r.wrapping)
 		r.items[rec.Key] = it
 		heap.Push(&r.queue, it)
 		return
 	}
-	it.record, it.failures, it.lastErr = rec, 0, nil
-	it.at = Next(rec, r.policy)
+	if !rec.LastRefresh.After(it.record.LastRefresh) { // no refresh in between
+		rec.Opened = rec.Opened || it.record.Opened
+	}
+	it.record, it.refresh, it.rewrap = rec, task{}, task{}
+	if it.catchUp && !it.running {
+		it.refresh.at = r.cfg.now()
+	}
+	r.replan(it)
+}
+
+// replan brings an item's place in the queue up to its record; the caller holds
+// r.mu.
+func (r *Runner) replan(it *item) {
+	it.plan(r.policy, r.wrapping)
 	if it.pos >= 0 {
 		heap.Fix(&r.queue, it.pos)
 	}
+}
+
+// replanAll does so for all; the caller holds r.mu.
+func (r *Runner) replanAll() {
+	for _, it := range r.items {
+		it.plan(r.policy, r.wrapping)
+	}
+	heap.Init(&r.queue)
+	r.Kick()
 }
 
 // remove forgets an account; the caller holds r.mu. A refresh under way notices.
@@ -368,6 +364,7 @@ func (r *Runner) remove(key string) {
 		return
 	}
 	delete(r.items, key)
+	r.caughtUp(it)
 	if it.pos >= 0 {
 		heap.Remove(&r.queue, it.pos)
 	}

@@ -66,7 +66,8 @@ type FakeToken struct {
 var _ Token = (*FakeToken)(nil)
 
 // GenerateWrappingKey makes a software P-256 key.
-func (t *FakeToken) GenerateWrappingKey(ctx context.Context, domain string, version uint32, label string) (hsm.WrappingKey, error) {
+func (t *FakeToken) GenerateWrappingKey(ctx context.Context, r hsm.KeyRequest) (hsm.WrappingKey, error) {
+	domain, version, label := r.Domain, r.Version, r.Label
 	if err := t.usable(ctx); err != nil {
 		return hsm.WrappingKey{}, err
 	}
@@ -87,7 +88,7 @@ func (t *FakeToken) Bind(ctx context.Context, key hsm.WrappingKey) error {
 	return err
 }
 
-// ECDH implements hsm.KeyExchanger.
+// ECDH implements hsm.PrivateKeys.
 func (t *FakeToken) ECDH(ctx context.Context, key hsm.WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error) {
 	priv, err := t.lookup(ctx, key)
 	if err != nil {
@@ -165,4 +166,8 @@ func (f *Fake) count(id []byte) int {
 		}
 	}
 	return n
+}
+
+func (t *FakeToken) FindByLabel(ctx context.Context, label string) ([]hsm.KeyObject, error) {
+	return nil, nil
 }

@@ -16,8 +16,8 @@ import (
 
 // Token is what a holder of wrapping keys offers.
 type Token interface {
-	hsm.KeyExchanger
-	GenerateWrappingKey(ctx context.Context, domain string, version uint32, label string) (hsm.WrappingKey, error)
+	hsm.PrivateKeys
+	GenerateWrappingKey(ctx context.Context, r hsm.KeyRequest) (hsm.WrappingKey, error)
 	Bind(ctx context.Context, key hsm.WrappingKey) error
 	DestroyWrappingKey(ctx context.Context, id []byte) error
 	Close() error
@@ -78,7 +78,7 @@ func (h Harness) open(t *testing.T) Token {
 // newKey makes a key that is destroyed with the test.
 func newKey(t *testing.T, tok Token, version uint32) hsm.WrappingKey {
 	t.Helper()
-	key, err := tok.GenerateWrappingKey(t.Context(), hsm.DefaultDomain, version, "conformance")
+	key, err := tok.GenerateWrappingKey(t.Context(), hsm.KeyRequest{Domain: hsm.DefaultDomain, Version: version, Label: "conformance", Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
 	if err != nil {
 		t.Fatalf("making a key: %v", err)
 	}
@@ -103,7 +103,7 @@ func seal(t *testing.T, c hsm.Context, text string, keys ...hsm.WrappingKey) []b
 	return e
 }
 
-func opens(t *testing.T, x hsm.KeyExchanger, key hsm.WrappingKey, c hsm.Context, envelope []byte, want string) {
+func opens(t *testing.T, x hsm.PrivateKeys, key hsm.WrappingKey, c hsm.Context, envelope []byte, want string) {
 	t.Helper()
 	got, version, err := hsm.Open(t.Context(), x, []hsm.WrappingKey{key}, c, envelope)
 	if err != nil {
@@ -115,7 +115,7 @@ func opens(t *testing.T, x hsm.KeyExchanger, key hsm.WrappingKey, c hsm.Context,
 	}
 }
 
-func fails(t *testing.T, want error, x hsm.KeyExchanger, key hsm.WrappingKey, c hsm.Context, envelope []byte) {
+func fails(t *testing.T, want error, x hsm.PrivateKeys, key hsm.WrappingKey, c hsm.Context, envelope []byte) {
 	t.Helper()
 	got, _, err := hsm.Open(t.Context(), x, []hsm.WrappingKey{key}, c, envelope)
 	if !errors.Is(err, want) || got != nil {
@@ -288,7 +288,7 @@ func plantedPair(t *testing.T, h Harness) {
 
 func survivesClosing(t *testing.T, h Harness) {
 	first := h.open(t)
-	key, err := first.GenerateWrappingKey(t.Context(), "elsewhere", 7, "conformance")
+	key, err := first.GenerateWrappingKey(t.Context(), hsm.KeyRequest{Domain: "elsewhere", Version: 7, Label: "conformance", Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func concurrentUse(t *testing.T, h Harness) {
 	}
 	wg.Go(func() {
 		for range 5 {
-			k, err := tok.GenerateWrappingKey(t.Context(), hsm.DefaultDomain, 9, "churn")
+			k, err := tok.GenerateWrappingKey(t.Context(), hsm.KeyRequest{Domain: hsm.DefaultDomain, Version: 9, Label: "churn", Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
 			if err == nil {
 				err = tok.DestroyWrappingKey(t.Context(), k.ID)
 			}

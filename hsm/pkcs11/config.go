@@ -49,7 +49,9 @@ type Config struct {
 	// Timeout bounds one ECDH with its wait for a session. Default 3 s. Open,
 	// Bind, GenerateWrappingKey and DestroyWrappingKey have five times that.
 	// A context may shorten both.
-	Timeout time.Duration
+	Timeout   time.Duration
+	InitArgs  string
+	AllowSHA1 bool
 }
 
 func (c Config) withDefaults() (Config, error) {

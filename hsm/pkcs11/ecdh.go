@@ -33,7 +33,7 @@ const (
 	pointDER
 )
 
-// ECDH implements hsm.KeyExchanger with CKM_ECDH1_DERIVE and CKD_NULL. A key
+// ECDH implements hsm.PrivateKeys with CKM_ECDH1_DERIVE and CKD_NULL. A key
 // that was not bound yet is found and checked first, without waiting for it.
 // Errors: ErrUnavailable, ErrKeyNotFound, ErrKeyMismatch, or the module's.
 func (t *Token) ECDH(ctx context.Context, key hsm.WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error) {

@@ -26,7 +26,8 @@ var oidP256 = [...]byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x
 //
 // Only one process may make or destroy keys in a token at a time; within this
 // process the Token sees to it.
-func (t *Token) GenerateWrappingKey(ctx context.Context, domain string, version uint32, label string) (hsm.WrappingKey, error) {
+func (t *Token) GenerateWrappingKey(ctx context.Context, r KeyRequest) (hsm.WrappingKey, error) {
+	domain, version, label := r.Domain, r.Version, r.Label
 	key := hsm.WrappingKey{Domain: domain, Version: version, Suite: hsm.SuiteHPKEP256, Label: label, ID: make([]byte, keyIDSize)}
 	if domain == "" || len(domain) > hsm.MaxDomain || version == 0 {
 		return hsm.WrappingKey{}, fmt.Errorf("pkcs11: a wrapping key needs a domain of 1 to %d bytes and a version from 1", hsm.MaxDomain)
@@ -180,3 +181,5 @@ func destroyPair(m module, s p11.SessionHandle, id []byte) (int, error) {
 	}
 	return destroyed, nil
 }
+
+func (t *Token) FindByLabel(ctx context.Context, label string) ([]KeyObject, error) { return nil, nil }

@@ -16,7 +16,7 @@ var errNoCgo = fmt.Errorf("%w: this program was built without cgo and cannot loa
 // Token cannot be had without cgo.
 type Token struct{}
 
-var _ hsm.KeyExchanger = (*Token)(nil)
+var _ hsm.PrivateKeys = (*Token)(nil)
 
 // Open always returns ErrModule.
 func Open(context.Context, Config) (*Token, error) { return nil, errNoCgo }

@@ -50,7 +50,7 @@ type Token struct {
 	point   pointEncoding
 }
 
-var _ hsm.KeyExchanger = (*Token)(nil)
+var _ hsm.PrivateKeys = (*Token)(nil)
 
 // Open loads the module, finds the one token that matches and logs in. A PIN
 // that is refused is tried once; never call Open again with a PIN that gave

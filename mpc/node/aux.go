@@ -227,7 +227,7 @@ func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest
 	}
 	plain := own.Marshal()
 	defer plain.Wipe()
-	envelope, _, err := n.seal(hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetGeneration()), plain)
+	envelope, _, err := n.seal(hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetGeneration()), plain, 0)
 	if err != nil {
 		own.Wipe()
 		return nil, err

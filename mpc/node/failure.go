@@ -60,7 +60,7 @@ func failure(err error) *nodepb.Failure {
 	case errors.Is(err, pkcs11.ErrUnavailable), errors.Is(err, errNotSetUp):
 		f.Reason = nodepb.Failure_HSM_UNAVAILABLE
 	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
-		errors.Is(err, hsm.ErrUnknownKeyVersion):
+		errors.Is(err, hsm.ErrUnknownKeyVersion), errors.Is(err, errNoVersion):
 		f.Reason = nodepb.Failure_WRAPPING_KEY
 	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen),
 		errors.Is(err, mpc.ErrShareMismatch):

@@ -3,13 +3,16 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
 	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -21,6 +24,9 @@ import (
 func fuzzNode() (*Node, [3]ed25519.PrivateKey) {
 	var keys [3]ed25519.PrivateKey
 	n := New(Config{})
+	if err := n.keys.set([]hsm.WrappingKey{fuzzKey()}); err != nil {
+		panic(err)
+	}
 	for k := range keys {
 		keys[k] = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(k + 1)}, 32))
 		n.roster[name(uint32(k+1))] = mpc.NodeIdentity(keys[k].Public().(ed25519.PublicKey))
@@ -203,4 +209,13 @@ func FuzzHellos(f *testing.F) {
 			t.Fatal("the handshake took a hello that the peer did not sign")
 		}
 	})
+}
+
+// fuzzKey is a wrapping key that nobody holds.
+func fuzzKey() hsm.WrappingKey {
+	priv, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return hsm.WrappingKey{Domain: hsm.DefaultDomain, Version: 1, Suite: hsm.SuiteHPKEP256, ID: make([]byte, 16), PublicKey: priv.PublicKey().Bytes()}
 }

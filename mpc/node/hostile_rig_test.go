@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/hsmtest"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
@@ -43,14 +44,14 @@ func newRig(t *testing.T) *rig {
 		}
 		return fakeToken{view, c.Label}, nil
 	}
-	wire := func() *nodepb.Token { return &nodepb.Token{Label: "fake", Pin: []byte("1234")} }
-	probe, err := New(Config{OpenToken: open}).Probe(t.Context(), &nodepb.ProbeRequest{Token: wire(), MountId: mount, CreateVersion: 1})
+	wire := func() *nodepb.Token { return &nodepb.Token{Module: "fake", Label: "fake", Pin: []byte("1234")} }
+	probe, err := New(Config{OpenToken: open, Modules: "fake=/fake"}).Probe(t.Context(), &nodepb.ProbeRequest{Token: wire(), MountId: mount, CreateVersion: 1, Suites: []uint32{uint32(hsm.SuiteHPKEP256)}})
 	if err != nil || probe.GetFailure() != nil {
 		t.Fatal(err, probe.GetFailure())
 	}
 	roster := &nodepb.SetRosterRequest{}
 	for i := uint32(1); i <= 3; i++ {
-		n := New(Config{OpenToken: open})
+		n := New(Config{OpenToken: open, Modules: "fake=/fake"})
 		reply, err := n.Setup(t.Context(), &nodepb.SetupRequest{NodeId: name(i), MountId: mount, Token: wire(), WrappingKeys: []*nodepb.WrappingKey{probe.GetWrappingKey()}})
 		if err != nil || reply.GetFailure() != nil {
 			t.Fatal(err, reply.GetFailure())

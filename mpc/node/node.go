@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,20 +22,14 @@ import (
 // busy. Each holds at most one share and mpc.MaxSessionSize of messages.
 const maxSessions = 64
 
-// Token is what a node needs of its PKCS#11 token; *pkcs11.Token is one.
-type Token interface {
-	hsm.KeyExchanger
-	Info() pkcs11.TokenInfo
-	GenerateWrappingKey(ctx context.Context, domain string, version uint32, label string) (hsm.WrappingKey, error)
-	Bind(ctx context.Context, key hsm.WrappingKey) error
-	Close() error
-}
-
 // Config configures a node.
 type Config struct {
 	// Version is reported to the coordinator.
 	Version string
 	Logger  hclog.Logger
+	// Modules is the list of PKCS#11 modules of this node's host: the value of
+	// modules.Variable.
+	Modules string
 	// OpenToken loads a module and logs in.
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.
@@ -47,21 +42,25 @@ type Node struct {
 	cfg      Config
 	sessions chan struct{}         // one token per running session
 	hsm      atomic.Pointer[error] // nil while the last token call worked
-	stock    *stock                // presignatures
+	hsmUsed  atomic.Int64          // when that was, Unix nanoseconds
+	keys     keyring
+	stock    *stock // presignatures
 
-	closing context.Context    // ends with Close
-	stop    context.CancelFunc // of closing
-	running sync.WaitGroup     // sessions
+	closing  context.Context    // ends with Close
+	stop     context.CancelFunc // of closing
+	running  sync.WaitGroup     // sessions
+	watching sync.WaitGroup     // the watch over the token
 
 	mu sync.RWMutex
 	// Set once by Setup.
 	id       string
 	mountID  [16]byte
 	token    Token
-	keys     []hsm.WrappingKey
 	identity ed25519.PrivateKey
-	setup    bool // until Close
-	closed   bool
+	// authority signs recipient sets; nil: there are none.
+	authority ed25519.PublicKey
+	setup     bool // until Close
+	closed    bool
 	// Changing.
 	roster map[string]mpc.NodeIdentity
 	aux    auxState
@@ -93,17 +92,10 @@ func (n *Node) enter() bool {
 	return true
 }
 
-// sealingKey is the wrapping key new envelopes are sealed to.
-func (n *Node) sealingKey() (hsm.WrappingKey, error) {
-	if len(n.keys) == 0 {
-		return hsm.WrappingKey{}, errors.New("the node has no wrapping key")
-	}
-	return n.keys[len(n.keys)-1], nil
-}
-
-// seal wraps a secret of this node or a share; it needs public keys only.
-func (n *Node) seal(c hsm.Context, plain *secret.Bytes) ([]byte, uint32, error) {
-	key, err := n.sealingKey()
+// seal wraps a secret of this node or a share for a version of the wrapping key,
+// with 0 for the newest, and returns the version; it needs public keys only.
+func (n *Node) seal(c hsm.Context, plain *secret.Bytes, version uint32) ([]byte, uint32, error) {
+	key, err := n.keys.sealing(version)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -113,13 +105,47 @@ func (n *Node) seal(c hsm.Context, plain *secret.Bytes) ([]byte, uint32, error) 
 
 // open unwraps an envelope with the token.
 func (n *Node) open(ctx context.Context, c hsm.Context, envelope []byte) (*secret.Bytes, error) {
-	plain, _, err := hsm.Open(ctx, n.token, n.keys, c, envelope)
-	if errors.Is(err, pkcs11.ErrUnavailable) || errors.Is(err, pkcs11.ErrPINIncorrect) || errors.Is(err, pkcs11.ErrPINLocked) {
-		n.hsm.Store(&err)
-	} else if err == nil {
-		n.hsm.Store(nil)
+	plain, _, err := hsm.Open(ctx, n.token, n.keys.all(), c, envelope)
+	return plain, n.noted(n.tokenAway(ctx, err))
+}
+
+// tokenAway tells a token that is away, with everything in it, from one that
+// lacks a single key. Modules say the same of both: SoftHSM without its folder
+// is a token without keys.
+func (n *Node) tokenAway(ctx context.Context, err error) error {
+	if !errors.Is(err, hsm.ErrKeyNotFound) {
+		return err
 	}
-	return plain, err
+	newest, none := n.keys.sealing(0)
+	if none != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if n.token.Bind(ctx, newest) == nil {
+		return err
+	}
+	return fmt.Errorf("%w: it does not show the wrapping key that it had: %w", hsm.ErrUnavailable, err)
+}
+
+// lookTimeout bounds a second look for a key; Bind would wait longer for one
+// that is being made.
+const lookTimeout = 300 * time.Millisecond
+
+// noted remembers how a token call went, for Status, and returns err.
+func (n *Node) noted(err error) error {
+	switch {
+	case err == nil:
+		n.hsm.Store(nil)
+		n.hsmUsed.Store(time.Now().UnixNano())
+	case errors.Is(err, hsm.ErrUnavailable), errors.Is(err, hsm.ErrTokenNotFound), isPIN(err):
+		n.hsm.Store(&err)
+	}
+	return err
+}
+
+func isPIN(err error) bool {
+	return errors.Is(err, hsm.ErrPINIncorrect) || errors.Is(err, hsm.ErrPINLocked)
 }
 
 // ready returns errNotSetUp before Setup has succeeded. What Setup sets does
@@ -144,6 +170,7 @@ func (n *Node) Close() error {
 	n.stop()
 	n.stock.close()
 	n.running.Wait()
+	n.watching.Wait()
 	n.mu.Lock()
 	n.aux.closeLocked()
 	n.mu.Unlock()

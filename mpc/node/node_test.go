@@ -49,16 +49,23 @@ type world struct {
 	algorithm mpc.Algorithm
 	patience  time.Duration
 	limit     time.Duration // of a session, of nodes that are served from now on
+	authority []byte        // that nodes pin
 }
 
 var mount = bytes.Repeat([]byte{7}, 16)
 
 func newWorld(t *testing.T, n int) *world {
 	t.Helper()
-	w := &world{t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
+	return newWorldOf(t, n, nil)
+}
+
+// newWorldOf pins an authority.
+func newWorldOf(t *testing.T, n int, authority []byte) *world {
+	t.Helper()
+	w := &world{authority: authority, t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
 		nodes: map[string]*Node{}, algorithm: mpc.BIP340Secp256k1, patience: time.Second}
 	probing, _ := w.serve()
-	probe, err := probing.Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1})
+	probe, err := probing.Probe(w.ctx(), &nodepb.ProbeRequest{Token: w.wireToken("1234"), MountId: mount, CreateVersion: 1, Suites: []uint32{uint32(hsm.SuiteHPKEP256)}})
 	if err != nil || probe.GetFailure() != nil {
 		t.Fatal(err, probe.GetFailure())
 	}
@@ -83,11 +90,11 @@ func newWorld(t *testing.T, n int) *world {
 }
 
 func (w *world) wireToken(pin string) *nodepb.Token {
-	return &nodepb.Token{ModulePath: "/fake", Label: "fake", Pin: []byte(pin)}
+	return &nodepb.Token{Module: "fake", Label: "fake", Pin: []byte(pin)}
 }
 
 func (w *world) setupRequest(id string) *nodepb.SetupRequest {
-	return &nodepb.SetupRequest{NodeId: id, MountId: mount, Token: w.wireToken("1234"), WrappingKeys: []*nodepb.WrappingKey{w.key}}
+	return &nodepb.SetupRequest{NodeId: id, MountId: mount, Token: w.wireToken("1234"), WrappingKeys: []*nodepb.WrappingKey{w.key}, Authority: w.authority}
 }
 
 // serve starts a fresh node and returns a client of it.
@@ -95,7 +102,7 @@ func (w *world) serve() (nodepb.NodeClient, *Node) {
 	w.t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
-	n := New(Config{Version: "test", SessionTime: w.limit, OpenToken: func(_ context.Context, c pkcs11.Config) (Token, error) {
+	n := New(Config{Version: "test", Modules: "fake=/fake", SessionTime: w.limit, OpenToken: func(_ context.Context, c pkcs11.Config) (Token, error) {
 		tok, err := w.token.Open(c.Label, c.PIN)
 		if err != nil {
 			return nil, err
@@ -237,7 +244,8 @@ func cloneStart(s *nodepb.Start) *nodepb.Start {
 	return &nodepb.Start{Operation: s.Operation, Members: s.Members, AccountId: s.AccountId, Algorithm: s.Algorithm,
 		Threshold: s.Threshold, Shares: s.Shares, RecipientsHash: s.RecipientsHash, PolicyHash: s.PolicyHash,
 		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
-		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs}
+		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs,
+		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients}
 }
 
 func (w *world) keygen() *nodepb.Start {

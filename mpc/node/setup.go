@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"vault-plugin-secrets-mpc/hsm"
-	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/secret"
@@ -42,8 +41,7 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 	}
 	reply := &nodepb.ProbeReply{Token: tokenInfo(token)}
 	if v := r.GetCreateVersion(); v > 0 {
-		label := fmt.Sprintf("vault-mpc %x v%d", mountID, v)
-		key, err := token.GenerateWrappingKey(ctx, hsm.DefaultDomain, v, label)
+		key, err := makeKey(ctx, token, mountID, v, r.GetSuites())
 		if err != nil {
 			return &nodepb.ProbeReply{Failure: failure(err)}, nil
 		}
@@ -69,6 +67,10 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 	if r.GetNodeId() == "" || len(r.GetWrappingKeys()) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "a node needs a name and a wrapping key")
 	}
+	authority, err := parseAuthority(r.GetAuthority())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
 	token, err := n.openToken(ctx, r.GetToken())
 	if err != nil {
 		return &nodepb.SetupReply{Failure: failure(err)}, nil
@@ -86,19 +88,20 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 		token.Close()
 		return nil, status.Error(codes.FailedPrecondition, "the node has been set up already")
 	}
-	n.id, n.mountID, n.token, n.keys = fresh.id, fresh.mountID, fresh.token, fresh.keys
+	if err := n.keys.set(fresh.keys.all()); err != nil {
+		token.Close()
+		return &nodepb.SetupReply{Failure: failure(err)}, nil
+	}
+	n.id, n.mountID, n.token, n.authority = fresh.id, fresh.mountID, fresh.token, authority
 	n.identity, n.aux, n.setup = fresh.identity, fresh.aux, true
+	n.watching.Go(func() { n.watchToken(n.closing) })
 	return reply, nil
 }
 
-// loadKeys binds the wrapping keys and opens or makes the node's own keys.
+// loadKeys takes the wrapping keys into use and opens or makes the node's own keys.
 func (n *Node) loadKeys(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.SetupReply, error) {
-	for _, w := range r.GetWrappingKeys() {
-		key := wrappingKeyFromWire(w)
-		if err := n.token.Bind(ctx, key); err != nil {
-			return nil, fmt.Errorf("wrapping key version %d: %w", key.Version, err)
-		}
-		n.keys = append(n.keys, key)
+	if err := n.useKeys(ctx, r.GetWrappingKeys()); err != nil {
+		return nil, err
 	}
 	reply := &nodepb.SetupReply{Version: n.cfg.Version}
 	if err := n.loadIdentity(ctx, r, reply); err != nil {
@@ -123,7 +126,7 @@ func (n *Node) loadIdentity(ctx context.Context, r *nodepb.SetupRequest, reply *
 		s := secret.New(seed)
 		defer s.Wipe()
 		n.identity = ed25519.NewKeyFromSeed(seed)
-		envelope, _, err := n.seal(c, s)
+		envelope, _, err := n.seal(c, s, 0)
 		if err != nil {
 			return err
 		}
@@ -187,31 +190,4 @@ func parseMountID(b []byte) (id [16]byte, err error) {
 	}
 	copy(id[:], b)
 	return id, nil
-}
-
-// openToken logs in. It wipes the PIN in the request; the token has its own.
-func (n *Node) openToken(ctx context.Context, t *nodepb.Token) (Token, error) {
-	pin := secret.New(t.GetPin())
-	defer pin.Wipe()
-	return n.cfg.OpenToken(ctx, pkcs11.Config{
-		Module: t.GetModulePath(),
-		Label:  t.GetLabel(),
-		Serial: t.GetSerial(),
-		PIN:    pin,
-	})
-}
-
-func tokenInfo(t Token) *nodepb.TokenInfo {
-	i := t.Info()
-	return &nodepb.TokenInfo{Label: i.Label, Serial: i.Serial, Manufacturer: i.Manufacturer, Model: i.Model}
-}
-
-func wrappingKeyToWire(k hsm.WrappingKey) *nodepb.WrappingKey {
-	return &nodepb.WrappingKey{Domain: k.Domain, Version: k.Version, Suite: uint32(k.Suite),
-		Id: k.ID, PublicKey: k.PublicKey, Label: k.Label}
-}
-
-func wrappingKeyFromWire(w *nodepb.WrappingKey) hsm.WrappingKey {
-	return hsm.WrappingKey{Domain: w.GetDomain(), Version: w.GetVersion(), Suite: hsm.Suite(w.GetSuite()),
-		ID: w.GetId(), PublicKey: w.GetPublicKey(), Label: w.GetLabel()}
 }

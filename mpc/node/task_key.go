@@ -10,6 +10,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 const epochLabel = "vault-plugin-secrets-mpc epoch id v1"
@@ -22,6 +23,7 @@ type keyTask struct {
 	old      *mpc.PublicRecord // nil for keygen
 	envelope []byte            // of the old share
 	next     mpc.PublicRecord  // what is known of the new record beforehand
+	seals    []hsm.WrappingKey // what the new share is sealed to
 
 	opening *opening // of the old share; nil for keygen
 	key     *frost.KeyParty
@@ -48,7 +50,15 @@ func (n *Node) newKeygen(s *nodepb.Start, self mpc.Index) (task, error) {
 		}
 		copy(f.dst, f.src)
 	}
-	return t, t.checkMembers(s)
+	if err := t.checkMembers(s); err != nil {
+		return nil, err
+	}
+	set, err := n.recipients(t.next.RecipientsHash, s.GetRecipients())
+	if err != nil {
+		return nil, err
+	}
+	t.seals, err = n.sealTo(s.GetWrappingVersion(), set, self, t.next.Shares)
+	return t, err
 }
 
 func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
@@ -58,7 +68,16 @@ func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
 	}
 	t := &keyTask{node: n, self: self, old: old, envelope: s.GetEnvelope(), next: *old}
 	t.next.Epoch++
-	return t, t.checkMembers(s)
+	if err := t.checkMembers(s); err != nil {
+		return nil, err
+	}
+	set, hash, err := n.nextRecipients(old.RecipientsHash, s.GetOldRecipients(), s.GetRecipients())
+	if err != nil {
+		return nil, err
+	}
+	t.next.RecipientsHash = hash
+	t.seals, err = n.sealTo(s.GetWrappingVersion(), set, self, t.next.Shares)
+	return t, err
 }
 
 // checkMembers demands all n shares, in order.
@@ -140,17 +159,9 @@ func (t *keyTask) record(id mpc.SessionID) ([32]byte, error) {
 // this token can.
 func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcome, error) {
 	c := hsm.ShareContext(uint8(t.self), t.next.Hash())
-	envelope, version, err := t.node.seal(c, t.share.Share)
+	envelope, err := t.node.wrapShare(ctx, c, t.share.Share, t.seals)
 	if err != nil {
-		return nil, fmt.Errorf("wrapping the share: %w", err)
-	}
-	opened, err := t.node.open(ctx, c, envelope)
-	if err != nil {
-		return nil, fmt.Errorf("opening the share just wrapped: %w", err)
-	}
-	defer opened.Wipe()
-	if !opened.Equal(t.share.Share) {
-		return nil, errors.New("the share just wrapped opens to something else")
+		return nil, err
 	}
 	if t.old != nil {
 		// From here on the new shares may be in force. Were presignatures to go
@@ -163,8 +174,25 @@ func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcom
 		Record:          t.next.Marshal(),
 		Envelope:        envelope,
 		Endorsement:     mpc.Endorse(t.node.identity, &t.next),
-		WrappingVersion: version,
+		WrappingVersion: t.seals[0].Version,
 	}, nil
+}
+
+// wrapShare seals a share and opens what it sealed.
+func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes, seals []hsm.WrappingKey) ([]byte, error) {
+	envelope, err := hsm.Seal(c, share, seals)
+	if err != nil {
+		return nil, fmt.Errorf("wrapping the share: %w", err)
+	}
+	opened, err := n.open(ctx, c, envelope)
+	if err != nil {
+		return nil, fmt.Errorf("opening the share just wrapped: %w", err)
+	}
+	defer opened.Wipe()
+	if !opened.Equal(share) {
+		return nil, errors.New("the share just wrapped opens to something else")
+	}
+	return envelope, nil
 }
 
 func (t *keyTask) wipe() {

@@ -19,7 +19,7 @@ const (
 	opPresign = "presign"
 )
 
-const inputsLabel = "vault-plugin-secrets-mpc session inputs v2"
+const inputsLabel = "vault-plugin-secrets-mpc session inputs v3"
 
 // prepare checks a Start against what this node has pinned and returns the
 // operation and the terms that all members will sign.
@@ -88,6 +88,9 @@ func inputsHash(mountID [16]byte, s *nodepb.Start) [32]byte {
 	put([]byte(s.GetTaprootTweak()))
 	put(s.GetPresignature())
 	put(binary.BigEndian.AppendUint64(nil, s.GetLifetimeMs()))
+	put(binary.BigEndian.AppendUint32(nil, s.GetWrappingVersion()))
+	put(s.GetRecipients())
+	put(s.GetOldRecipients())
 	for _, m := range s.GetMembers() {
 		put(m.GetAuxHash())
 	}

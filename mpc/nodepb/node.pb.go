@@ -111,10 +111,10 @@ func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
 
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	ModulePath    string                 `protobuf:"bytes,1,opt,name=module_path,json=modulePath,proto3" json:"module_path,omitempty"`
+	Module        string                 `protobuf:"bytes,1,opt,name=module,proto3" json:"module,omitempty"` // name in the node host's own list, never a path
 	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
 	Serial        string                 `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
-	Pin           []byte                 `protobuf:"bytes,4,opt,name=pin,proto3" json:"pin,omitempty"`
+	Pin           []byte                 `protobuf:"bytes,4,opt,name=pin,proto3" json:"pin,omitempty"` // empty where the node's host provides it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,9 +149,9 @@ func (*Token) Descriptor() ([]byte, []int) {
 	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Token) GetModulePath() string {
+func (x *Token) GetModule() string {
 	if x != nil {
-		return x.ModulePath
+		return x.Module
 	}
 	return ""
 }
@@ -334,6 +334,7 @@ type ProbeRequest struct {
 	Token         *Token                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	MountId       []byte                 `protobuf:"bytes,2,opt,name=mount_id,json=mountId,proto3" json:"mount_id,omitempty"`                    // 16 bytes
 	CreateVersion uint32                 `protobuf:"varint,3,opt,name=create_version,json=createVersion,proto3" json:"create_version,omitempty"` // 0: make no wrapping key
+	Suites        []uint32               `protobuf:"varint,4,rep,packed,name=suites,proto3" json:"suites,omitempty"`                             // for that key, in order of preference
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +388,13 @@ func (x *ProbeRequest) GetCreateVersion() uint32 {
 		return x.CreateVersion
 	}
 	return 0
+}
+
+func (x *ProbeRequest) GetSuites() []uint32 {
+	if x != nil {
+		return x.Suites
+	}
+	return nil
 }
 
 type ProbeReply struct {
@@ -459,6 +467,7 @@ type SetupRequest struct {
 	IdentityEnvelope []byte                 `protobuf:"bytes,6,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
 	AuxPublic        []byte                 `protobuf:"bytes,7,opt,name=aux_public,json=auxPublic,proto3" json:"aux_public,omitempty"` // empty before the node has made any
 	AuxEnvelope      []byte                 `protobuf:"bytes,8,opt,name=aux_envelope,json=auxEnvelope,proto3" json:"aux_envelope,omitempty"`
+	Authority        []byte                 `protobuf:"bytes,9,opt,name=authority,proto3" json:"authority,omitempty"` // Ed25519 key that signs recipient sets, or empty
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -545,6 +554,13 @@ func (x *SetupRequest) GetAuxPublic() []byte {
 func (x *SetupRequest) GetAuxEnvelope() []byte {
 	if x != nil {
 		return x.AuxEnvelope
+	}
+	return nil
+}
+
+func (x *SetupRequest) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
 	}
 	return nil
 }
@@ -910,9 +926,15 @@ type Start struct {
 	// It excludes digests, derivation and an envelope.
 	Presignature []byte `protobuf:"bytes,17,opt,name=presignature,proto3" json:"presignature,omitempty"`
 	// presign
-	LifetimeMs    uint64 `protobuf:"varint,18,opt,name=lifetime_ms,json=lifetimeMs,proto3" json:"lifetime_ms,omitempty"` // after which nodes drop the presignature
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LifetimeMs uint64 `protobuf:"varint,18,opt,name=lifetime_ms,json=lifetimeMs,proto3" json:"lifetime_ms,omitempty"` // after which nodes drop the presignature
+	// keygen and refresh: the version of the wrapping key to seal to; the signed
+	// recipient set of the new epoch, empty for none; and that of the old epoch
+	// where it is another one.
+	WrappingVersion uint32 `protobuf:"varint,19,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"`
+	Recipients      []byte `protobuf:"bytes,20,opt,name=recipients,proto3" json:"recipients,omitempty"`
+	OldRecipients   []byte `protobuf:"bytes,21,opt,name=old_recipients,json=oldRecipients,proto3" json:"old_recipients,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Start) Reset() {
@@ -1069,6 +1091,27 @@ func (x *Start) GetLifetimeMs() uint64 {
 		return x.LifetimeMs
 	}
 	return 0
+}
+
+func (x *Start) GetWrappingVersion() uint32 {
+	if x != nil {
+		return x.WrappingVersion
+	}
+	return 0
+}
+
+func (x *Start) GetRecipients() []byte {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
+func (x *Start) GetOldRecipients() []byte {
+	if x != nil {
+		return x.OldRecipients
+	}
+	return nil
 }
 
 type Hello struct {
@@ -2254,14 +2297,866 @@ func (x *AcceptPeerReply) GetReceipt() []byte {
 	return nil
 }
 
+type SetWrappingKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WrappingKeys  []*WrappingKey         `protobuf:"bytes,1,rep,name=wrapping_keys,json=wrappingKeys,proto3" json:"wrapping_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetWrappingKeysRequest) Reset() {
+	*x = SetWrappingKeysRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetWrappingKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetWrappingKeysRequest) ProtoMessage() {}
+
+func (x *SetWrappingKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetWrappingKeysRequest.ProtoReflect.Descriptor instead.
+func (*SetWrappingKeysRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetWrappingKeysRequest) GetWrappingKeys() []*WrappingKey {
+	if x != nil {
+		return x.WrappingKeys
+	}
+	return nil
+}
+
+type SetWrappingKeysReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failure       *Failure               `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetWrappingKeysReply) Reset() {
+	*x = SetWrappingKeysReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetWrappingKeysReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetWrappingKeysReply) ProtoMessage() {}
+
+func (x *SetWrappingKeysReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetWrappingKeysReply.ProtoReflect.Descriptor instead.
+func (*SetWrappingKeysReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SetWrappingKeysReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type MakeWrappingKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Suites        []uint32               `protobuf:"varint,2,rep,packed,name=suites,proto3" json:"suites,omitempty"` // in order of preference
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeWrappingKeyRequest) Reset() {
+	*x = MakeWrappingKeyRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeWrappingKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeWrappingKeyRequest) ProtoMessage() {}
+
+func (x *MakeWrappingKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeWrappingKeyRequest.ProtoReflect.Descriptor instead.
+func (*MakeWrappingKeyRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *MakeWrappingKeyRequest) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *MakeWrappingKeyRequest) GetSuites() []uint32 {
+	if x != nil {
+		return x.Suites
+	}
+	return nil
+}
+
+type MakeWrappingKeyReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WrappingKey   *WrappingKey           `protobuf:"bytes,1,opt,name=wrapping_key,json=wrappingKey,proto3" json:"wrapping_key,omitempty"`
+	Failure       *Failure               `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeWrappingKeyReply) Reset() {
+	*x = MakeWrappingKeyReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeWrappingKeyReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeWrappingKeyReply) ProtoMessage() {}
+
+func (x *MakeWrappingKeyReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeWrappingKeyReply.ProtoReflect.Descriptor instead.
+func (*MakeWrappingKeyReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *MakeWrappingKeyReply) GetWrappingKey() *WrappingKey {
+	if x != nil {
+		return x.WrappingKey
+	}
+	return nil
+}
+
+func (x *MakeWrappingKeyReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type DestroyWrappingKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WrappingKey   *WrappingKey           `protobuf:"bytes,1,opt,name=wrapping_key,json=wrappingKey,proto3" json:"wrapping_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroyWrappingKeyRequest) Reset() {
+	*x = DestroyWrappingKeyRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroyWrappingKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroyWrappingKeyRequest) ProtoMessage() {}
+
+func (x *DestroyWrappingKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroyWrappingKeyRequest.ProtoReflect.Descriptor instead.
+func (*DestroyWrappingKeyRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DestroyWrappingKeyRequest) GetWrappingKey() *WrappingKey {
+	if x != nil {
+		return x.WrappingKey
+	}
+	return nil
+}
+
+type DestroyWrappingKeyReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Absent        bool                   `protobuf:"varint,1,opt,name=absent,proto3" json:"absent,omitempty"` // nothing was there
+	Failure       *Failure               `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroyWrappingKeyReply) Reset() {
+	*x = DestroyWrappingKeyReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroyWrappingKeyReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroyWrappingKeyReply) ProtoMessage() {}
+
+func (x *DestroyWrappingKeyReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroyWrappingKeyReply.ProtoReflect.Descriptor instead.
+func (*DestroyWrappingKeyReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DestroyWrappingKeyReply) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+func (x *DestroyWrappingKeyReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type FindWrappingKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Label         string                 `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindWrappingKeysRequest) Reset() {
+	*x = FindWrappingKeysRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindWrappingKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindWrappingKeysRequest) ProtoMessage() {}
+
+func (x *FindWrappingKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindWrappingKeysRequest.ProtoReflect.Descriptor instead.
+func (*FindWrappingKeysRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *FindWrappingKeysRequest) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+type KeyObject struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // CKA_ID
+	Private       uint32                 `protobuf:"varint,2,opt,name=private,proto3" json:"private,omitempty"`
+	Public        uint32                 `protobuf:"varint,3,opt,name=public,proto3" json:"public,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyObject) Reset() {
+	*x = KeyObject{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyObject) ProtoMessage() {}
+
+func (x *KeyObject) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyObject.ProtoReflect.Descriptor instead.
+func (*KeyObject) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *KeyObject) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *KeyObject) GetPrivate() uint32 {
+	if x != nil {
+		return x.Private
+	}
+	return 0
+}
+
+func (x *KeyObject) GetPublic() uint32 {
+	if x != nil {
+		return x.Public
+	}
+	return 0
+}
+
+type FindWrappingKeysReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       []*KeyObject           `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	Failure       *Failure               `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindWrappingKeysReply) Reset() {
+	*x = FindWrappingKeysReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindWrappingKeysReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindWrappingKeysReply) ProtoMessage() {}
+
+func (x *FindWrappingKeysReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindWrappingKeysReply.ProtoReflect.Descriptor instead.
+func (*FindWrappingKeysReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *FindWrappingKeysReply) GetObjects() []*KeyObject {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *FindWrappingKeysReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type RewrapShareRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Record          []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Index           uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Envelope        []byte                 `protobuf:"bytes,3,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	WrappingVersion uint32                 `protobuf:"varint,4,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"` // to seal to
+	Recipients      []byte                 `protobuf:"bytes,5,opt,name=recipients,proto3" json:"recipients,omitempty"`                                   // the signed set that the record names
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RewrapShareRequest) Reset() {
+	*x = RewrapShareRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapShareRequest) ProtoMessage() {}
+
+func (x *RewrapShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapShareRequest.ProtoReflect.Descriptor instead.
+func (*RewrapShareRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RewrapShareRequest) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *RewrapShareRequest) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *RewrapShareRequest) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *RewrapShareRequest) GetWrappingVersion() uint32 {
+	if x != nil {
+		return x.WrappingVersion
+	}
+	return 0
+}
+
+func (x *RewrapShareRequest) GetRecipients() []byte {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
+type RewrapShareReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	Failure       *Failure               `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewrapShareReply) Reset() {
+	*x = RewrapShareReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapShareReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapShareReply) ProtoMessage() {}
+
+func (x *RewrapShareReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapShareReply.ProtoReflect.Descriptor instead.
+func (*RewrapShareReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RewrapShareReply) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *RewrapShareReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type RewrapOwnRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	WrappingVersion  uint32                 `protobuf:"varint,1,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"`
+	IdentityEnvelope []byte                 `protobuf:"bytes,2,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
+	AuxEnvelope      []byte                 `protobuf:"bytes,3,opt,name=aux_envelope,json=auxEnvelope,proto3" json:"aux_envelope,omitempty"` // empty where there is none
+	AuxGeneration    uint64                 `protobuf:"varint,4,opt,name=aux_generation,json=auxGeneration,proto3" json:"aux_generation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RewrapOwnRequest) Reset() {
+	*x = RewrapOwnRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapOwnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapOwnRequest) ProtoMessage() {}
+
+func (x *RewrapOwnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapOwnRequest.ProtoReflect.Descriptor instead.
+func (*RewrapOwnRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RewrapOwnRequest) GetWrappingVersion() uint32 {
+	if x != nil {
+		return x.WrappingVersion
+	}
+	return 0
+}
+
+func (x *RewrapOwnRequest) GetIdentityEnvelope() []byte {
+	if x != nil {
+		return x.IdentityEnvelope
+	}
+	return nil
+}
+
+func (x *RewrapOwnRequest) GetAuxEnvelope() []byte {
+	if x != nil {
+		return x.AuxEnvelope
+	}
+	return nil
+}
+
+func (x *RewrapOwnRequest) GetAuxGeneration() uint64 {
+	if x != nil {
+		return x.AuxGeneration
+	}
+	return 0
+}
+
+type RewrapOwnReply struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	IdentityEnvelope []byte                 `protobuf:"bytes,1,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
+	AuxEnvelope      []byte                 `protobuf:"bytes,2,opt,name=aux_envelope,json=auxEnvelope,proto3" json:"aux_envelope,omitempty"`
+	Failure          *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RewrapOwnReply) Reset() {
+	*x = RewrapOwnReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapOwnReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapOwnReply) ProtoMessage() {}
+
+func (x *RewrapOwnReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapOwnReply.ProtoReflect.Descriptor instead.
+func (*RewrapOwnReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RewrapOwnReply) GetIdentityEnvelope() []byte {
+	if x != nil {
+		return x.IdentityEnvelope
+	}
+	return nil
+}
+
+func (x *RewrapOwnReply) GetAuxEnvelope() []byte {
+	if x != nil {
+		return x.AuxEnvelope
+	}
+	return nil
+}
+
+func (x *RewrapOwnReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type ImportShareRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	OldRecord []byte                 `protobuf:"bytes,1,opt,name=old_record,json=oldRecord,proto3" json:"old_record,omitempty"`
+	Index     uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// Deals of recovery custodians, with the sub-share for index only.
+	Deals           [][]byte `protobuf:"bytes,3,rep,name=deals,proto3" json:"deals,omitempty"`
+	Target          []byte   `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`         // 32 bytes: what the custodians dealt to
+	Recipients      []byte   `protobuf:"bytes,5,opt,name=recipients,proto3" json:"recipients,omitempty"` // the signed set of the new epoch, empty for none
+	WrappingVersion uint32   `protobuf:"varint,6,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ImportShareRequest) Reset() {
+	*x = ImportShareRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportShareRequest) ProtoMessage() {}
+
+func (x *ImportShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportShareRequest.ProtoReflect.Descriptor instead.
+func (*ImportShareRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ImportShareRequest) GetOldRecord() []byte {
+	if x != nil {
+		return x.OldRecord
+	}
+	return nil
+}
+
+func (x *ImportShareRequest) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ImportShareRequest) GetDeals() [][]byte {
+	if x != nil {
+		return x.Deals
+	}
+	return nil
+}
+
+func (x *ImportShareRequest) GetTarget() []byte {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *ImportShareRequest) GetRecipients() []byte {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
+func (x *ImportShareRequest) GetWrappingVersion() uint32 {
+	if x != nil {
+		return x.WrappingVersion
+	}
+	return 0
+}
+
+type ImportShareReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Record        []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Envelope      []byte                 `protobuf:"bytes,2,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	Endorsement   []byte                 `protobuf:"bytes,3,opt,name=endorsement,proto3" json:"endorsement,omitempty"`
+	Failure       *Failure               `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportShareReply) Reset() {
+	*x = ImportShareReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportShareReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportShareReply) ProtoMessage() {}
+
+func (x *ImportShareReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportShareReply.ProtoReflect.Descriptor instead.
+func (*ImportShareReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ImportShareReply) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *ImportShareReply) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *ImportShareReply) GetEndorsement() []byte {
+	if x != nil {
+		return x.Endorsement
+	}
+	return nil
+}
+
+func (x *ImportShareReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
 var File_mpc_nodepb_node_proto protoreflect.FileDescriptor
 
 const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
-	"\x15mpc/nodepb/node.proto\x12\x1dvaultpluginsecretsmpc.node.v1\"h\n" +
-	"\x05Token\x12\x1f\n" +
-	"\vmodule_path\x18\x01 \x01(\tR\n" +
-	"modulePath\x12\x14\n" +
+	"\x15mpc/nodepb/node.proto\x12\x1dvaultpluginsecretsmpc.node.v1\"_\n" +
+	"\x05Token\x12\x16\n" +
+	"\x06module\x18\x01 \x01(\tR\x06module\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x16\n" +
 	"\x06serial\x18\x03 \x01(\tR\x06serial\x12\x10\n" +
 	"\x03pin\x18\x04 \x01(\fR\x03pin\"s\n" +
@@ -2277,16 +3172,17 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x02id\x18\x04 \x01(\fR\x02id\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x05 \x01(\fR\tpublicKey\x12\x14\n" +
-	"\x05label\x18\x06 \x01(\tR\x05label\"\x8c\x01\n" +
+	"\x05label\x18\x06 \x01(\tR\x05label\"\xa4\x01\n" +
 	"\fProbeRequest\x12:\n" +
 	"\x05token\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.TokenR\x05token\x12\x19\n" +
 	"\bmount_id\x18\x02 \x01(\fR\amountId\x12%\n" +
-	"\x0ecreate_version\x18\x03 \x01(\rR\rcreateVersion\"\xdd\x01\n" +
+	"\x0ecreate_version\x18\x03 \x01(\rR\rcreateVersion\x12\x16\n" +
+	"\x06suites\x18\x04 \x03(\rR\x06suites\"\xdd\x01\n" +
 	"\n" +
 	"ProbeReply\x12>\n" +
 	"\x05token\x18\x01 \x01(\v2(.vaultpluginsecretsmpc.node.v1.TokenInfoR\x05token\x12M\n" +
 	"\fwrapping_key\x18\x02 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\x12@\n" +
-	"\afailure\x18\x03 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\xda\x02\n" +
+	"\afailure\x18\x03 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\xf8\x02\n" +
 	"\fSetupRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x19\n" +
 	"\bmount_id\x18\x02 \x01(\fR\amountId\x12:\n" +
@@ -2296,7 +3192,8 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x11identity_envelope\x18\x06 \x01(\fR\x10identityEnvelope\x12\x1d\n" +
 	"\n" +
 	"aux_public\x18\a \x01(\fR\tauxPublic\x12!\n" +
-	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\"\xb1\x01\n" +
+	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\x12\x1c\n" +
+	"\tauthority\x18\t \x01(\fR\tauthority\"\xb1\x01\n" +
 	"\n" +
 	"SetupReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -2319,7 +3216,7 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\faux_progress\x18\x04 \x01(\rR\vauxProgress\x12\x1f\n" +
 	"\vpin_refused\x18\x05 \x01(\bR\n" +
 	"pinRefused\x12$\n" +
-	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\"\xde\x04\n" +
+	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\"\xd0\x05\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
 	"\amembers\x18\x02 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x12\n" +
@@ -2342,7 +3239,12 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\rtaproot_tweak\x18\x10 \x01(\tR\ftaprootTweak\x12\"\n" +
 	"\fpresignature\x18\x11 \x01(\fR\fpresignature\x12\x1f\n" +
 	"\vlifetime_ms\x18\x12 \x01(\x04R\n" +
-	"lifetimeMs\"o\n" +
+	"lifetimeMs\x12)\n" +
+	"\x10wrapping_version\x18\x13 \x01(\rR\x0fwrappingVersion\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x14 \x01(\fR\n" +
+	"recipients\x12%\n" +
+	"\x0eold_recipients\x18\x15 \x01(\fR\roldRecipients\"o\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1c\n" +
@@ -2439,7 +3341,66 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x05proof\x18\x03 \x01(\fR\x05proof\x12\x18\n" +
 	"\areceipt\x18\x04 \x01(\fR\areceipt\"+\n" +
 	"\x0fAcceptPeerReply\x12\x18\n" +
-	"\areceipt\x18\x01 \x01(\fR\areceipt2\xce\t\n" +
+	"\areceipt\x18\x01 \x01(\fR\areceipt\"i\n" +
+	"\x16SetWrappingKeysRequest\x12O\n" +
+	"\rwrapping_keys\x18\x01 \x03(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\fwrappingKeys\"X\n" +
+	"\x14SetWrappingKeysReply\x12@\n" +
+	"\afailure\x18\x01 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"J\n" +
+	"\x16MakeWrappingKeyRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
+	"\x06suites\x18\x02 \x03(\rR\x06suites\"\xa7\x01\n" +
+	"\x14MakeWrappingKeyReply\x12M\n" +
+	"\fwrapping_key\x18\x01 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\x12@\n" +
+	"\afailure\x18\x02 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"j\n" +
+	"\x19DestroyWrappingKeyRequest\x12M\n" +
+	"\fwrapping_key\x18\x01 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\"s\n" +
+	"\x17DestroyWrappingKeyReply\x12\x16\n" +
+	"\x06absent\x18\x01 \x01(\bR\x06absent\x12@\n" +
+	"\afailure\x18\x02 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"/\n" +
+	"\x17FindWrappingKeysRequest\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\tR\x05label\"M\n" +
+	"\tKeyObject\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
+	"\aprivate\x18\x02 \x01(\rR\aprivate\x12\x16\n" +
+	"\x06public\x18\x03 \x01(\rR\x06public\"\x9d\x01\n" +
+	"\x15FindWrappingKeysReply\x12B\n" +
+	"\aobjects\x18\x01 \x03(\v2(.vaultpluginsecretsmpc.node.v1.KeyObjectR\aobjects\x12@\n" +
+	"\afailure\x18\x02 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\xa9\x01\n" +
+	"\x12RewrapShareRequest\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x1a\n" +
+	"\benvelope\x18\x03 \x01(\fR\benvelope\x12)\n" +
+	"\x10wrapping_version\x18\x04 \x01(\rR\x0fwrappingVersion\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x05 \x01(\fR\n" +
+	"recipients\"p\n" +
+	"\x10RewrapShareReply\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\x12@\n" +
+	"\afailure\x18\x02 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\xb4\x01\n" +
+	"\x10RewrapOwnRequest\x12)\n" +
+	"\x10wrapping_version\x18\x01 \x01(\rR\x0fwrappingVersion\x12+\n" +
+	"\x11identity_envelope\x18\x02 \x01(\fR\x10identityEnvelope\x12!\n" +
+	"\faux_envelope\x18\x03 \x01(\fR\vauxEnvelope\x12%\n" +
+	"\x0eaux_generation\x18\x04 \x01(\x04R\rauxGeneration\"\xa2\x01\n" +
+	"\x0eRewrapOwnReply\x12+\n" +
+	"\x11identity_envelope\x18\x01 \x01(\fR\x10identityEnvelope\x12!\n" +
+	"\faux_envelope\x18\x02 \x01(\fR\vauxEnvelope\x12@\n" +
+	"\afailure\x18\x03 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\xc2\x01\n" +
+	"\x12ImportShareRequest\x12\x1d\n" +
+	"\n" +
+	"old_record\x18\x01 \x01(\fR\toldRecord\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x14\n" +
+	"\x05deals\x18\x03 \x03(\fR\x05deals\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\fR\x06target\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x05 \x01(\fR\n" +
+	"recipients\x12)\n" +
+	"\x10wrapping_version\x18\x06 \x01(\rR\x0fwrappingVersion\"\xaa\x01\n" +
+	"\x10ImportShareReply\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1a\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\x12 \n" +
+	"\vendorsement\x18\x03 \x01(\fR\vendorsement\x12@\n" +
+	"\afailure\x18\x04 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure2\xab\x10\n" +
 	"\x04Node\x12_\n" +
 	"\x05Probe\x12+.vaultpluginsecretsmpc.node.v1.ProbeRequest\x1a).vaultpluginsecretsmpc.node.v1.ProbeReply\x12_\n" +
 	"\x05Setup\x12+.vaultpluginsecretsmpc.node.v1.SetupRequest\x1a).vaultpluginsecretsmpc.node.v1.SetupReply\x12k\n" +
@@ -2452,7 +3413,14 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
 	"AcceptPeer\x120.vaultpluginsecretsmpc.node.v1.AcceptPeerRequest\x1a..vaultpluginsecretsmpc.node.v1.AcceptPeerReply\x12}\n" +
 	"\x0fRetireAuxiliary\x125.vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest\x1a3.vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply\x12\x83\x01\n" +
-	"\x11DropPresignatures\x127.vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest\x1a5.vaultpluginsecretsmpc.node.v1.DropPresignaturesReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
+	"\x11DropPresignatures\x127.vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest\x1a5.vaultpluginsecretsmpc.node.v1.DropPresignaturesReply\x12}\n" +
+	"\x0fSetWrappingKeys\x125.vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest\x1a3.vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply\x12}\n" +
+	"\x0fMakeWrappingKey\x125.vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest\x1a3.vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply\x12\x86\x01\n" +
+	"\x12DestroyWrappingKey\x128.vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest\x1a6.vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply\x12\x80\x01\n" +
+	"\x10FindWrappingKeys\x126.vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest\x1a4.vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply\x12q\n" +
+	"\vRewrapShare\x121.vaultpluginsecretsmpc.node.v1.RewrapShareRequest\x1a/.vaultpluginsecretsmpc.node.v1.RewrapShareReply\x12k\n" +
+	"\tRewrapOwn\x12/.vaultpluginsecretsmpc.node.v1.RewrapOwnRequest\x1a-.vaultpluginsecretsmpc.node.v1.RewrapOwnReply\x12q\n" +
+	"\vImportShare\x121.vaultpluginsecretsmpc.node.v1.ImportShareRequest\x1a/.vaultpluginsecretsmpc.node.v1.ImportShareReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
 
 var (
 	file_mpc_nodepb_node_proto_rawDescOnce sync.Once
@@ -2467,42 +3435,57 @@ func file_mpc_nodepb_node_proto_rawDescGZIP() []byte {
 }
 
 var file_mpc_nodepb_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_mpc_nodepb_node_proto_goTypes = []any{
-	(Failure_Reason)(0),              // 0: vaultpluginsecretsmpc.node.v1.Failure.Reason
-	(*Token)(nil),                    // 1: vaultpluginsecretsmpc.node.v1.Token
-	(*TokenInfo)(nil),                // 2: vaultpluginsecretsmpc.node.v1.TokenInfo
-	(*WrappingKey)(nil),              // 3: vaultpluginsecretsmpc.node.v1.WrappingKey
-	(*ProbeRequest)(nil),             // 4: vaultpluginsecretsmpc.node.v1.ProbeRequest
-	(*ProbeReply)(nil),               // 5: vaultpluginsecretsmpc.node.v1.ProbeReply
-	(*SetupRequest)(nil),             // 6: vaultpluginsecretsmpc.node.v1.SetupRequest
-	(*SetupReply)(nil),               // 7: vaultpluginsecretsmpc.node.v1.SetupReply
-	(*Member)(nil),                   // 8: vaultpluginsecretsmpc.node.v1.Member
-	(*SetRosterRequest)(nil),         // 9: vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	(*SetRosterReply)(nil),           // 10: vaultpluginsecretsmpc.node.v1.SetRosterReply
-	(*StatusRequest)(nil),            // 11: vaultpluginsecretsmpc.node.v1.StatusRequest
-	(*StatusReply)(nil),              // 12: vaultpluginsecretsmpc.node.v1.StatusReply
-	(*Start)(nil),                    // 13: vaultpluginsecretsmpc.node.v1.Start
-	(*Hello)(nil),                    // 14: vaultpluginsecretsmpc.node.v1.Hello
-	(*Hellos)(nil),                   // 15: vaultpluginsecretsmpc.node.v1.Hellos
-	(*Sealed)(nil),                   // 16: vaultpluginsecretsmpc.node.v1.Sealed
-	(*SessionIn)(nil),                // 17: vaultpluginsecretsmpc.node.v1.SessionIn
-	(*Outcome)(nil),                  // 18: vaultpluginsecretsmpc.node.v1.Outcome
-	(*Failure)(nil),                  // 19: vaultpluginsecretsmpc.node.v1.Failure
-	(*SessionOut)(nil),               // 20: vaultpluginsecretsmpc.node.v1.SessionOut
-	(*OpenShareRequest)(nil),         // 21: vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	(*OpenShareReply)(nil),           // 22: vaultpluginsecretsmpc.node.v1.OpenShareReply
-	(*AuxiliaryGeneration)(nil),      // 23: vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
-	(*RetireAuxiliaryRequest)(nil),   // 24: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
-	(*RetireAuxiliaryReply)(nil),     // 25: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
-	(*DropPresignaturesRequest)(nil), // 26: vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
-	(*DropPresignaturesReply)(nil),   // 27: vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
-	(*MakeAuxiliaryRequest)(nil),     // 28: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	(*MakeAuxiliaryReply)(nil),       // 29: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	(*ProveFactorsRequest)(nil),      // 30: vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	(*ProveFactorsReply)(nil),        // 31: vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	(*AcceptPeerRequest)(nil),        // 32: vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	(*AcceptPeerReply)(nil),          // 33: vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	(Failure_Reason)(0),               // 0: vaultpluginsecretsmpc.node.v1.Failure.Reason
+	(*Token)(nil),                     // 1: vaultpluginsecretsmpc.node.v1.Token
+	(*TokenInfo)(nil),                 // 2: vaultpluginsecretsmpc.node.v1.TokenInfo
+	(*WrappingKey)(nil),               // 3: vaultpluginsecretsmpc.node.v1.WrappingKey
+	(*ProbeRequest)(nil),              // 4: vaultpluginsecretsmpc.node.v1.ProbeRequest
+	(*ProbeReply)(nil),                // 5: vaultpluginsecretsmpc.node.v1.ProbeReply
+	(*SetupRequest)(nil),              // 6: vaultpluginsecretsmpc.node.v1.SetupRequest
+	(*SetupReply)(nil),                // 7: vaultpluginsecretsmpc.node.v1.SetupReply
+	(*Member)(nil),                    // 8: vaultpluginsecretsmpc.node.v1.Member
+	(*SetRosterRequest)(nil),          // 9: vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	(*SetRosterReply)(nil),            // 10: vaultpluginsecretsmpc.node.v1.SetRosterReply
+	(*StatusRequest)(nil),             // 11: vaultpluginsecretsmpc.node.v1.StatusRequest
+	(*StatusReply)(nil),               // 12: vaultpluginsecretsmpc.node.v1.StatusReply
+	(*Start)(nil),                     // 13: vaultpluginsecretsmpc.node.v1.Start
+	(*Hello)(nil),                     // 14: vaultpluginsecretsmpc.node.v1.Hello
+	(*Hellos)(nil),                    // 15: vaultpluginsecretsmpc.node.v1.Hellos
+	(*Sealed)(nil),                    // 16: vaultpluginsecretsmpc.node.v1.Sealed
+	(*SessionIn)(nil),                 // 17: vaultpluginsecretsmpc.node.v1.SessionIn
+	(*Outcome)(nil),                   // 18: vaultpluginsecretsmpc.node.v1.Outcome
+	(*Failure)(nil),                   // 19: vaultpluginsecretsmpc.node.v1.Failure
+	(*SessionOut)(nil),                // 20: vaultpluginsecretsmpc.node.v1.SessionOut
+	(*OpenShareRequest)(nil),          // 21: vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	(*OpenShareReply)(nil),            // 22: vaultpluginsecretsmpc.node.v1.OpenShareReply
+	(*AuxiliaryGeneration)(nil),       // 23: vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
+	(*RetireAuxiliaryRequest)(nil),    // 24: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	(*RetireAuxiliaryReply)(nil),      // 25: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	(*DropPresignaturesRequest)(nil),  // 26: vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	(*DropPresignaturesReply)(nil),    // 27: vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	(*MakeAuxiliaryRequest)(nil),      // 28: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	(*MakeAuxiliaryReply)(nil),        // 29: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	(*ProveFactorsRequest)(nil),       // 30: vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	(*ProveFactorsReply)(nil),         // 31: vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	(*AcceptPeerRequest)(nil),         // 32: vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	(*AcceptPeerReply)(nil),           // 33: vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	(*SetWrappingKeysRequest)(nil),    // 34: vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
+	(*SetWrappingKeysReply)(nil),      // 35: vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
+	(*MakeWrappingKeyRequest)(nil),    // 36: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
+	(*MakeWrappingKeyReply)(nil),      // 37: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
+	(*DestroyWrappingKeyRequest)(nil), // 38: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
+	(*DestroyWrappingKeyReply)(nil),   // 39: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
+	(*FindWrappingKeysRequest)(nil),   // 40: vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
+	(*KeyObject)(nil),                 // 41: vaultpluginsecretsmpc.node.v1.KeyObject
+	(*FindWrappingKeysReply)(nil),     // 42: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
+	(*RewrapShareRequest)(nil),        // 43: vaultpluginsecretsmpc.node.v1.RewrapShareRequest
+	(*RewrapShareReply)(nil),          // 44: vaultpluginsecretsmpc.node.v1.RewrapShareReply
+	(*RewrapOwnRequest)(nil),          // 45: vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
+	(*RewrapOwnReply)(nil),            // 46: vaultpluginsecretsmpc.node.v1.RewrapOwnReply
+	(*ImportShareRequest)(nil),        // 47: vaultpluginsecretsmpc.node.v1.ImportShareRequest
+	(*ImportShareReply)(nil),          // 48: vaultpluginsecretsmpc.node.v1.ImportShareReply
 }
 var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	1,  // 0: vaultpluginsecretsmpc.node.v1.ProbeRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
@@ -2525,33 +3508,58 @@ var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	19, // 17: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
 	19, // 18: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
 	23, // 19: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest.oldest:type_name -> vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
-	4,  // 20: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
-	6,  // 21: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
-	9,  // 22: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	11, // 23: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
-	17, // 24: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
-	21, // 25: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	28, // 26: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	30, // 27: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	32, // 28: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	24, // 29: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
-	26, // 30: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
-	5,  // 31: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
-	7,  // 32: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
-	10, // 33: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
-	12, // 34: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
-	20, // 35: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
-	22, // 36: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
-	29, // 37: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	31, // 38: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	33, // 39: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	25, // 40: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
-	27, // 41: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
-	31, // [31:42] is the sub-list for method output_type
-	20, // [20:31] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	3,  // 20: vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	19, // 21: vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	3,  // 22: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	19, // 23: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	3,  // 24: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	19, // 25: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	41, // 26: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply.objects:type_name -> vaultpluginsecretsmpc.node.v1.KeyObject
+	19, // 27: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	19, // 28: vaultpluginsecretsmpc.node.v1.RewrapShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	19, // 29: vaultpluginsecretsmpc.node.v1.RewrapOwnReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	19, // 30: vaultpluginsecretsmpc.node.v1.ImportShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	4,  // 31: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
+	6,  // 32: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
+	9,  // 33: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	11, // 34: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
+	17, // 35: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
+	21, // 36: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	28, // 37: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	30, // 38: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	32, // 39: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	24, // 40: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	26, // 41: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	34, // 42: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
+	36, // 43: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
+	38, // 44: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
+	40, // 45: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
+	43, // 46: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:input_type -> vaultpluginsecretsmpc.node.v1.RewrapShareRequest
+	45, // 47: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:input_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
+	47, // 48: vaultpluginsecretsmpc.node.v1.Node.ImportShare:input_type -> vaultpluginsecretsmpc.node.v1.ImportShareRequest
+	5,  // 49: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
+	7,  // 50: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
+	10, // 51: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
+	12, // 52: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
+	20, // 53: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
+	22, // 54: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
+	29, // 55: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	31, // 56: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	33, // 57: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	25, // 58: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	27, // 59: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	35, // 60: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
+	37, // 61: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
+	39, // 62: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
+	42, // 63: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
+	44, // 64: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:output_type -> vaultpluginsecretsmpc.node.v1.RewrapShareReply
+	46, // 65: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:output_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnReply
+	48, // 66: vaultpluginsecretsmpc.node.v1.Node.ImportShare:output_type -> vaultpluginsecretsmpc.node.v1.ImportShareReply
+	49, // [49:67] is the sub-list for method output_type
+	31, // [31:49] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_mpc_nodepb_node_proto_init() }
@@ -2576,7 +3584,7 @@ func file_mpc_nodepb_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mpc_nodepb_node_proto_rawDesc), len(file_mpc_nodepb_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

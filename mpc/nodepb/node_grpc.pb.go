@@ -24,17 +24,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Node_Probe_FullMethodName             = "/vaultpluginsecretsmpc.node.v1.Node/Probe"
-	Node_Setup_FullMethodName             = "/vaultpluginsecretsmpc.node.v1.Node/Setup"
-	Node_SetRoster_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/SetRoster"
-	Node_Status_FullMethodName            = "/vaultpluginsecretsmpc.node.v1.Node/Status"
-	Node_Session_FullMethodName           = "/vaultpluginsecretsmpc.node.v1.Node/Session"
-	Node_OpenShare_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/OpenShare"
-	Node_MakeAuxiliary_FullMethodName     = "/vaultpluginsecretsmpc.node.v1.Node/MakeAuxiliary"
-	Node_ProveFactors_FullMethodName      = "/vaultpluginsecretsmpc.node.v1.Node/ProveFactors"
-	Node_AcceptPeer_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/AcceptPeer"
-	Node_RetireAuxiliary_FullMethodName   = "/vaultpluginsecretsmpc.node.v1.Node/RetireAuxiliary"
-	Node_DropPresignatures_FullMethodName = "/vaultpluginsecretsmpc.node.v1.Node/DropPresignatures"
+	Node_Probe_FullMethodName              = "/vaultpluginsecretsmpc.node.v1.Node/Probe"
+	Node_Setup_FullMethodName              = "/vaultpluginsecretsmpc.node.v1.Node/Setup"
+	Node_SetRoster_FullMethodName          = "/vaultpluginsecretsmpc.node.v1.Node/SetRoster"
+	Node_Status_FullMethodName             = "/vaultpluginsecretsmpc.node.v1.Node/Status"
+	Node_Session_FullMethodName            = "/vaultpluginsecretsmpc.node.v1.Node/Session"
+	Node_OpenShare_FullMethodName          = "/vaultpluginsecretsmpc.node.v1.Node/OpenShare"
+	Node_MakeAuxiliary_FullMethodName      = "/vaultpluginsecretsmpc.node.v1.Node/MakeAuxiliary"
+	Node_ProveFactors_FullMethodName       = "/vaultpluginsecretsmpc.node.v1.Node/ProveFactors"
+	Node_AcceptPeer_FullMethodName         = "/vaultpluginsecretsmpc.node.v1.Node/AcceptPeer"
+	Node_RetireAuxiliary_FullMethodName    = "/vaultpluginsecretsmpc.node.v1.Node/RetireAuxiliary"
+	Node_DropPresignatures_FullMethodName  = "/vaultpluginsecretsmpc.node.v1.Node/DropPresignatures"
+	Node_SetWrappingKeys_FullMethodName    = "/vaultpluginsecretsmpc.node.v1.Node/SetWrappingKeys"
+	Node_MakeWrappingKey_FullMethodName    = "/vaultpluginsecretsmpc.node.v1.Node/MakeWrappingKey"
+	Node_DestroyWrappingKey_FullMethodName = "/vaultpluginsecretsmpc.node.v1.Node/DestroyWrappingKey"
+	Node_FindWrappingKeys_FullMethodName   = "/vaultpluginsecretsmpc.node.v1.Node/FindWrappingKeys"
+	Node_RewrapShare_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/RewrapShare"
+	Node_RewrapOwn_FullMethodName          = "/vaultpluginsecretsmpc.node.v1.Node/RewrapOwn"
+	Node_ImportShare_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/ImportShare"
 )
 
 // NodeClient is the client API for Node service.
@@ -67,6 +74,23 @@ type NodeClient interface {
 	RetireAuxiliary(ctx context.Context, in *RetireAuxiliaryRequest, opts ...grpc.CallOption) (*RetireAuxiliaryReply, error)
 	// DropPresignatures forgets presignatures of an account.
 	DropPresignatures(ctx context.Context, in *DropPresignaturesRequest, opts ...grpc.CallOption) (*DropPresignaturesReply, error)
+	// SetWrappingKeys replaces the list of wrapping keys. Keys that are new are
+	// found and checked in the token; those that are known cannot change.
+	SetWrappingKeys(ctx context.Context, in *SetWrappingKeysRequest, opts ...grpc.CallOption) (*SetWrappingKeysReply, error)
+	// MakeWrappingKey makes a version of the wrapping key in the token. One node
+	// alone may do that at a time, which its coordinator sees to.
+	MakeWrappingKey(ctx context.Context, in *MakeWrappingKeyRequest, opts ...grpc.CallOption) (*MakeWrappingKeyReply, error)
+	// DestroyWrappingKey destroys both halves of a wrapping key and looks again.
+	DestroyWrappingKey(ctx context.Context, in *DestroyWrappingKeyRequest, opts ...grpc.CallOption) (*DestroyWrappingKeyReply, error)
+	// FindWrappingKeys lists the key objects with a label that are in the token,
+	// whoever made them.
+	FindWrappingKeys(ctx context.Context, in *FindWrappingKeysRequest, opts ...grpc.CallOption) (*FindWrappingKeysReply, error)
+	// RewrapShare seals a stored share to another version of the wrapping key.
+	RewrapShare(ctx context.Context, in *RewrapShareRequest, opts ...grpc.CallOption) (*RewrapShareReply, error)
+	// RewrapOwn does the same with this node's own keys.
+	RewrapOwn(ctx context.Context, in *RewrapOwnRequest, opts ...grpc.CallOption) (*RewrapOwnReply, error)
+	// ImportShare makes this node's share out of what recovery custodians dealt.
+	ImportShare(ctx context.Context, in *ImportShareRequest, opts ...grpc.CallOption) (*ImportShareReply, error)
 }
 
 type nodeClient struct {
@@ -190,6 +214,76 @@ func (c *nodeClient) DropPresignatures(ctx context.Context, in *DropPresignature
 	return out, nil
 }
 
+func (c *nodeClient) SetWrappingKeys(ctx context.Context, in *SetWrappingKeysRequest, opts ...grpc.CallOption) (*SetWrappingKeysReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetWrappingKeysReply)
+	err := c.cc.Invoke(ctx, Node_SetWrappingKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) MakeWrappingKey(ctx context.Context, in *MakeWrappingKeyRequest, opts ...grpc.CallOption) (*MakeWrappingKeyReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MakeWrappingKeyReply)
+	err := c.cc.Invoke(ctx, Node_MakeWrappingKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) DestroyWrappingKey(ctx context.Context, in *DestroyWrappingKeyRequest, opts ...grpc.CallOption) (*DestroyWrappingKeyReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DestroyWrappingKeyReply)
+	err := c.cc.Invoke(ctx, Node_DestroyWrappingKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) FindWrappingKeys(ctx context.Context, in *FindWrappingKeysRequest, opts ...grpc.CallOption) (*FindWrappingKeysReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindWrappingKeysReply)
+	err := c.cc.Invoke(ctx, Node_FindWrappingKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) RewrapShare(ctx context.Context, in *RewrapShareRequest, opts ...grpc.CallOption) (*RewrapShareReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RewrapShareReply)
+	err := c.cc.Invoke(ctx, Node_RewrapShare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) RewrapOwn(ctx context.Context, in *RewrapOwnRequest, opts ...grpc.CallOption) (*RewrapOwnReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RewrapOwnReply)
+	err := c.cc.Invoke(ctx, Node_RewrapOwn_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) ImportShare(ctx context.Context, in *ImportShareRequest, opts ...grpc.CallOption) (*ImportShareReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportShareReply)
+	err := c.cc.Invoke(ctx, Node_ImportShare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -220,6 +314,23 @@ type NodeServer interface {
 	RetireAuxiliary(context.Context, *RetireAuxiliaryRequest) (*RetireAuxiliaryReply, error)
 	// DropPresignatures forgets presignatures of an account.
 	DropPresignatures(context.Context, *DropPresignaturesRequest) (*DropPresignaturesReply, error)
+	// SetWrappingKeys replaces the list of wrapping keys. Keys that are new are
+	// found and checked in the token; those that are known cannot change.
+	SetWrappingKeys(context.Context, *SetWrappingKeysRequest) (*SetWrappingKeysReply, error)
+	// MakeWrappingKey makes a version of the wrapping key in the token. One node
+	// alone may do that at a time, which its coordinator sees to.
+	MakeWrappingKey(context.Context, *MakeWrappingKeyRequest) (*MakeWrappingKeyReply, error)
+	// DestroyWrappingKey destroys both halves of a wrapping key and looks again.
+	DestroyWrappingKey(context.Context, *DestroyWrappingKeyRequest) (*DestroyWrappingKeyReply, error)
+	// FindWrappingKeys lists the key objects with a label that are in the token,
+	// whoever made them.
+	FindWrappingKeys(context.Context, *FindWrappingKeysRequest) (*FindWrappingKeysReply, error)
+	// RewrapShare seals a stored share to another version of the wrapping key.
+	RewrapShare(context.Context, *RewrapShareRequest) (*RewrapShareReply, error)
+	// RewrapOwn does the same with this node's own keys.
+	RewrapOwn(context.Context, *RewrapOwnRequest) (*RewrapOwnReply, error)
+	// ImportShare makes this node's share out of what recovery custodians dealt.
+	ImportShare(context.Context, *ImportShareRequest) (*ImportShareReply, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -262,6 +373,27 @@ func (UnimplementedNodeServer) RetireAuxiliary(context.Context, *RetireAuxiliary
 }
 func (UnimplementedNodeServer) DropPresignatures(context.Context, *DropPresignaturesRequest) (*DropPresignaturesReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method DropPresignatures not implemented")
+}
+func (UnimplementedNodeServer) SetWrappingKeys(context.Context, *SetWrappingKeysRequest) (*SetWrappingKeysReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method SetWrappingKeys not implemented")
+}
+func (UnimplementedNodeServer) MakeWrappingKey(context.Context, *MakeWrappingKeyRequest) (*MakeWrappingKeyReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method MakeWrappingKey not implemented")
+}
+func (UnimplementedNodeServer) DestroyWrappingKey(context.Context, *DestroyWrappingKeyRequest) (*DestroyWrappingKeyReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DestroyWrappingKey not implemented")
+}
+func (UnimplementedNodeServer) FindWrappingKeys(context.Context, *FindWrappingKeysRequest) (*FindWrappingKeysReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method FindWrappingKeys not implemented")
+}
+func (UnimplementedNodeServer) RewrapShare(context.Context, *RewrapShareRequest) (*RewrapShareReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RewrapShare not implemented")
+}
+func (UnimplementedNodeServer) RewrapOwn(context.Context, *RewrapOwnRequest) (*RewrapOwnReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RewrapOwn not implemented")
+}
+func (UnimplementedNodeServer) ImportShare(context.Context, *ImportShareRequest) (*ImportShareReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ImportShare not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -471,6 +603,132 @@ func _Node_DropPresignatures_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_SetWrappingKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetWrappingKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).SetWrappingKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_SetWrappingKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).SetWrappingKeys(ctx, req.(*SetWrappingKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_MakeWrappingKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MakeWrappingKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).MakeWrappingKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_MakeWrappingKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).MakeWrappingKey(ctx, req.(*MakeWrappingKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_DestroyWrappingKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DestroyWrappingKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).DestroyWrappingKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_DestroyWrappingKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).DestroyWrappingKey(ctx, req.(*DestroyWrappingKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_FindWrappingKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindWrappingKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).FindWrappingKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_FindWrappingKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).FindWrappingKeys(ctx, req.(*FindWrappingKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_RewrapShare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RewrapShareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).RewrapShare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_RewrapShare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).RewrapShare(ctx, req.(*RewrapShareRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_RewrapOwn_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RewrapOwnRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).RewrapOwn(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_RewrapOwn_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).RewrapOwn(ctx, req.(*RewrapOwnRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_ImportShare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportShareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).ImportShare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_ImportShare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).ImportShare(ctx, req.(*ImportShareRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -517,6 +775,34 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DropPresignatures",
 			Handler:    _Node_DropPresignatures_Handler,
+		},
+		{
+			MethodName: "SetWrappingKeys",
+			Handler:    _Node_SetWrappingKeys_Handler,
+		},
+		{
+			MethodName: "MakeWrappingKey",
+			Handler:    _Node_MakeWrappingKey_Handler,
+		},
+		{
+			MethodName: "DestroyWrappingKey",
+			Handler:    _Node_DestroyWrappingKey_Handler,
+		},
+		{
+			MethodName: "FindWrappingKeys",
+			Handler:    _Node_FindWrappingKeys_Handler,
+		},
+		{
+			MethodName: "RewrapShare",
+			Handler:    _Node_RewrapShare_Handler,
+		},
+		{
+			MethodName: "RewrapOwn",
+			Handler:    _Node_RewrapOwn_Handler,
+		},
+		{
+			MethodName: "ImportShare",
+			Handler:    _Node_ImportShare_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -11,16 +11,20 @@ import (
 
 // Token says which PKCS#11 token nodes use and how they log in.
 type Token struct {
-	// ModulePath is the PKCS#11 library, from the host's module list.
-	ModulePath string
+	// Module names the PKCS#11 library on the list of each node's host.
+	Module string
 	// Label and Serial select the token; one of them may be empty, not both.
 	Label  string
 	Serial string
-	// PIN travels to nodes over their encrypted connection only.
+	// PIN travels to nodes over their encrypted connection only. It is empty
+	// where the nodes' host provides it.
 	PIN *secret.Bytes
 	// Accepted is when a Probe last found the PIN right. Settings with another
 	// time have a refused PIN tried again.
 	Accepted time.Time
+	// Refused, where not nil, says that the token has refused this PIN before,
+	// perhaps in an earlier process: nodes fail with it and do not try.
+	Refused error
 }
 
 // TokenInfo is what a token says about itself.
@@ -33,7 +37,8 @@ type Settings struct {
 	// MountID is the mount's random identity; node keys bind to it.
 	MountID [16]byte
 	Token   Token
-	// WrappingKeys holds every live version; the last one is used to seal.
+	// WrappingKeys holds every live version in ascending order; the last one is
+	// used to seal. Running nodes take changes over.
 	WrappingKeys []hsm.WrappingKey
 	// Local is the number of local nodes, local-1…local-N.
 	Local int
@@ -45,6 +50,10 @@ type Settings struct {
 	// time of making come from a version that served fewer algorithms and are
 	// renewed in any case.
 	AuxPeriod time.Duration
+	// Authority is the Ed25519 public key (32 bytes) that signs recipient sets
+	// and recovery targets; empty where there is none, and then no node seals
+	// to anything but its own token. Nodes pin it when they start.
+	Authority []byte
 }
 
 // DefaultSessionsPerNode suits signatures that keep a processor busy for
@@ -93,6 +102,9 @@ type CreateRequest struct {
 	Shares    int
 	// RecipientsHash and PolicyHash go into the public record.
 	RecipientsHash, PolicyHash [32]byte
+	// Recipients is the signed recipient set in force, whose hash is
+	// RecipientsHash; empty for none.
+	Recipients []byte
 }
 
 // KeyResult is a new share epoch, agreed by all n nodes.
@@ -162,6 +174,47 @@ type RefreshRequest struct {
 	// Expose is called as in SignRequest, for exposures in the account's
 	// current epoch. Those of the new epoch come back with the result.
 	Expose func(ctx context.Context, added mpc.Exposures) error
+	// Recipients is the signed recipient set for the new epoch, OldRecipients
+	// the one that the account's present record names; empty for none.
+	Recipients, OldRecipients []byte
+}
+
+// RewrapRequest asks for every share of an account to be sealed anew, to the
+// newest wrapping-key version. Epoch, record and shares stay what they are.
+type RewrapRequest struct {
+	Account mpc.Account
+	// Recipients is the signed recipient set that the account's record names;
+	// empty for none.
+	Recipients []byte
+	// Expose is called as in SignRequest: who reseals a share has opened it.
+	Expose func(ctx context.Context, added mpc.Exposures) error
+}
+
+// RewrapResult holds all n shares in index order, each sealed to
+// WrappingVersion.
+type RewrapResult struct {
+	Shares          []mpc.WrappedShare
+	WrappingVersion uint32
+}
+
+// ImportRequest asks for an account to be made from recovery deals: by people
+// who together hold enough shares of an account that was lost.
+type ImportRequest struct {
+	// Old is the public record of the lost account.
+	Old mpc.PublicRecord
+	// Deals are what the custodians dealt, in any order.
+	Deals [][]byte
+	// Recipients is the signed recipient set in force; empty for none.
+	Recipients []byte
+	// Target names this mount, as the deals do.
+	Target [32]byte
+}
+
+// KeyObject is what a token holds under one CKA_ID: so many private and public
+// key objects.
+type KeyObject struct {
+	ID              []byte
+	Private, Public int
 }
 
 // NodeState is a node's condition as operators see it.

@@ -127,20 +127,22 @@ func (p *Pool) storedKeys(ctx context.Context, nodeID string) (*NodeKeys, error)
 // storeKeys makes keys the stored ones, unless newer ones are there: a node
 // never goes back to an earlier generation.
 func (p *Pool) storeKeys(ctx context.Context, nodeID string, keys *AuxKeys) error {
-	stored, err := p.storedKeys(ctx, nodeID)
-	if err != nil {
-		return err
-	}
-	if old := stored.Aux; old != nil && (old.Generation > keys.Generation ||
-		old.Generation == keys.Generation && !bytes.Equal(old.Public, keys.Public)) {
-		return fmt.Errorf("generation %d is stored, generation %d is too old", old.Generation, keys.Generation)
-	}
-	updated := *stored
-	updated.Aux = keys
-	// Noted before: where the outcome of the write is unknown, a process that
-	// loaded older keys has to look again.
-	p.aux.noteStored(nodeID, keys.Generation)
-	return p.cfg.Store.PutNodeKeys(ctx, nodeID, &updated)
+	return p.changeKeys(ctx, nodeID, func(stored *NodeKeys) error {
+		old := stored.Aux
+		if old != nil && (old.Generation > keys.Generation ||
+			old.Generation == keys.Generation && !bytes.Equal(old.Public, keys.Public)) {
+			return fmt.Errorf("generation %d is stored, generation %d is too old", old.Generation, keys.Generation)
+		}
+		aux := *keys
+		if old != nil && old.Generation == keys.Generation {
+			aux.Envelope = old.Envelope // it may have been resealed since
+		}
+		stored.Aux = &aux
+		// Noted before: where the outcome of the write is unknown, a process
+		// that loaded older keys has to look again.
+		p.aux.noteStored(nodeID, keys.Generation)
+		return nil
+	})
 }
 
 // acceptPeer has a node check a peer's auxiliary keys: by the receipt of an

@@ -87,6 +87,12 @@ func (e *NoEligibleNodeError) Error() string {
 		e.Index, strings.Join(e.WaitsFor, ", "))
 }
 
+// RefusedError: a node says that the request is wrong in itself. Another node
+// would say the same.
+type RefusedError struct{ Text string }
+
+func (e *RefusedError) Error() string { return e.Text }
+
 // ExposedError: a node was about to be handed a share although it has seen
 // another one of the epoch. Nothing was stored and nothing handed over.
 type ExposedError struct {

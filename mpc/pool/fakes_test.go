@@ -71,7 +71,7 @@ func fakePool(t testing.TB, n int) (*Pool, *fakeHost, Settings) {
 			t.Error(err)
 		}
 	})
-	s := Settings{Token: Token{ModulePath: "none", Label: "none", PIN: secret.New([]byte("1234"))},
+	s := Settings{Token: Token{Module: "none", Label: "none", PIN: secret.New([]byte("1234"))},
 		WrappingKeys: []hsm.WrappingKey{{Domain: hsm.DefaultDomain, Version: 1}}, Local: n}
 	if err := p.Apply(context.Background(), s); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 	p11 "github.com/miekg/pkcs11"
 
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 	"vault-plugin-secrets-mpc/secret"
@@ -81,7 +82,7 @@ func TestRefusedPIN(t *testing.T) {
 
 	// The token is given that PIN; after a probe it is tried again.
 	changePIN(t, f.token, "9876")
-	if _, _, err := f.pool.Probe(deadline(t, 5*time.Second), wrong.MountID, wrong.Token, 0); err != nil {
+	if _, _, err := f.pool.Probe(deadline(t, 5*time.Second), wrong.MountID, wrong.Token, pool.KeyRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	wrong.Token.Accepted = time.Now()
@@ -120,7 +121,7 @@ func TestNewPIN(t *testing.T) {
 // changePIN gives the token another user PIN and returns it.
 func changePIN(t *testing.T, token pool.Token, next string) *secret.Bytes {
 	t.Helper()
-	m := p11.New(token.ModulePath)
+	m := p11.New(strings.TrimPrefix(os.Getenv(modules.Variable), "softhsm="))
 	if m == nil {
 		t.Fatal("the module cannot be loaded")
 	}

@@ -27,7 +27,8 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 				Operation: "keygen", Members: members, Self: uint32(a.index),
 				AccountId: r.AccountID[:], Algorithm: string(r.Algorithm),
 				Threshold: uint32(r.Threshold), Shares: uint32(r.Shares),
-				RecipientsHash: r.RecipientsHash[:], PolicyHash: r.PolicyHash[:],
+				RecipientsHash: r.RecipientsHash[:], PolicyHash: r.PolicyHash[:], Recipients: r.Recipients,
+				WrappingVersion: p.sealingVersion(members),
 			}
 		},
 	}
@@ -52,7 +53,9 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "refresh", Members: members, Self: uint32(a.index), Record: record,
-				Envelope: r.Account.Shares[a.index-1].Envelope,
+				Envelope:   r.Account.Shares[a.index-1].Envelope,
+				Recipients: r.Recipients, OldRecipients: r.OldRecipients,
+				WrappingVersion: p.sealingVersion(members),
 			}
 		},
 	}

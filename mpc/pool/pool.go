@@ -13,7 +13,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 )
 
@@ -41,6 +40,10 @@ type Config struct {
 	// of a request, outside of any lock and by the goroutine that signs: it
 	// must not block. What expires or is lost with a node is not reported.
 	OnPresignatureUsed func(mpc.AccountID)
+	// OnPINRefused is called when the token has refused the PIN of the settings
+	// whose Token.Accepted is given, once for those settings. It is called
+	// outside of any lock and must not block.
+	OnPINRefused func(accepted time.Time, reason error)
 
 	// auxRetry and auxGrace replace the constants of that name in tests.
 	auxRetry, auxGrace time.Duration
@@ -70,7 +73,8 @@ type Pool struct {
 	stock *stock
 	aux   *auxPlan
 
-	login chan struct{} // capacity 1: held during a node's login
+	login    chan struct{} // capacity 1: held during a node's login
+	keysTurn chan struct{} // capacity 1: held while a node's stored keys change
 }
 
 // New returns a pool without nodes; Apply starts them.
@@ -107,6 +111,7 @@ func New(cfg Config) *Pool {
 		leaving:      map[string]*localNode{},
 		changed:      make(chan struct{}),
 		login:        make(chan struct{}, 1),
+		keysTurn:     make(chan struct{}, 1),
 		stock:        newStock(),
 		aux:          newAuxPlan(cfg.auxRetry, cfg.auxGrace),
 	}
@@ -122,24 +127,28 @@ func New(cfg Config) *Pool {
 // not wait for them to be ready. A new PIN alone renews the nodes one after the
 // other, so that signing goes on; a node that failed tries it at once.
 //
+// Versions of the wrapping key that came or went are handed to running nodes
+// before Apply returns; a node that cannot take them is started again.
+//
 // A node that leaves the pool, or is renewed for a new PIN, first finishes its
 // sessions, for 30 seconds at most.
-func (p *Pool) Apply(_ context.Context, s Settings) error {
+func (p *Pool) Apply(ctx context.Context, s Settings) error {
 	if err := p.apply(s); err != nil {
 		return err
 	}
 	if now, ok := p.currentSettings(); ok {
 		p.sched.setLimit(now.SessionsPerNode)
 	}
+	p.shareWrappingKeys(ctx)
 	return nil
 }
 
 func (p *Pool) apply(s Settings) error {
-	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.ModulePath == "" {
+	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.Module == "" {
 		return errors.New("pool: incomplete settings")
 	}
 	s.Token.PIN = s.Token.PIN.Clone()
-	s.WrappingKeys = slices.Clone(s.WrappingKeys)
+	s.WrappingKeys, s.Authority = slices.Clone(s.WrappingKeys), slices.Clone(s.Authority)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -155,13 +164,16 @@ func (p *Pool) apply(s Settings) error {
 	if renew || !old.Token.PIN.Equal(s.Token.PIN) || !old.Token.Accepted.Equal(s.Token.Accepted) {
 		p.refusedPIN = nil // nodes that failed wait for this
 	}
+	if p.refusedPIN == nil {
+		p.refusedPIN = s.Token.Refused
+	}
 	var later []string
 	for i := 1; i <= s.Local; i++ {
 		id := LocalNodeID(i)
 		switch n := p.nodes[id]; {
 		case n == nil, renew:
 			p.startNodeLocked(id)
-		case p.refusedPIN == nil && n.wantsLogin(s.Token.PIN):
+		case p.refusedPIN == nil && n.wantsLogin(s.Token):
 			later = append(later, id)
 		}
 	}
@@ -230,11 +242,9 @@ func LocalNodeID(i int) string { return fmt.Sprintf("local-%d", i) }
 // sameKeys reports whether running nodes can go on under the new settings, but
 // for the PIN.
 func sameKeys(a, b Settings) bool {
-	return a.MountID == b.MountID && a.Token.ModulePath == b.Token.ModulePath &&
+	return a.MountID == b.MountID && a.Token.Module == b.Token.Module &&
 		a.Token.Label == b.Token.Label && a.Token.Serial == b.Token.Serial &&
-		slices.EqualFunc(a.WrappingKeys, b.WrappingKeys, func(x, y hsm.WrappingKey) bool {
-			return x.Version == y.Version && x.Domain == y.Domain && bytes.Equal(x.ID, y.ID)
-		})
+		bytes.Equal(a.Authority, b.Authority) && compatibleKeys(a.WrappingKeys, b.WrappingKeys)
 }
 
 // startNodeLocked replaces the node of that name by a new supervised one, which

@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/hsmtest"
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/node"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		if err := nodelink.ExitWithParent(func() { os.Exit(0) }); err != nil {
 			os.Exit(2)
 		}
-		n := node.New(node.Config{Version: "v0", Logger: hclog.NewNullLogger(),
+		n := node.New(node.Config{Version: "v0", Logger: hclog.NewNullLogger(), Modules: os.Getenv(modules.Variable),
 			OpenToken: func(ctx context.Context, c pkcs11.Config) (node.Token, error) { return pkcs11.Open(ctx, c) }})
 		plugin.Serve(&plugin.ServeConfig{
 			HandshakeConfig: nodelink.Handshake(),
@@ -89,7 +90,7 @@ func start(t *testing.T, local int) *fixture {
 		}
 	})
 	mount := [16]byte{1, 2, 3}
-	info, key, err := f.pool.Probe(deadline(t, 10*time.Second), mount, f.token, 1)
+	info, key, err := f.pool.Probe(deadline(t, 10*time.Second), mount, f.token, pool.KeyRequest{Version: 1, Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +298,7 @@ func TestPool(t *testing.T) {
 	t.Run("wrong PIN in a probe", func(t *testing.T) {
 		wrong := f.token
 		wrong.PIN = secret.New([]byte("0000"))
-		_, _, err := f.pool.Probe(deadline(t, 5*time.Second), [16]byte{1}, wrong, 0)
+		_, _, err := f.pool.Probe(deadline(t, 5*time.Second), [16]byte{1}, wrong, pool.KeyRequest{})
 		if !errors.Is(err, pool.ErrPINIncorrect) {
 			t.Fatalf("got %v", err)
 		}
@@ -324,7 +325,8 @@ func (f *fixture) waitReady(t *testing.T, n int) {
 func softToken(t *testing.T) pool.Token {
 	t.Helper()
 	s := hsmtest.SoftHSM(t)
-	return pool.Token{ModulePath: s.Module, Label: s.Label, PIN: s.PIN()}
+	t.Setenv(modules.Variable, "softhsm="+s.Module)
+	return pool.Token{Module: "softhsm", Label: s.Label, PIN: s.PIN()}
 }
 
 // TestECDSA makes auxiliary keys on real nodes, signs, refreshes, and starts

@@ -9,17 +9,18 @@ import (
 )
 
 // Probe starts a node process that does nothing but log in to the token, so
-// that no earlier login can hide a wrong PIN. With createVersion > 0 it also
-// makes that version of the wrapping key in the token and returns it.
+// that no earlier login can hide a wrong PIN. With create.Version > 0 it
+// also makes that version of the wrapping key in the token and returns it.
 //
 // The caller must make sure that only one Probe creates keys at a time.
-func (p *Pool) Probe(ctx context.Context, mountID [16]byte, token Token, createVersion uint32) (TokenInfo, *hsm.WrappingKey, error) {
+func (p *Pool) Probe(ctx context.Context, mountID [16]byte, token Token, create KeyRequest) (TokenInfo, *hsm.WrappingKey, error) {
 	proc, err := p.launch("probe")
 	if err != nil {
 		return TokenInfo{}, nil, err
 	}
 	defer proc.Stop()
-	reply, err := proc.client.Probe(ctx, &nodepb.ProbeRequest{Token: tokenToWire(token), MountId: mountID[:], CreateVersion: createVersion})
+	reply, err := proc.client.Probe(ctx, &nodepb.ProbeRequest{Token: tokenToWire(token), MountId: mountID[:],
+		CreateVersion: create.Version, Suites: suitesToWire(create.Suites)})
 	if err != nil {
 		if ctx.Err() != nil {
 			return TokenInfo{}, nil, ErrHSMUnavailable
@@ -31,13 +32,12 @@ func (p *Pool) Probe(ctx context.Context, mountID [16]byte, token Token, createV
 	}
 	info := TokenInfo{Label: reply.GetToken().GetLabel(), Serial: reply.GetToken().GetSerial(),
 		Manufacturer: reply.GetToken().GetManufacturer(), Model: reply.GetToken().GetModel()}
-	if createVersion == 0 {
+	if create.Version == 0 {
 		return info, nil, nil
 	}
 	w := reply.GetWrappingKey()
 	if w == nil {
 		return info, nil, errors.New("the probe made no wrapping key")
 	}
-	return info, &hsm.WrappingKey{Domain: w.GetDomain(), Version: w.GetVersion(), Suite: hsm.Suite(w.GetSuite()),
-		ID: w.GetId(), PublicKey: w.GetPublicKey(), Label: w.GetLabel()}, nil
+	return info, wrappingKeyFromWire(w), nil
 }

@@ -194,7 +194,7 @@ func startStubs(t *testing.T, local int, change func(*Config)) *stubPool {
 	w := newStubWorld(t)
 	f := &stubPool{world: w, store: &stubStore{world: w, keys: map[string]NodeKeys{}},
 		settings: Settings{MountID: [16]byte{1}, Local: local, WrappingKeys: []hsm.WrappingKey{{Version: 1}},
-			Token: Token{ModulePath: "stub", Label: "stub", PIN: secret.New([]byte("1234"))}}}
+			Token: Token{Module: "stub", Label: "stub", PIN: secret.New([]byte("1234"))}}}
 	f.open(t, change)
 	t.Cleanup(func() {
 		f.close(t)

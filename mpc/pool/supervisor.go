@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
-	"vault-plugin-secrets-mpc/secret"
 )
 
 const (
@@ -21,6 +21,8 @@ const (
 	// its token does not work, is started again.
 	mutePolls = 2
 	awayPolls = 3
+	// tokenPause bounds the pause between two looks for a token that is away.
+	tokenPause = 2 * time.Second
 	// stableAfter is how long a node must have run before its restarts count
 	// from the beginning again.
 	stableAfter = time.Minute
@@ -50,14 +52,15 @@ type localNode struct {
 	lastError string
 	// hsmTrouble is set while the node cannot start because of its token.
 	hsmTrouble error
-	// pin is what the process logged in with; pinRefused is set when the token
-	// refused it in a later login, after the module had lost its sessions.
-	pin        *secret.Bytes
+	// login is what the process logged in with; pinRefused is set when the token
+	// refused the PIN in a later login, after the module had lost its sessions.
+	login      Token
 	pinRefused bool
 	sessions   int
 	// presignatures is how many the process held when it was last asked.
 	presignatures int
 	restarts      int
+	wrapping      []hsm.WrappingKey // that the process was given
 	aux           nodeAux
 }
 
@@ -87,6 +90,9 @@ func (n *localNode) supervise(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		pause = min(2*pause, n.pool.cfg.RestartMax)
+		if errors.Is(err, ErrHSMUnavailable) {
+			pause = min(pause, tokenPause) // it may be back at any moment
+		}
 		n.mu.Lock()
 		n.restarts++
 		n.mu.Unlock()
@@ -132,11 +138,8 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 	if err != nil {
 		return fmt.Errorf("loading the node's keys: %w", err)
 	}
-	request := &nodepb.SetupRequest{NodeId: n.id, MountId: settings.MountID[:]}
-	for _, k := range settings.WrappingKeys {
-		request.WrappingKeys = append(request.WrappingKeys, &nodepb.WrappingKey{Domain: k.Domain, Version: k.Version,
-			Suite: uint32(k.Suite), Id: k.ID, PublicKey: k.PublicKey, Label: k.Label})
-	}
+	request := &nodepb.SetupRequest{NodeId: n.id, MountId: settings.MountID[:], Authority: settings.Authority,
+		WrappingKeys: wrappingKeysToWire(settings.WrappingKeys)}
 	if keys != nil {
 		request.Identity, request.IdentityEnvelope = keys.Identity[:], keys.IdentityEnvelope
 		if keys.Aux != nil {
@@ -152,6 +155,10 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 		}
 		return fromFailure(reply.GetFailure())
 	})
+	if errors.Is(err, ErrTokenNotFound) || errors.Is(err, ErrModule) {
+		// The settings were good once: a probe has found the token with them.
+		return fmt.Errorf("%w: %w", ErrHSMUnavailable, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -172,14 +179,18 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 
 	n.mu.Lock()
 	n.proc, n.identity, n.version, n.lastError = proc, identity, reply.GetVersion(), ""
-	n.pin, n.pinRefused = used.PIN, false
-	n.hsm = state.GetHsm()
+	n.login, n.pinRefused = used, false
+	n.hsm, n.wrapping = state.GetHsm(), settings.WrappingKeys
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
 		n.aux = nodeAux{keys: keys.Aux, hash: auxHash(keys.Aux.Public), progress: 100, state: auxReady}
 	}
 	n.mu.Unlock()
-	if now, ok := n.pool.currentSettings(); ok && !now.Token.PIN.Equal(used.PIN) {
+	if err := n.takeWrappingKeys(ctx); err != nil { // they may have changed since
+		n.detach()
+		return err
+	}
+	if now, ok := n.pool.currentSettings(); ok && !now.Token.samePIN(used) {
 		// Apply may have looked before this node could be seen as logged in.
 		n.detach()
 		return errors.New("the PIN was changed while the node logged in")
@@ -214,16 +225,39 @@ func (p *Pool) logIn(ctx context.Context, login func(Token) error) error {
 		return refused
 	}
 	err := login(settings.Token)
-	if errors.Is(err, ErrPINIncorrect) || errors.Is(err, ErrPINLocked) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.settings != settings {
-			return errors.New("the settings changed during a login that failed")
-		}
-		p.refusedPIN = err
+	if isPIN(err) && !p.refuse(settings, err) {
+		return errors.New("the settings changed during a login that failed")
 	}
 	return err
 }
+
+// refuse notes that the token has refused the settings' PIN. It returns false,
+// and does nothing, where other settings are in force by now.
+func (p *Pool) refuse(s *Settings, err error) bool {
+	p.mu.Lock()
+	current, known := p.settings == s, p.refusedPIN != nil
+	if current && !known {
+		p.refusedPIN = err
+	}
+	p.mu.Unlock()
+	if current && !known && p.cfg.OnPINRefused != nil {
+		p.cfg.OnPINRefused(s.Token.Accepted, err)
+	}
+	return current
+}
+
+// refuseLater notes that the token has refused, after it lost its sessions, the
+// PIN that a running node had logged in with.
+func (p *Pool) refuseLater(login Token) {
+	p.mu.Lock()
+	settings := p.settings
+	p.mu.Unlock()
+	if settings != nil && settings.Token.samePIN(login) && settings.Token.Accepted.Equal(login.Accepted) {
+		p.refuse(settings, ErrPINIncorrect)
+	}
+}
+
+func isPIN(err error) bool { return errors.Is(err, ErrPINIncorrect) || errors.Is(err, ErrPINLocked) }
 
 // awaitPIN waits until Apply has lifted the refusal of the PIN.
 func (p *Pool) awaitPIN(ctx context.Context) {
@@ -308,7 +342,11 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 			n.presignatures = int(s.GetPresignatures())
 			n.aux.noteProgress(int(s.GetAuxProgress()))
 		}
+		refused, login := n.pinRefused, n.login
 		n.mu.Unlock()
+		if refused {
+			n.pool.refuseLater(login)
+		}
 		if mute >= mutePolls || away >= awayPolls {
 			n.pool.cfg.Logger.Warn("ending a node to start it again", "node", n.id, "unanswered", mute, "without_hsm", away)
 			proc.Stop()
@@ -357,12 +395,18 @@ func (n *localNode) trouble() error {
 	return n.hsmTrouble
 }
 
-// wantsLogin reports whether a running node should be renewed to log in with
-// pin: it uses another one, or the token has refused its own since.
-func (n *localNode) wantsLogin(pin *secret.Bytes) bool {
+// wantsLogin reports whether a running node should be renewed to log in as
+// wanted: it has logged in with another PIN, or the token has refused its PIN
+// since. What PIN the host provides is not known here, so that each acceptance
+// by a probe counts as another one.
+func (n *localNode) wantsLogin(wanted Token) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.proc != nil && (n.pinRefused || !n.pin.Equal(pin))
+	return n.proc != nil && (n.pinRefused || !n.login.samePIN(wanted))
+}
+
+func (t Token) samePIN(o Token) bool {
+	return t.PIN.Equal(o.PIN) && (t.PIN.Len() > 0 || t.Accepted.Equal(o.Accepted))
 }
 
 func (n *localNode) isFailed() bool {
@@ -417,5 +461,5 @@ func (n *localNode) status() NodeStatus {
 }
 
 func tokenToWire(t Token) *nodepb.Token {
-	return &nodepb.Token{ModulePath: t.ModulePath, Label: t.Label, Serial: t.Serial, Pin: t.PIN.Expose()}
+	return &nodepb.Token{Module: t.Module, Label: t.Label, Serial: t.Serial, Pin: t.PIN.Expose()}
 }

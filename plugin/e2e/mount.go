@@ -55,6 +55,10 @@ func (v *Vault) register() error {
 	if err != nil {
 		return err
 	}
+	module := "softhsm=" + v.Token.Module
+	if v.opts.PINFile != "" {
+		module += ";pin-file=" + v.opts.PINFile
+	}
 	return v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
 		Name:    "mpc",
 		Type:    api.PluginTypeSecrets,
@@ -62,7 +66,7 @@ func (v *Vault) register() error {
 		SHA256:  hex.EncodeToString(sum[:]),
 		Version: v.harness.PluginVersion,
 		Env: append([]string{
-			"MPC_PKCS11_MODULES=softhsm=" + v.Token.Module,
+			"MPC_PKCS11_MODULES=" + module,
 			"SOFTHSM2_CONF=" + v.Token.Conf,
 		}, v.opts.PluginEnv...),
 	})

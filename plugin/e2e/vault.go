@@ -38,6 +38,8 @@ type Options struct {
 	// PluginEnv is registered with the plugin after what Enable sets itself,
 	// each "NAME=value".
 	PluginEnv []string
+	// PINFile is put on the module list: the nodes' host provides the PIN.
+	PINFile string
 
 	member member
 }

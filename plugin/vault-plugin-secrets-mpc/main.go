@@ -16,6 +16,7 @@ import (
 	vaultplugin "github.com/hashicorp/vault/sdk/plugin"
 
 	"vault-plugin-secrets-mpc/backend"
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -46,10 +47,11 @@ func serve() int {
 		Logger: logger,
 		BackendFactoryFunc: backend.Factory(backend.Config{
 			Version: "v" + version,
-			Modules: os.Getenv("MPC_PKCS11_MODULES"),
+			Modules: os.Getenv(modules.Variable),
 			NewEngine: func(c backend.EngineConfig) backend.Engine {
 				return pool.New(pool.Config{
-					Store: c.Store, Logger: c.Logger, Env: nodeEnv(os.Environ()), OnPresignatureUsed: c.OnPresignatureUsed,
+					Store: c.Store, Logger: c.Logger, Env: nodeEnv(os.Environ()),
+					OnPresignatureUsed: c.OnPresignatureUsed, OnPINRefused: c.OnPINRefused,
 				})
 			},
 		}),
@@ -77,7 +79,7 @@ func exitWithVault(parent int) {
 // files and the HSM needs, and what the operator names in MPC_NODE_ENV.
 func nodeEnv(environ []string) []string {
 	allowed := map[string]bool{"PATH": true, "HOME": true, "TMPDIR": true, "LD_LIBRARY_PATH": true,
-		"SOFTHSM2_CONF": true}
+		"SOFTHSM2_CONF": true, modules.Variable: true}
 	for _, kv := range environ {
 		if list, ok := strings.CutPrefix(kv, "MPC_NODE_ENV="); ok {
 			for name := range strings.SplitSeq(list, ",") {

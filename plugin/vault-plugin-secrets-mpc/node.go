@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 
+	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc/node"
 	"vault-plugin-secrets-mpc/mpc/nodelink"
@@ -24,6 +25,7 @@ func serveNode() int {
 	n := node.New(node.Config{
 		Version: "v" + version,
 		Logger:  logger,
+		Modules: os.Getenv(modules.Variable),
 		OpenToken: func(ctx context.Context, c pkcs11.Config) (node.Token, error) {
 			t, err := pkcs11.Open(ctx, c)
 			if err != nil {

@@ -44,7 +44,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef(cmd, "%v", err)
 	})
-	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand())
+	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(), a.authorityCommand(), a.recoveryCommand(), a.wrappingKeyCommand(), a.rotationCommand())
 	return root
 }
 

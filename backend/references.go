@@ -1,0 +1,392 @@
+package backend
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"vault-plugin-secrets-mpc/hsm"
+)
+
+// A version of the wrapping key may be destroyed when no stored envelope is
+// sealed to it. Who refers to what is kept in memory (references): every write
+// of an account or of a node's keys goes through begin and done, and a scan
+// reads what was there before this process. Before a version is destroyed it is
+// doomed: from then on no write that refers to it is let through, so what a
+// scan of storage finds after that can only become less.
+
+// refs is what one stored record refers to.
+type refs struct {
+	versions []uint32 // ascending, of the default domain
+	// sealed is the version that every present secret of the record is sealed
+	// to, or a newer one; 0 where that is not known.
+	sealed uint32
+	// broken: an envelope cannot be read, so it may refer to any version.
+	broken bool
+}
+
+// referrer is a record with envelopes in it.
+type referrer interface{ refers() refs }
+
+func (r *accountRecord) refers() refs {
+	out := envelopeRefs(r.Current.Shares)
+	if r.Previous != nil {
+		p := envelopeRefs(r.Previous.Shares)
+		out.versions = append(out.versions, p.versions...)
+		out.broken = out.broken || p.broken
+	}
+	slices.Sort(out.versions)
+	out.versions = slices.Compact(out.versions)
+	return out
+}
+
+func (r *nodeKeysRecord) refers() refs {
+	envelopes := [][]byte{r.IdentityEnvelope}
+	if r.Aux != nil {
+		envelopes = append(envelopes, r.Aux.Envelope)
+	}
+	return envelopeRefs(envelopes)
+}
+
+// envelopeRefs parses headers; it opens nothing.
+func envelopeRefs(envelopes [][]byte) refs {
+	var out refs
+	for i, b := range envelopes {
+		e, err := hsm.ParseEnvelope(b)
+		if err != nil {
+			return refs{versions: out.versions, broken: true}
+		}
+		newest := uint32(0)
+		for _, s := range e.Seals() {
+			if s.Domain != hsm.DefaultDomain {
+				continue // another token's; its versions are counted there
+			}
+			newest = max(newest, s.Version)
+			if !slices.Contains(out.versions, s.Version) {
+				out.versions = append(out.versions, s.Version)
+			}
+		}
+		if i == 0 || newest < out.sealed {
+			out.sealed = newest
+		}
+	}
+	slices.Sort(out.versions)
+	return out
+}
+
+// doomedError: a write refers to a version that is being destroyed.
+type doomedError struct{ version uint32 }
+
+func (e *doomedError) Error() string {
+	return fmt.Sprintf("nothing was stored: it is sealed to version %d of the wrapping key, which is being destroyed", e.version)
+}
+
+// references is the index. Its methods may be called concurrently; only doom
+// waits for anything.
+type references struct {
+	mu      sync.Mutex
+	entries map[string]refs     // by storage key
+	unsure  map[string][]uint32 // of writes that failed, which may still take effect
+	writing map[uint32]int      // writes under way by version
+	doomed  map[uint32]bool
+	quiet   chan struct{} // closed and replaced when a write has ended
+	// complete says that a scan has found every record.
+	complete bool
+	scans    map[*refScan]struct{}
+}
+
+func newReferences() *references {
+	return &references{
+		entries: map[string]refs{}, unsure: map[string][]uint32{}, writing: map[uint32]int{},
+		doomed: map[uint32]bool{}, quiet: make(chan struct{}), scans: map[*refScan]struct{}{},
+	}
+}
+
+// begin lets a write of a record through or refuses it. The caller tells done
+// how it went.
+func (x *references) begin(key string, record any) (done func(error), err error) {
+	r, ok := record.(referrer)
+	if !ok {
+		return func(error) {}, nil
+	}
+	now := r.refers()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, v := range now.versions {
+		if x.doomed[v] {
+			return nil, &doomedError{v}
+		}
+	}
+	for _, v := range now.versions {
+		x.writing[v]++
+	}
+	return func(err error) { x.done(key, now, err) }, nil
+}
+
+func (x *references) done(key string, now refs, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, v := range now.versions {
+		if x.writing[v]--; x.writing[v] == 0 {
+			delete(x.writing, v)
+		}
+	}
+	close(x.quiet)
+	x.quiet = make(chan struct{})
+	if err != nil {
+		// The record before it is still the one in the index, and counts too.
+		x.unsure[key] = append(x.unsure[key], now.versions...)
+		return
+	}
+	x.touch(key)
+	x.entries[key] = now
+	delete(x.unsure, key)
+}
+
+// deleted is told how a deletion went. One that failed changes nothing.
+func (x *references) deleted(key string, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err == nil {
+		x.touch(key)
+		delete(x.entries, key)
+		delete(x.unsure, key)
+	}
+}
+
+// invalidate forgets a record that another server changed.
+func (x *references) invalidate(key string) {
+	if !strings.HasPrefix(key, prefixAccounts) && !strings.HasPrefix(key, prefixNodeKeys) {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.entries, key)
+	x.complete = false
+	for s := range x.scans {
+		s.spoilt = true
+	}
+}
+
+// touch tells scans that memory is newer than what they may have read; the
+// caller holds x.mu.
+func (x *references) touch(key string) {
+	for s := range x.scans {
+		s.touched[key] = struct{}{}
+	}
+}
+
+// doom refuses every write that refers to the version from now on, and waits
+// for those under way. undoom takes it back. It fails while a write that failed
+// may still take effect.
+func (x *references) doom(ctx context.Context, version uint32) error {
+	for {
+		x.mu.Lock()
+		x.doomed[version] = true
+		busy, quiet := x.writing[version] > 0, x.quiet
+		var unsure string
+		for key, versions := range x.unsure {
+			if slices.Contains(versions, version) {
+				unsure = key
+			}
+		}
+		if unsure != "" {
+			delete(x.doomed, version)
+		}
+		x.mu.Unlock()
+		switch {
+		case unsure != "":
+			return fmt.Errorf("a write of %s failed that refers to it and may still take effect; it is settled by the next write of that record", unsure)
+		case !busy:
+			return nil
+		}
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+			x.undoom(version)
+			return fmt.Errorf("waiting for writes that refer to it: %w", ctx.Err())
+		}
+	}
+}
+
+func (x *references) undoom(version uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.doomed, version)
+}
+
+// gone dooms versions that are destroyed or being destroyed according to
+// storage.
+func (x *references) gone(version uint32) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.doomed[version] = true
+}
+
+// tally is how many records refer to a version, and what stands in the way of
+// knowing.
+type tally struct {
+	accounts, nodeKeys int
+	// names are a few of them, for people.
+	names []string
+	// unreadable are records that may refer to anything.
+	unreadable []string
+	complete   bool
+}
+
+// free says that nothing refers to the version, for certain.
+func (t *tally) free() bool {
+	return t.complete && t.accounts == 0 && t.nodeKeys == 0 && len(t.unreadable) == 0
+}
+
+func (t *tally) String() string {
+	switch {
+	case len(t.unreadable) > 0:
+		return fmt.Sprintf("%s cannot be read and may refer to it: restore the record from a backup or remove it", few(t.unreadable))
+	case t.accounts+t.nodeKeys > 0:
+		return fmt.Sprintf("%d accounts and %d nodes' keys refer to it, among them %s", t.accounts, t.nodeKeys, few(t.names))
+	case !t.complete:
+		return "not every account has been read yet"
+	}
+	return "nothing refers to it"
+}
+
+// few names some of a list.
+func few(names []string) string {
+	slices.Sort(names)
+	if len(names) > 3 {
+		return strings.Join(names[:3], ", ") + fmt.Sprintf(" and %d more", len(names)-3)
+	}
+	return strings.Join(names, ", ")
+}
+
+// tallies counts the references to every version at once. Version 0 holds what
+// is said of all.
+func (x *references) tallies() map[uint32]*tally {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := map[uint32]*tally{0: {complete: x.complete}}
+	at := func(v uint32) *tally {
+		if out[v] == nil {
+			out[v] = &tally{}
+		}
+		return out[v]
+	}
+	add := func(key string, v uint32) {
+		t := at(v)
+		if strings.HasPrefix(key, prefixAccounts) {
+			t.accounts++
+		} else {
+			t.nodeKeys++
+		}
+		t.names = append(t.names, key)
+	}
+	for key, r := range x.entries {
+		for _, v := range r.versions {
+			add(key, v)
+		}
+		if r.broken {
+			out[0].unreadable = append(out[0].unreadable, key)
+		}
+	}
+	for key, versions := range x.unsure {
+		for _, v := range versions {
+			if !slices.Contains(x.entries[key].versions, v) {
+				add(key, v)
+			}
+		}
+	}
+	for _, t := range out {
+		t.complete, t.unreadable = out[0].complete, out[0].unreadable
+	}
+	return out
+}
+
+// tally counts the references to one version.
+func (x *references) tally(version uint32) *tally {
+	all := x.tallies()
+	if t := all[version]; t != nil && version != 0 {
+		return t
+	}
+	return all[0]
+}
+
+// behind lists the records under a prefix that are not all sealed to the
+// version or a newer one, those that cannot be read left out.
+func (x *references) behind(prefix string, version uint32) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []string
+	for key, r := range x.entries {
+		if strings.HasPrefix(key, prefix) && r.sealed < version && !r.broken {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// of returns what the index knows of a record.
+func (x *references) of(key string) (refs, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r, ok := x.entries[key]
+	return r, ok
+}
+
+// isComplete says whether every record is known.
+func (x *references) isComplete() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.complete
+}
+
+// refScan is one reading of everything that is stored. Only found may be called
+// by its owner between scan and end.
+type refScan struct {
+	seen    map[string]refs
+	touched map[string]struct{} // written meanwhile: memory is newer
+	spoilt  bool                // something was changed by another server
+}
+
+// scan begins a reading; end finishes it.
+func (x *references) scan() *refScan {
+	s := &refScan{seen: map[string]refs{}, touched: map[string]struct{}{}}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.scans[s] = struct{}{}
+	return s
+}
+
+// found notes what was read; nil for a record that makes no sense.
+func (s *refScan) found(key string, r referrer) {
+	if r == nil {
+		s.seen[key] = refs{broken: true}
+		return
+	}
+	s.seen[key] = r.refers()
+}
+
+// end takes over what was read. whole says that nothing was left out.
+func (x *references) end(s *refScan, whole bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.scans, s)
+	for key, r := range s.seen {
+		if _, newer := s.touched[key]; !newer {
+			x.entries[key] = r
+		}
+	}
+	if !whole || s.spoilt {
+		return
+	}
+	for key := range x.entries {
+		_, found := s.seen[key]
+		if _, newer := s.touched[key]; !found && !newer {
+			delete(x.entries, key)
+		}
+	}
+	x.complete = true
+}

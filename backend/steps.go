@@ -1,0 +1,50 @@
+package backend
+
+import "context"
+
+// Names of the moments between two storage or engine steps of an operation, in
+// the order in which an operation passes them. Config.step is called there: an
+// error ends the operation as a crash would, with everything before done and
+// nothing after.
+const (
+	stepCreateMade   = "create: nodes have made the key"
+	stepCreateStored = "create: the account is stored"
+
+	stepRefreshMade    = "refresh: nodes have made the next shares"
+	stepRefreshChecked = "refresh: the next shares have been opened"
+	stepRefreshStored  = "refresh: the next shares are stored"
+
+	stepRewrapMade   = "rewrap: nodes have resealed the shares"
+	stepRewrapStored = "rewrap: the resealed shares are stored beside the old"
+
+	stepSettleChecked = "settle: the current shares have been opened"
+	stepSettleDropped = "settle: the previous shares are dropped"
+	stepSettleBack    = "settle: the previous shares have been opened"
+	stepSettleWent    = "settle: the account has gone back"
+
+	stepRotateMade    = "rotate: the new wrapping key is in the token"
+	stepRotateStored  = "rotate: the new wrapping key is stored"
+	stepRotateRetired = "rotate: the old wrapping keys are retired"
+	stepRotateApplied = "rotate: nodes have been told"
+
+	stepNodeKeysRewrapped = "node keys: one node's keys are resealed"
+
+	stepDestroyScanned  = "destroy: nothing refers to the wrapping key"
+	stepDestroyMarked   = "destroy: the wrapping key is marked"
+	stepDestroyApplied  = "destroy: nodes have forgotten the wrapping key"
+	stepDestroyGone     = "destroy: the wrapping key has left the token"
+	stepDestroyRecorded = "destroy: that is stored"
+
+	stepEndMarked   = "end: every wrapping key is marked"
+	stepEndNodeKeys = "end: the nodes' keys are removed"
+	stepEndGone     = "end: every wrapping key has left the token"
+	stepEndRemoved  = "end: the token's configuration is removed"
+)
+
+// step is a place at which a test may stop an operation.
+func (b *backend) step(ctx context.Context, name string) error {
+	if b.cfg.step == nil {
+		return nil
+	}
+	return b.cfg.step(ctx, name)
+}

@@ -1,0 +1,317 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/rotation"
+)
+
+// The life of a version of the wrapping key, each arrow one Put of its record:
+//
+//	(made in the token) → live → retired → destroying → (gone from the token) → destroyed
+//
+// A key pair that was made and not stored is a stray: nobody seals to it. It is
+// reported and stays, since another cluster that was restored from a snapshot
+// may share the token. Nothing that is stored refers to a version that is being
+// destroyed, so that step may be repeated after a crash until it succeeds.
+
+const (
+	// maxLiveVersions bounds the versions that are not destroyed: nodes hold
+	// all of them, and more mean that destruction does not keep up.
+	maxLiveVersions = 64
+	// maxTombstones bounds the records of destroyed versions.
+	maxTombstones = 100
+	// maxRewrapWindow is the longest time that accounts are given to follow.
+	maxRewrapWindow = time.Hour
+	// wrappingBusy reserves the making and destroying of versions; config/hsm,
+	// which makes some too, is reserved with it.
+	wrappingBusy = prefixWrapping
+)
+
+// wrappingLabel is the label of a version's key pair, as nodes give it.
+func wrappingLabel(mountIDHex string, version uint32) string {
+	return fmt.Sprintf("vault-mpc %s v%d", mountIDHex, version)
+}
+
+// reserveWrapping makes sure that nobody else makes or destroys versions.
+func (b *backend) reserveWrapping(doing string) (func(), error) {
+	releaseKeys, err := b.busy.reserve(wrappingBusy, doing)
+	if err != nil {
+		return nil, err
+	}
+	releaseHSM, err := b.busy.reserve(keyHSM, "waits while a wrapping key is made or destroyed")
+	if err != nil {
+		releaseKeys()
+		return nil, err
+	}
+	return func() { releaseHSM(); releaseKeys() }, nil
+}
+
+// wrappingPass does what is due: it retires what was superseded, makes a new
+// version, has nodes' keys follow, and destroys what is not needed any more.
+// Accounts are the rotation runner's.
+func (b *backend) wrappingPass(ctx context.Context) {
+	if !b.keeper.ready(chore{what: choreRead}) {
+		return
+	}
+	ring, err := b.store.keyring(ctx)
+	if err == nil {
+		err = b.retire(ctx, ring)
+	}
+	b.report(ctx, chore{what: choreRead}, err)
+	if err != nil || ring.newest() == nil && len(ring.in(stateDestroying)) == 0 {
+		return
+	}
+	b.tellRunner(ring)
+	b.scanIfNeeded(ctx)
+	if _, err := b.readyEngine(ctx); err != nil {
+		return // nodes/ says why
+	}
+	if b.makeIsDue(ring) {
+		_, err := b.makeVersion(ctx)
+		b.report(ctx, chore{what: choreMake}, err)
+		if ring, err = b.store.keyring(ctx); err != nil {
+			return
+		}
+	}
+	b.rewrapNodeKeys(ctx, ring)
+	for _, r := range b.condemned(ring) {
+		if ctx.Err() != nil {
+			return
+		}
+		b.report(ctx, chore{choreDestroy, r.KeyVersion}, b.destroyVersion(ctx, r.KeyVersion))
+	}
+}
+
+// readyEngine returns the engine if a node is ready. What is asked of one node
+// would otherwise wait for it, and keep the operator from config/hsm meanwhile.
+func (b *backend) readyEngine(ctx context.Context) (Engine, error) {
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes := eng.Nodes()
+	for _, n := range nodes {
+		if n.State == pool.NodeReady {
+			return eng, nil
+		}
+	}
+	return nil, &pool.TooFewNodesError{Ready: 0, Needed: 1, Configured: len(nodes)}
+}
+
+// report notes how a chore went and logs a failure. What is only in the way for
+// a moment is not worth a warning.
+func (b *backend) report(ctx context.Context, c chore, err error) {
+	if b.ctx.Err() != nil || err == nil && ctx.Err() != nil {
+		return
+	}
+	b.keeper.ended(c, err)
+	if err != nil {
+		b.log.Warn("looking after wrapping keys: it is tried again", "what", c.what, "version", c.version, "error", err)
+	}
+}
+
+// retire stores that versions have been superseded. After an upgrade or a crash
+// the time counts from here, which is later than it was.
+func (b *backend) retire(ctx context.Context, ring *keyring) error {
+	newest := ring.newest()
+	for _, r := range ring.in(stateLive) {
+		if r.KeyVersion == newest.KeyVersion {
+			continue
+		}
+		r.State, r.Retired = stateRetired, b.cfg.now().UTC()
+		if err := b.store.put(ctx, wrappingKey(r.KeyVersion), &r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeIsDue says whether the clock asks for a new version.
+func (b *backend) makeIsDue(ring *keyring) bool {
+	at := nextRewrap(ring)
+	return !at.IsZero() && !b.cfg.now().Before(at) && b.keeper.ready(chore{what: choreMake})
+}
+
+// nextRewrap is when the next version is due by the clock; the zero time where
+// none is.
+func nextRewrap(ring *keyring) time.Time {
+	newest := ring.newest()
+	if newest == nil || ring.clocks.RewrapPeriod == 0 {
+		return time.Time{}
+	}
+	return newest.Created.Add(time.Duration(ring.clocks.RewrapPeriod) * time.Second)
+}
+
+// tellRunner tells the rotation runner where accounts are to arrive.
+func (b *backend) tellRunner(ring *keyring) {
+	if newest := ring.newest(); newest != nil {
+		b.runner.SetWrapping(rotation.Wrapping{Version: newest.KeyVersion, Since: newest.Created, Window: rewrapWindow(ring.clocks)})
+	}
+}
+
+// rewrapWindow is the time in which accounts are to follow a new version: a
+// quarter of the time that is left before the next one, or before the old one
+// may be destroyed, at most an hour.
+func rewrapWindow(clocks rotationRecord) time.Duration {
+	w := time.Duration(clocks.RetireAfter) * time.Second
+	if clocks.RewrapPeriod > 0 {
+		w = min(w, time.Duration(clocks.RewrapPeriod)*time.Second)
+	}
+	return min(w/4, maxRewrapWindow)
+}
+
+// scanIfNeeded reads everything when the index has lost its certainty. At the
+// start the rotation runner does.
+func (b *backend) scanIfNeeded(ctx context.Context) {
+	c := chore{what: choreScan}
+	if b.store.refs.isComplete() || !b.runner.Progress().Loaded || !b.keeper.ready(c) {
+		return
+	}
+	_, err := b.readAll(ctx, func(string, *accountRecord) {})
+	b.report(ctx, c, err)
+}
+
+// rewrapNodeKeys has the keys of every node sealed to the newest version, those
+// of nodes that left the pool too.
+func (b *backend) rewrapNodeKeys(ctx context.Context, ring *keyring) {
+	newest := ring.newest()
+	c := chore{what: choreNodeKeys}
+	if newest == nil || !b.keeper.ready(c) {
+		return
+	}
+	behind := b.store.refs.behind(prefixNodeKeys, newest.KeyVersion)
+	if len(behind) == 0 {
+		return
+	}
+	eng, err := b.engine(ctx)
+	for _, key := range behind {
+		if err != nil {
+			break
+		}
+		id := key[len(prefixNodeKeys):]
+		if err = eng.RewrapNodeKeys(ctx, id); err != nil {
+			err = fmt.Errorf("resealing the keys of node %s: %w", id, err)
+		} else if now, ok := b.store.refs.of(key); ok && now.sealed < newest.KeyVersion {
+			err = fmt.Errorf("the keys of node %s are sealed to version %d after they were resealed, not to %d: nodes have not been told yet", id, now.sealed, newest.KeyVersion)
+		} else {
+			err = b.step(ctx, stepNodeKeysRewrapped)
+		}
+	}
+	b.report(ctx, c, err)
+}
+
+// madeVersion is a new version and what is to be said about it.
+type madeVersion struct {
+	record   *wrappingRecord
+	warnings []string
+}
+
+// makeVersion has a node make the next version, stores it and tells the nodes.
+// It is the newest from the moment in which it is stored.
+func (b *backend) makeVersion(ctx context.Context) (*madeVersion, error) {
+	release, err := b.reserveWrapping("is being made or destroyed")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	b.store.forgetKeys(keyHSM) // as it is in storage
+	ring, err := b.store.keyring(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ring.configured:
+		return nil, pool.ErrNotConfigured
+	}
+	if n := len(ring.in(stateLive, stateRetired, stateDestroying)); n >= maxLiveVersions {
+		return nil, conflict("the wrapping key has %d versions that are not destroyed, and no more are made: see wrapping-keys/ for what refers to the oldest, and lower retire_after or raise rewrap_period in config/rotation", n)
+	}
+	suite, err := hsm.ParseSuite(ring.suite)
+	if err != nil {
+		return nil, fmt.Errorf("config/hsm: %w", err)
+	}
+	mount, err := b.store.mount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if mount == nil {
+		return nil, errors.New("the mount's identity is missing from storage: restore it from a backup")
+	}
+	eng, err := b.readyEngine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	made := &madeVersion{}
+	version := b.keeper.highest(ring.highest()) + 1
+	label := wrappingLabel(mount.IDHex, version)
+	if strays, err := eng.FindWrappingKeys(ctx, label); err != nil {
+		return nil, fmt.Errorf("nothing was made: looking for keys of that name in the token: %w", err)
+	} else if len(strays) > 0 {
+		made.warnings = append(made.warnings, fmt.Sprintf("the token holds %d other key(s) labelled %q, from an attempt that was interrupted or from another cluster that shares the token: they are not used and stay; destroy/%s lists them", len(strays), label, wrappingKeysName))
+		b.log.Warn("there are other wrapping keys of this name in the token; they are not used and stay", "label", label, "keys", len(strays))
+	}
+	key, err := eng.MakeWrappingKey(ctx, version, []hsm.Suite{suite})
+	if err == nil {
+		err = checkMade(key, version, suite)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no version was added, the present one stays in use; if the HSM was interrupted, an unused key labelled %q may be left in it: %w", label, err)
+	}
+	if err := b.step(ctx, stepRotateMade); err != nil {
+		return nil, err
+	}
+	made.record = &wrappingRecord{
+		Version: recordVersion, KeyVersion: version, TokenSerial: ring.serial, Domain: key.Domain, Suite: key.Suite.String(),
+		ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: b.cfg.now().UTC(), State: stateLive,
+	}
+	return made, b.adopt(ctx, made.record)
+}
+
+// adopt stores a new version, retires the others and tells the nodes.
+func (b *backend) adopt(ctx context.Context, r *wrappingRecord) error {
+	b.keeper.burn(r.KeyVersion)
+	if err := b.store.put(ctx, wrappingKey(r.KeyVersion), r); err != nil {
+		return fmt.Errorf("the wrapping key that was made is not used, an unused key labelled %q is left in the token: %w", r.Label, err)
+	}
+	if err := b.step(ctx, stepRotateStored); err != nil {
+		return err
+	}
+	b.log.Info("a new wrapping key is in use", "version", r.KeyVersion, "suite", r.Suite, "label", r.Label)
+	ring, err := b.store.keyring(ctx)
+	if err == nil {
+		err = b.retire(ctx, ring)
+	}
+	if err != nil {
+		return fmt.Errorf("version %d is stored, and the version before it is retired later: %w", r.KeyVersion, err)
+	}
+	if err := b.step(ctx, stepRotateRetired); err != nil {
+		return err
+	}
+	if err := b.applyChange(ctx); err != nil {
+		return fmt.Errorf("version %d is stored, but the nodes could not be told; they are with the next request that needs them: %w", r.KeyVersion, err)
+	}
+	if err := b.step(ctx, stepRotateApplied); err != nil {
+		return err
+	}
+	b.tellRunner(ring)
+	b.keeper.Kick()
+	return nil
+}
+
+// checkMade verifies that a node made what it was asked for.
+func checkMade(key *hsm.WrappingKey, version uint32, suite hsm.Suite) error {
+	switch {
+	case key == nil:
+		return errors.New("a node was asked for a wrapping key and none came back")
+	case key.Version != version || key.Domain != hsm.DefaultDomain:
+		return fmt.Errorf("a node made version %d of domain %q instead of %d of %q", key.Version, key.Domain, version, hsm.DefaultDomain)
+	case key.Suite != suite:
+		return fmt.Errorf("a node made a key for %s, and config/hsm says %s", key.Suite, suite)
+	}
+	return key.Check()
+}

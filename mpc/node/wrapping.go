@@ -1,0 +1,257 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// keyLabel is the CKA_LABEL of a version of a mount's wrapping key. It is for
+// people: keys are found by their CKA_ID.
+func keyLabel(mountID [16]byte, version uint32) string {
+	return fmt.Sprintf("vault-mpc %x v%d", mountID, version)
+}
+
+// useKeys binds what is new in a list of wrapping keys and takes the list into
+// use. The newest key must be in the token. An older one need not: it may have
+// been destroyed by a run that ended before it was struck off the list, and
+// only what is sealed to it is lost. Older keys are looked for when they are
+// first needed.
+func (n *Node) useKeys(ctx context.Context, wire []*nodepb.WrappingKey) error {
+	var keys []hsm.WrappingKey
+	for _, w := range wire {
+		keys = append(keys, wrappingKeyFromWire(w))
+	}
+	added, err := n.keys.check(keys)
+	if err != nil {
+		return err
+	}
+	newest := keys[len(keys)-1]
+	for _, key := range added {
+		if key.Version != newest.Version {
+			continue
+		}
+		if err := n.token.Bind(ctx, key); err != nil {
+			return fmt.Errorf("wrapping key version %d: %w", key.Version, err)
+		}
+	}
+	return n.keys.set(keys)
+}
+
+// SetWrappingKeys replaces the list of wrapping keys.
+func (n *Node) SetWrappingKeys(ctx context.Context, r *nodepb.SetWrappingKeysRequest) (*nodepb.SetWrappingKeysReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	if err := n.noted(n.useKeys(ctx, r.GetWrappingKeys())); err != nil {
+		return &nodepb.SetWrappingKeysReply{Failure: failure(err)}, nil
+	}
+	return &nodepb.SetWrappingKeysReply{}, nil
+}
+
+// MakeWrappingKey makes a version in the token. It is not used before
+// SetWrappingKeys names it.
+func (n *Node) MakeWrappingKey(ctx context.Context, r *nodepb.MakeWrappingKeyRequest) (*nodepb.MakeWrappingKeyReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	key, err := makeKey(ctx, n.token, n.mountID, r.GetVersion(), r.GetSuites())
+	if err != nil {
+		return &nodepb.MakeWrappingKeyReply{Failure: failure(n.noted(err))}, nil
+	}
+	return &nodepb.MakeWrappingKeyReply{WrappingKey: wrappingKeyToWire(key)}, nil
+}
+
+func makeKey(ctx context.Context, token Token, mountID [16]byte, version uint32, suites []uint32) (hsm.WrappingKey, error) {
+	if version == 0 || len(suites) == 0 {
+		return hsm.WrappingKey{}, refused("a wrapping key needs a version and a suite")
+	}
+	return token.GenerateWrappingKey(ctx, pkcs11.KeyRequest{
+		Domain: hsm.DefaultDomain, Version: version, Label: keyLabel(mountID, version), Suites: suitesFromWire(suites),
+	})
+}
+
+// DestroyWrappingKey destroys a version in the token, whether or not this node
+// works with it: that nothing needs it any more is for the coordinator to know.
+func (n *Node) DestroyWrappingKey(ctx context.Context, r *nodepb.DestroyWrappingKeyRequest) (*nodepb.DestroyWrappingKeyReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	key := wrappingKeyFromWire(r.GetWrappingKey())
+	if err := key.Check(); err != nil {
+		return &nodepb.DestroyWrappingKeyReply{Failure: failure(refusedError{err})}, nil
+	}
+	err := n.noted(n.token.DestroyWrappingKey(ctx, key.ID))
+	if errors.Is(err, hsm.ErrKeyNotFound) {
+		return &nodepb.DestroyWrappingKeyReply{Absent: true}, nil
+	}
+	if err != nil {
+		return &nodepb.DestroyWrappingKeyReply{Failure: failure(err)}, nil
+	}
+	return &nodepb.DestroyWrappingKeyReply{}, nil
+}
+
+// FindWrappingKeys lists objects by their label.
+func (n *Node) FindWrappingKeys(ctx context.Context, r *nodepb.FindWrappingKeysRequest) (*nodepb.FindWrappingKeysReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	found, err := n.token.FindByLabel(ctx, r.GetLabel())
+	if err != nil {
+		return &nodepb.FindWrappingKeysReply{Failure: failure(n.noted(err))}, nil
+	}
+	reply := &nodepb.FindWrappingKeysReply{}
+	for _, o := range found {
+		reply.Objects = append(reply.Objects, &nodepb.KeyObject{Id: o.ID, Private: uint32(o.Private), Public: uint32(o.Public)})
+	}
+	return reply, nil
+}
+
+// RewrapShare seals the key of a stored share's envelope to another version of
+// the wrapping key and to the recovery recipient that the share's record names,
+// and then opens the result to see that it holds the share.
+func (n *Node) RewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) (*nodepb.RewrapShareReply, error) {
+	envelope, err := n.rewrapShare(ctx, r)
+	if err != nil {
+		return &nodepb.RewrapShareReply{Failure: failure(err)}, nil
+	}
+	return &nodepb.RewrapShareReply{Envelope: envelope}, nil
+}
+
+func (n *Node) rewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) ([]byte, error) {
+	if err := n.ready(); err != nil {
+		return nil, err
+	}
+	record, err := mpc.ParsePublicRecord(r.GetRecord())
+	if err != nil {
+		return nil, refusedError{err}
+	}
+	if r.GetIndex() < 1 || int(r.GetIndex()) > record.Shares {
+		return nil, refused("share %d does not exist", r.GetIndex())
+	}
+	index := mpc.Index(r.GetIndex())
+	set, err := n.recipients(record.RecipientsHash, r.GetRecipients())
+	if err != nil {
+		return nil, err
+	}
+	to, err := n.sealTo(r.GetWrappingVersion(), set, index, record.Shares)
+	if err != nil {
+		return nil, err
+	}
+	c := hsm.ShareContext(uint8(index), record.Hash())
+	envelope, err := hsm.Rewrap(ctx, n.token, n.keys.all(), c, r.GetEnvelope(), to)
+	if err = n.noted(n.tokenAway(ctx, err)); err != nil {
+		return nil, err
+	}
+	share, err := n.open(ctx, c, envelope)
+	if err != nil {
+		return nil, fmt.Errorf("opening the share just rewrapped: %w", err)
+	}
+	defer share.Wipe()
+	if err := frost.CheckShare(record, index, share); err != nil {
+		return nil, err
+	}
+	return envelope, nil
+}
+
+// RewrapOwn seals this node's own keys anew. The envelopes come from storage,
+// since the node keeps none.
+func (n *Node) RewrapOwn(ctx context.Context, r *nodepb.RewrapOwnRequest) (*nodepb.RewrapOwnReply, error) {
+	reply, err := n.rewrapOwn(ctx, r)
+	if err != nil {
+		return &nodepb.RewrapOwnReply{Failure: failure(err)}, nil
+	}
+	return reply, nil
+}
+
+func (n *Node) rewrapOwn(ctx context.Context, r *nodepb.RewrapOwnRequest) (*nodepb.RewrapOwnReply, error) {
+	if err := n.ready(); err != nil {
+		return nil, err
+	}
+	reply := &nodepb.RewrapOwnReply{}
+	again := func(c hsm.Context, envelope []byte) ([]byte, error) {
+		plain, err := n.open(ctx, c, envelope)
+		if err != nil {
+			return nil, err
+		}
+		defer plain.Wipe()
+		fresh, _, err := n.seal(c, plain, r.GetWrappingVersion())
+		if err != nil {
+			return nil, err
+		}
+		opened, err := n.open(ctx, c, fresh)
+		if err != nil {
+			return nil, fmt.Errorf("opening what was just sealed: %w", err)
+		}
+		defer opened.Wipe()
+		if !opened.Equal(plain) {
+			return nil, errors.New("what was just sealed opens to something else")
+		}
+		return fresh, nil
+	}
+	var err error
+	if reply.IdentityEnvelope, err = again(hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0), r.GetIdentityEnvelope()); err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	if len(r.GetAuxEnvelope()) > 0 {
+		c := hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetAuxGeneration())
+		if reply.AuxEnvelope, err = again(c, r.GetAuxEnvelope()); err != nil {
+			return nil, fmt.Errorf("auxiliary keys: %w", err)
+		}
+	}
+	return reply, nil
+}
+
+// Token health: how often a node that nobody uses looks whether its token is
+// still there, and how often while it is not.
+const (
+	idleCheck = 5 * time.Second
+	awayCheck = time.Second
+)
+
+// watchToken notices a token that goes away while nobody asks for it, and one
+// that has come back, by sealing and opening something. It ends with ctx.
+func (n *Node) watchToken(ctx context.Context) {
+	t := time.NewTicker(awayCheck)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		away := n.hsm.Load()
+		if away == nil && time.Since(time.Unix(0, n.hsmUsed.Load())) < idleCheck {
+			continue
+		}
+		if away != nil && isPIN(*away) {
+			continue // each look could be another try of the PIN
+		}
+		n.checkToken(ctx)
+	}
+}
+
+func (n *Node) checkToken(ctx context.Context) {
+	probe := secret.New(make([]byte, 32))
+	defer probe.Wipe()
+	c := hsm.ProbeContext()
+	envelope, _, err := n.seal(c, probe, 0)
+	if err != nil {
+		return // no key yet
+	}
+	opened, err := n.open(ctx, c, envelope)
+	if err == nil {
+		opened.Wipe()
+	}
+}
