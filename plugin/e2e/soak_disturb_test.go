@@ -62,7 +62,12 @@ func (s *soak) conduct(t *testing.T, c *client) {
 		deck = deck[1:]
 		pause := time.Duration(random.Int64N(int64(time.Second)))
 		patient := random.IntN(3) > 0
-		switch err := d.do(s, t, c, random); {
+		began := time.Now()
+		err := d.do(s, t, c, random)
+		if took := time.Since(began); took > 10*time.Second {
+			s.say("%s: one took %v", d.name, took.Round(time.Second))
+		}
+		switch {
 		case errors.Is(err, errNothingToDo):
 			continue
 		case err != nil: // another disturbance is still felt
