@@ -5,6 +5,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/recovery"
 	"vault-plugin-secrets-mpc/secret"
@@ -56,6 +57,10 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 	}
 	record, err := recovery.NewRecord(old, target, hash, deals)
 	if err != nil {
+		return nil, refusedError{err}
+	}
+	// Whoever opens the share later relies on this check (frost.SignConfig).
+	if err := frost.CheckRecord(record); err != nil {
 		return nil, refusedError{err}
 	}
 	share, err := recovery.CombineShare(record, deals, index, func(d *recovery.Deal) (*secret.Bytes, error) {
