@@ -38,6 +38,7 @@ type figures struct {
 	// Before is Memory before the first of the measured accounts was made.
 	Before         map[string]float64 `json:"memory_mb_before"`
 	AccountsBefore int                `json:"accounts_before"`
+	Scale          *scale             `json:"scale"`
 }
 
 func main() {
@@ -78,6 +79,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	printLoads(os.Stdout, f)
+	printScale(os.Stdout, f.Scale)
 	if o.json == "" {
 		return nil
 	}

@@ -44,7 +44,10 @@ func throughVault(ctx context.Context, o options, f *figures) error {
 	if err := s.ecdsaLoads(ctx, o, f); err != nil {
 		return err
 	}
-	return s.memory(ctx, o, f)
+	if err := s.memory(ctx, o, f); err != nil {
+		return err
+	}
+	return s.refreshAll(ctx, f)
 }
 
 // kindOf is one kind of request; against names the one it is compared with, for

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,8 +106,31 @@ func (n *Node) seal(c hsm.Context, plain *secret.Bytes, version uint32) ([]byte,
 // open unwraps an envelope with the token.
 func (n *Node) open(ctx context.Context, c hsm.Context, envelope []byte) (*secret.Bytes, error) {
 	plain, _, err := hsm.Open(ctx, n.token, n.keys.all(), c, envelope)
-	return plain, n.noted(err)
+	return plain, n.noted(n.tokenAway(ctx, err))
 }
+
+// tokenAway tells a token that is away, with everything in it, from one that
+// lacks a single key. Modules say the same of both: SoftHSM without its folder
+// is a token without keys.
+func (n *Node) tokenAway(ctx context.Context, err error) error {
+	if !errors.Is(err, hsm.ErrKeyNotFound) {
+		return err
+	}
+	newest, none := n.keys.sealing(0)
+	if none != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if n.token.Bind(ctx, newest) == nil {
+		return err
+	}
+	return fmt.Errorf("%w: it does not show the wrapping key that it had: %w", hsm.ErrUnavailable, err)
+}
+
+// lookTimeout bounds a second look for a key; Bind would wait longer for one
+// that is being made.
+const lookTimeout = 300 * time.Millisecond
 
 // noted remembers how a token call went, for Status, and returns err.
 func (n *Node) noted(err error) error {

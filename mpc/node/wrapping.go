@@ -151,7 +151,7 @@ func (n *Node) rewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) ([
 	}
 	c := hsm.ShareContext(uint8(index), record.Hash())
 	envelope, err := hsm.Rewrap(ctx, n.token, n.keys.all(), c, r.GetEnvelope(), to)
-	if n.noted(err) != nil {
+	if err = n.noted(n.tokenAway(ctx, err)); err != nil {
 		return nil, err
 	}
 	share, err := n.open(ctx, c, envelope)
@@ -251,9 +251,7 @@ func (n *Node) checkToken(ctx context.Context) {
 		return // no key yet
 	}
 	opened, err := n.open(ctx, c, envelope)
-	if err != nil {
-		n.cfg.Logger.Warn("the token does not work", "error", err)
-		return
+	if err == nil {
+		opened.Wipe()
 	}
-	opened.Wipe()
 }

@@ -90,7 +90,7 @@ func (n *localNode) supervise(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		pause = min(2*pause, n.pool.cfg.RestartMax)
-		if errors.Is(err, ErrHSMUnavailable) || errors.Is(err, ErrTokenNotFound) {
+		if errors.Is(err, ErrHSMUnavailable) {
 			pause = min(pause, tokenPause) // it may be back at any moment
 		}
 		n.mu.Lock()
@@ -155,6 +155,10 @@ func (n *localNode) setUp(ctx context.Context, proc *process) error {
 		}
 		return fromFailure(reply.GetFailure())
 	})
+	if errors.Is(err, ErrTokenNotFound) || errors.Is(err, ErrModule) {
+		// The settings were good once: a probe has found the token with them.
+		return fmt.Errorf("%w: %w", ErrHSMUnavailable, err)
+	}
 	if err != nil {
 		return err
 	}
