@@ -23,9 +23,9 @@ const maxSessions = 64
 
 // Token is what a node needs of its PKCS#11 token; *pkcs11.Token is one.
 type Token interface {
-	hsm.KeyExchanger
+	hsm.PrivateKeys
 	Info() pkcs11.TokenInfo
-	GenerateWrappingKey(ctx context.Context, domain string, version uint32, label string) (hsm.WrappingKey, error)
+	GenerateWrappingKey(ctx context.Context, r pkcs11.KeyRequest) (hsm.WrappingKey, error)
 	Bind(ctx context.Context, key hsm.WrappingKey) error
 	Close() error
 }

@@ -43,7 +43,8 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 	reply := &nodepb.ProbeReply{Token: tokenInfo(token)}
 	if v := r.GetCreateVersion(); v > 0 {
 		label := fmt.Sprintf("vault-mpc %x v%d", mountID, v)
-		key, err := token.GenerateWrappingKey(ctx, hsm.DefaultDomain, v, label)
+		key, err := token.GenerateWrappingKey(ctx, pkcs11.KeyRequest{Domain: hsm.DefaultDomain, Version: v, Label: label,
+			Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
 		if err != nil {
 			return &nodepb.ProbeReply{Failure: failure(err)}, nil
 		}
