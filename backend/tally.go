@@ -10,7 +10,7 @@ import (
 // knowing.
 type tally struct {
 	accounts, nodeKeys int
-	// names are a few of them, for people.
+	// names are up to three of them, for people.
 	names []string
 	// unreadable are records that may refer to anything.
 	unreadable []string
@@ -27,7 +27,7 @@ func (t *tally) String() string {
 	case len(t.unreadable) > 0:
 		return fmt.Sprintf("%s cannot be read and may refer to it: restore the record from a backup or remove it", few(t.unreadable))
 	case t.accounts+t.nodeKeys > 0:
-		return fmt.Sprintf("%d accounts and %d nodes' keys refer to it, among them %s", t.accounts, t.nodeKeys, few(t.names))
+		return fmt.Sprintf("%d accounts and %d nodes' keys refer to it, among them %s", t.accounts, t.nodeKeys, strings.Join(t.names, ", "))
 	case !t.complete:
 		return "not every account has been read yet"
 	}
@@ -62,7 +62,9 @@ func (x *references) tallies() map[uint32]*tally {
 		} else {
 			t.nodeKeys++
 		}
-		t.names = append(t.names, key)
+		if len(t.names) < 3 {
+			t.names = append(t.names, key)
+		}
 	}
 	for key, r := range x.entries {
 		for _, v := range r.versions {
