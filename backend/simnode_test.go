@@ -194,6 +194,14 @@ func (p *simProc) Setup(_ context.Context, r *nodepb.SetupRequest, _ ...grpc.Cal
 	return &nodepb.SetupReply{Version: "v1", Identity: p.identity.Public().(ed25519.PublicKey), IdentityEnvelope: envelope}, p.alive()
 }
 
+func (p *simProc) SetWrappingKeys(_ context.Context, r *nodepb.SetWrappingKeysRequest, _ ...grpc.CallOption) (*nodepb.SetWrappingKeysReply, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	keys := r.GetWrappingKeys()
+	p.sealTo = keys[len(keys)-1].GetVersion()
+	return &nodepb.SetWrappingKeysReply{}, p.alive()
+}
+
 func (p *simProc) SetRoster(context.Context, *nodepb.SetRosterRequest, ...grpc.CallOption) (*nodepb.SetRosterReply, error) {
 	return &nodepb.SetRosterReply{}, p.alive()
 }
@@ -350,7 +358,7 @@ func (s *simSession) finish(hellos *nodepb.Hellos) {
 	}
 	id := h.Sum(nil)
 	s.proc.mu.Lock()
-	outcome := &nodepb.Outcome{SessionId: id, WrappingVersion: s.proc.sealTo}
+	outcome := &nodepb.Outcome{SessionId: id, WrappingVersion: s.start.GetWrappingVersion()}
 	s.proc.mu.Unlock()
 	if s.start.GetOperation() == "sign" {
 		record, err := mpc.ParsePublicRecord(s.start.GetRecord())
