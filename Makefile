@@ -16,6 +16,9 @@ VERSION ?= 0.1.0
 FUZZTIME ?= 20s
 # Arguments for `go test` in the unit tests, for example ARGS='-run TestX -v'.
 ARGS ?=
+# How long make soak goes on, and the seed that repeats an earlier run's choices.
+DURATION ?= 5m
+SOAK_SEED ?=
 # Packages of the end-to-end suite.
 E2E_PACKAGES ?= ./plugin/e2e/...
 
@@ -119,6 +122,10 @@ fuzz: ## run every fuzz target for FUZZTIME (20s); FUZZ=regexp picks some
 .PHONY: bench
 bench: setup build ## measure engine, raw libraries and transit in one run (QUICK=1: just try)
 	@scripts/bench.sh
+
+.PHONY: soak
+soak: build ## kill, seal, reload and rotate at random for DURATION (5m), then verify every account
+	@scripts/soak.sh '$(DURATION)' '$(SOAK_SEED)'
 
 .PHONY: clean
 clean: ## stop a dev Vault and remove bin/ (keeps the cached vault)
