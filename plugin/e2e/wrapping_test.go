@@ -42,7 +42,7 @@ func TestHSMDocument(t *testing.T) {
 		}
 	}
 	e.sign(t, "treasury", []byte("after all of it"))
-	e.refuse(t, "destroy/wrapping-keys", nil, badRequest, "treasury")
+	e.refuse(t, "destroy/wrapping-keys", nil, 409, "treasury")
 	if _, err := v.Client.Logical().Delete("mpc/destroy/treasury"); err != nil {
 		t.Fatal(err)
 	}
