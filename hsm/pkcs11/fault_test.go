@@ -25,6 +25,8 @@ type faulty struct {
 	mu       sync.Mutex
 	calls    map[string]int
 	derive   func() error // before C_DeriveKey
+	decrypt  func() error // before C_DecryptInit
+	info     func() error // before C_GetTokenInfo
 	generate func(real func() (p11.ObjectHandle, p11.ObjectHandle, error)) (p11.ObjectHandle, p11.ObjectHandle, error)
 	read     func(typ uint) ([]byte, error, bool)
 	login    func() (error, bool)
@@ -63,6 +65,14 @@ func (f *faulty) CloseSession(s p11.SessionHandle) error {
 }
 
 func (f *faulty) GetTokenInfo(slot uint) (p11.TokenInfo, error) {
+	f.mu.Lock()
+	hook := f.info
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return p11.TokenInfo{}, err
+		}
+	}
 	ti, err := f.module.GetTokenInfo(slot)
 	ti.Flags |= f.flags
 	return ti, err
@@ -92,6 +102,19 @@ func (f *faulty) DeriveKey(s p11.SessionHandle, m []*p11.Mechanism, base p11.Obj
 		}
 	}
 	return f.module.DeriveKey(s, m, base, a)
+}
+
+func (f *faulty) DecryptInit(s p11.SessionHandle, m []*p11.Mechanism, key p11.ObjectHandle) error {
+	f.count("decrypt")
+	f.mu.Lock()
+	hook := f.decrypt
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return err
+		}
+	}
+	return f.module.DecryptInit(s, m, key)
 }
 
 func (f *faulty) GenerateKeyPair(s p11.SessionHandle, m []*p11.Mechanism, public, private []*p11.Attribute) (p11.ObjectHandle, p11.ObjectHandle, error) {
@@ -125,10 +148,10 @@ func openFaulty(t *testing.T, f *faulty, change ...func(*Config)) (*Token, error
 	for _, c := range change {
 		c(&cfg)
 	}
-	tok, err := open(t.Context(), cfg, func(path string) (module, error) {
-		m, err := loadModule(path)
+	tok, err := open(t.Context(), cfg, func(cfg Config) (library, error) {
+		m, err := loadModule(cfg.Module, "")
 		f.module = m
-		return f, err
+		return library{module: f}, err
 	})
 	if err == nil {
 		t.Cleanup(func() { _ = tok.Close() })
@@ -142,7 +165,7 @@ func ready(t *testing.T, f *faulty, change ...func(*Config)) (*Token, hsm.Wrappi
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	key, err := tok.GenerateWrappingKey(t.Context(), request(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +174,10 @@ func ready(t *testing.T, f *faulty, change ...func(*Config)) (*Token, hsm.Wrappi
 		t.Fatal(err)
 	}
 	return tok, key, eph
+}
+
+func request(version uint32) KeyRequest {
+	return KeyRequest{Domain: "default", Version: version, Suites: []hsm.Suite{hsm.SuiteHPKEP256}}
 }
 
 func TestRetriesOnceByClass(t *testing.T) {
@@ -335,7 +362,7 @@ func TestGenerateLeavesNothing(t *testing.T) {
 		"extractable":        {&faulty{read: attribute(p11.CKA_EXTRACTABLE, 1)}, ErrKeyMismatch},
 		"not sensitive":      {&faulty{read: attribute(p11.CKA_SENSITIVE, 0)}, ErrKeyMismatch},
 		"public key unknown": {&faulty{read: attribute(p11.CKA_EC_POINT, 4)}, ErrKeyMismatch},
-		"cannot derive":      {&faulty{derive: func() error { return p11.Error(p11.CKR_MECHANISM_INVALID) }}, p11.Error(p11.CKR_MECHANISM_INVALID)},
+		"cannot derive":      {&faulty{derive: func() error { return p11.Error(p11.CKR_MECHANISM_INVALID) }}, ErrNoSuite},
 		"derives nonsense": {&faulty{read: func(typ uint) ([]byte, error, bool) {
 			return make([]byte, 32), nil, typ == p11.CKA_VALUE
 		}}, ErrKeyMismatch},
@@ -345,7 +372,7 @@ func TestGenerateLeavesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := tok.GenerateWrappingKey(t.Context(), "default", 1, ""); !errors.Is(err, test.want) {
+			if _, err := tok.GenerateWrappingKey(t.Context(), request(1)); !errors.Is(err, test.want) {
 				t.Fatalf("got %v", err)
 			}
 			if test.f.called("generate") != 1 {
@@ -391,7 +418,7 @@ func TestGenerateTooLate(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err = tok.GenerateWrappingKey(ctx, "default", 1, "")
+	_, err = tok.GenerateWrappingKey(ctx, request(1))
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "may be left") {
 		t.Fatalf("got %v", err)
 	}

@@ -39,6 +39,8 @@ type Options struct {
 	// PluginEnv is registered with the plugin after what Enable sets itself,
 	// each "NAME=value".
 	PluginEnv []string
+	// PluginDir, where not empty, holds another build of the plugin.
+	PluginDir string
 	// PINFile is put on the module list: the nodes' host provides the PIN.
 	PINFile string
 
@@ -404,4 +406,15 @@ func freePort(port int) bool {
 	}
 	_ = l.Close()
 	return true
+}
+
+// AwaitDeath waits until the server process, which somebody else kills, has
+// ended.
+func (v *Vault) AwaitDeath(t testing.TB) {
+	t.Helper()
+	select {
+	case <-v.exited:
+	case <-time.After(stopTimeout):
+		t.Fatal("Vault still runs")
+	}
 }
