@@ -37,7 +37,7 @@ func startReaper() (*reaper, error) {
 		return nil, err
 	}
 	child := exec.Command(self)
-	child.Env = []string{reaperEnv + "=1", "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.Getenv("TMPDIR")}
+	child.Env = []string{reaperEnv + "=1", "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.Getenv("TMPDIR"), "MPC_KEEP=" + os.Getenv("MPC_KEEP")}
 	// A group of its own, so that Ctrl-C does not reach it. No stdout or
 	// stderr of ours either: `go test` waits until the last holder closes them.
 	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
