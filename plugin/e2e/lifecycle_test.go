@@ -143,7 +143,11 @@ func TestReloaded(t *testing.T) {
 func TestMoved(t *testing.T) {
 	l := newLifecycle(t, "moved")
 	for _, to := range []string{"elsewhere/deep", "mpc"} {
-		if r := l.CLI(t, "secrets", "move", l.path+"/", to+"/"); r.Code != 0 {
+		if to == "mpc" { // what the command does, without its pauses
+			if err := l.Client.Sys().Remount(l.path, to); err != nil {
+				t.Fatal(err)
+			}
+		} else if r := l.CLI(t, "secrets", "move", l.path+"/", to+"/"); r.Code != 0 {
 			t.Fatalf("vault secrets move: %+v", r)
 		}
 		l.path = to
