@@ -10,14 +10,18 @@ import (
 )
 
 // rewrapping makes new wrapping-key versions, to which every share is resealed,
-// while clients sign.
-func (f *failover) rewrapping(testing.TB) []work {
+// while clients sign. Superseded versions are destroyed within the test.
+func (f *failover) rewrapping(t testing.TB) []work {
+	// Accounts follow a new version within a quarter of retire_after.
+	c := newClient(t, f.Leader(t), "mpc")
+	if _, err := c.write(t.Context(), "config/rotation", map[string]any{"retire_after": "12s"}); err != nil {
+		t.Fatal(err)
+	}
 	return []work{
 		func(ctx context.Context, c *client, _ int) error {
-			// No more than 64 versions may be live, and retire_after is days.
-			select {
+			select { // No more than 64 versions may be live.
 			case <-ctx.Done():
-			case <-time.After(time.Second):
+			case <-time.After(2 * time.Second):
 			}
 			_, err := c.write(ctx, "wrapping-keys/rotate", nil)
 			return err
