@@ -133,14 +133,6 @@ func verifyWithOpenSSL(t testing.TB, publicPEM string, message, der []byte) {
 	}
 }
 
-// verifyEd25519WithOpenSSL checks a pure Ed25519 signature (RFC 8032).
-func verifyEd25519WithOpenSSL(t testing.TB, publicPEM string, message, sig []byte) {
-	t.Helper()
-	if err := opensslEd25519(publicPEM, message, sig); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func opensslECDSA(publicPEM string, message, der []byte) error {
 	return openSSL(publicPEM, message, der, "Verified OK", "dgst", "-sha256", "-verify", "key.pem", "-signature", "sig", "message")
 }
