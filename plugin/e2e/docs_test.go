@@ -131,6 +131,9 @@ var promises = map[string]string{ // read only
 	`vault write -f mpc/accounts/treasury/refresh`:        `(?m)^share_epoch +2$`,
 	`vault write mpc/config/rotation refresh_period=5m`:   `(?s)aux_period +2h.*refresh_period +5m\n`,
 	`vault read -field=share_epoch mpc/accounts/treasury`: `^2\n$`,
+	`vault write -f mpc/wrapping-keys/rotate`:             `(?m)^version +2$`,
+	`mpckms wrapping-key list`:                            `2 +live, newest`,
+	`mpckms rotation status`:                              `sealed to version 2`,
 	`vault delete mpc/destroy/treasury`:                   `Success`,
 }
 
@@ -208,6 +211,14 @@ var elsewhere = map[string]map[string]string{ // read only
 		"make fuzz":  "takes minutes: run by hand and at night",
 		"make bench": "takes minutes; TestBench runs it with QUICK=1",
 		"make dev":   "TestDevServer runs its script",
+	},
+	"docs/hsm.md": {
+		"vault write -f mpc/destroy/wrapping-keys": "TestHSMDocument writes the same path",
+		"vault secrets disable mpc":                "TestChangedPIN and others disable their mounts",
+	},
+	"docs/recovery.md": {
+		"mpckms authority pin NEW.pub --set SET": "TestRecoveryDocument/another authority",
+		"mpckms recovery set":                    "from the document itself, with a file",
 	},
 	"SECURITY.md": {
 		"make dev":                             "TestDevServer runs its script",
