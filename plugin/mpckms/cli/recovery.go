@@ -305,7 +305,7 @@ file from a source you trust, not with the target.`,
 			if err != nil {
 				return err
 			}
-			deal, err := recovery.MakeDeal(cmd.Context(), b, k.Name, private, signed)
+			deal, err := recovery.MakeDeal(cmd.Context(), b, k.Name, private, public, signed)
 			if err != nil {
 				return err
 			}
