@@ -126,13 +126,12 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		now:      cfg.now,
 	})
 	b.runner = rotation.New(rotation.Config{
-		Store:       b,
-		Refresher:   b,
-		Rewrapper:   b,
-		Policy:      rotationPolicy(defaultRotation()),
-		Interval:    cfg.rotationInterval,
-		OnRewrapped: b.keeperKick,
-		Logger:      log.Named("rotation"),
+		Store:     b,
+		Refresher: b,
+		Rewrapper: b,
+		Policy:    rotationPolicy(defaultRotation()),
+		Interval:  cfg.rotationInterval,
+		Logger:    log.Named("rotation"),
 	})
 	b.keeper = newKeeper(keeperConfig{Pass: b.wrappingPass, Interval: cfg.wrappingInterval, now: cfg.now})
 	b.Backend = &framework.Backend{
@@ -239,9 +238,6 @@ func (b *backend) startBackground() {
 		}
 	})
 }
-
-// keeperKick tells the keeper that accounts may have left a wrapping key.
-func (b *backend) keeperKick() { b.keeper.Kick() }
 
 // loadPolicy tells the runner what config/rotation says.
 func (b *backend) loadPolicy(ctx context.Context) {

@@ -165,7 +165,9 @@ func TestStandbyStaysQuiet(t *testing.T) {
 		for path, op := range map[string]logical.Operation{
 			"sign/alice": logical.UpdateOperation, "accounts/alice/refresh": logical.UpdateOperation, "accounts/bob": logical.CreateOperation,
 			"accounts/alice": logical.UpdateOperation, "destroy/alice": logical.DeleteOperation, "config/hsm": logical.UpdateOperation,
-			"config/nodes": logical.UpdateOperation, "config/rotation": logical.UpdateOperation, "nodes/local-1": logical.ReadOperation, "nodes/": logical.ListOperation,
+			"config/nodes": logical.UpdateOperation, "config/rotation": logical.ReadOperation, "wrapping-keys/": logical.ListOperation,
+			"wrapping-keys/1": logical.ReadOperation, "wrapping-keys/rotate": logical.UpdateOperation, "rotation/catch-up": logical.UpdateOperation,
+			"destroy/wrapping-keys": logical.UpdateOperation, "nodes/local-1": logical.ReadOperation, "nodes/": logical.ListOperation,
 		} {
 			_, err := m.b.HandleRequest(t.Context(), &logical.Request{Operation: op, Path: path, Storage: storage})
 			if !errors.Is(err, logical.ErrReadOnly) {

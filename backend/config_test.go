@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/rotation"
 )
 
 func TestConfigHSM(t *testing.T) {
@@ -220,6 +221,138 @@ func TestConfigRotation(t *testing.T) {
 	reopened.b.loadPolicy(t.Context())
 	if p := reopened.b.runner.Policy(); p.Period.Seconds() != 120 {
 		t.Errorf("after a restart the runner has %v", p.Period)
+	}
+}
+
+// TestRotationClocks: bounds, what belongs together, and that a refused write
+// changes nothing.
+func TestRotationClocks(t *testing.T) {
+	m := open(t, &logical.InmemStorage{}, newFake(t))
+	d := m.must(logical.ReadOperation, "config/rotation", nil)
+	for name, want := range map[string]any{
+		"idle_refresh_period": int64(0), "rewrap_period": int64(86400), "retire_after": int64(604800),
+		"concurrency": 2, "rate": 25, "accounts": 0, "next_rewrap": "", "oldest_shares_time": "",
+	} {
+		if d[name] != want {
+			t.Errorf("default of %s: %v", name, d[name])
+		}
+	}
+	for _, c := range []struct {
+		data map[string]any
+		text string
+	}{
+		{map[string]any{"idle_refresh_period": "9m"}, "idle_refresh_period must be at least refresh_period (600s)"},
+		{map[string]any{"idle_refresh_period": "9000h"}, "at most 8760h"},
+		{map[string]any{"idle_refresh_period": "300ms"}, "idle_refresh_period must be"},
+		{map[string]any{"refresh_period": "2h", "idle_refresh_period": "1h"}, "at least refresh_period (7200s)"},
+		{map[string]any{"rewrap_period": "100ms"}, "rewrap_period must be"},
+		{map[string]any{"rewrap_period": "90000h"}, "rewrap_period must be"},
+		{map[string]any{"rewrap_period": -1}, "rewrap_period"},
+		{map[string]any{"retire_after": 0}, "retire_after must be 1s"},
+		{map[string]any{"retire_after": "90000h"}, "retire_after must be 1s"},
+		{map[string]any{"retire_after": "1201h"}, "retire_after must be at most 50 times rewrap_period"},
+		{map[string]any{"rewrap_period": "1h"}, "retire_after must be at most 50 times rewrap_period"},
+		{map[string]any{"concurrency": 0}, "concurrency must be 1 to 64"},
+		{map[string]any{"concurrency": 65}, "concurrency must be 1 to 64"},
+		{map[string]any{"rate": 0}, "rate must be 1 to 10000"},
+		{map[string]any{"rate": 10001}, "rate must be 1 to 10000"},
+		{map[string]any{"rate": 0.5}, "whole number"},
+	} {
+		m.fails(logical.UpdateOperation, "config/rotation", c.data, 400, c.text)
+	}
+	if got := keys(t, m.storage); len(got) != 0 {
+		t.Errorf("stored after refusals: %v", got)
+	}
+	d = m.must(logical.UpdateOperation, "config/rotation", map[string]any{
+		"refresh_period": "5m", "idle_refresh_period": "24h", "rewrap_period": "1s", "retire_after": "50s", "concurrency": 8, "rate": 200,
+	})
+	if d["idle_refresh_period"] != int64(86400) || d["rewrap_period"] != int64(1) || d["retire_after"] != int64(50) {
+		t.Errorf("%v", d)
+	}
+	want := rotation.Policy{Period: 5 * time.Minute, IdlePeriod: 24 * time.Hour, Jitter: rotationJitter, Rate: 200, Concurrency: 8}
+	if p := m.b.runner.Policy(); p != want {
+		t.Errorf("the runner has %+v", p)
+	}
+	reopened := open(t, m.storage, m.fake)
+	reopened.b.loadPolicy(t.Context())
+	if p := reopened.b.runner.Policy(); p != want {
+		t.Errorf("after a restart the runner has %+v", p)
+	}
+	m.must(logical.UpdateOperation, "config/rotation", map[string]any{"rewrap_period": 0, "retire_after": "8760h"})
+}
+
+// TestRotationProgress: what an operator sees of refreshes that fail and
+// succeed, of catching up, and of a rate that is too low.
+func TestRotationProgress(t *testing.T) {
+	fake := newFake(t)
+	m := openWith(t, &logical.InmemStorage{}, fake, func(c *Config) { c.now = time.Now })
+	configure(m)
+	m.fails(logical.UpdateOperation, "rotation/catch-up", nil, 503, "still being read")
+	for i := range 6 {
+		m.must(logical.UpdateOperation, fmt.Sprintf("accounts/a%d", i), map[string]any{"algorithm": "ed25519", "refresh_period": "1h"})
+	}
+	m.b.startBackground()
+	m.b.tasks.Wait()
+	until(t, m, "the accounts are read", func(d map[string]any) bool { return d["accounts"] == 6 && m.b.runner.Progress().Loaded })
+	fake.mu.Lock()
+	fake.refreshErr = pool.ErrHSMUnavailable
+	fake.mu.Unlock()
+	c := m.must(logical.UpdateOperation, "rotation/catch-up", map[string]any{"all": true})
+	if c["remaining"] != 6 || c["started_time"] == "" || c["finished_time"] != "" {
+		t.Errorf("catch-up: %v", c)
+	}
+	d := until(t, m, "all have been tried", func(d map[string]any) bool { return d["catch_up"].(map[string]any)["remaining"] == 0 })
+	if d["failed_total"] != int64(6) || d["waiting_in_backoff"] != 6 || d["catch_up"].(map[string]any)["finished_time"] == "" {
+		t.Errorf("after failures: %v", d)
+	}
+	if e := d["last_error"].(map[string]any); !strings.HasPrefix(e["account"].(string), "a") || !strings.Contains(e["error"].(string), "HSM unavailable") || e["time"] == "" {
+		t.Errorf("last error: %v", e)
+	}
+	if a := m.must(logical.ReadOperation, "accounts/a0", nil); a["refresh_failures"] != 1 || !strings.Contains(a["last_refresh_error"].(string), "HSM") {
+		t.Errorf("a0: %v", a)
+	}
+	fake.mu.Lock()
+	fake.refreshErr = nil
+	fake.mu.Unlock()
+	m.must(logical.UpdateOperation, "rotation/catch-up", map[string]any{"all": true})
+	d = until(t, m, "all are refreshed", func(d map[string]any) bool { return d["refreshed_total"] == int64(6) })
+	if d["waiting_in_backoff"] != 0 || d["due_now"] != 0 || d["oldest_shares_time"] == "" {
+		t.Errorf("in the end: %v", d)
+	}
+	if a := m.must(logical.ReadOperation, "accounts/a0", nil); a["share_epoch"] != uint64(2) || a["idle"] != true {
+		t.Errorf("a0: %v", a)
+	}
+	m.signs("a0")
+	if a := m.must(logical.ReadOperation, "accounts/a0", nil); a["idle"] != false {
+		t.Error("idle after a signature")
+	}
+	if c := m.must(logical.UpdateOperation, "rotation/catch-up", nil); c["remaining"] != 0 || c["finished_time"] == "" {
+		t.Errorf("with nothing due: %v", c)
+	}
+	resp := first(m.do(logical.ReadOperation, "config/rotation", nil))
+	if len(resp.Warnings) != 0 {
+		t.Errorf("warnings: %q", resp.Warnings)
+	}
+	for i := range 6 {
+		m.must(logical.UpdateOperation, fmt.Sprintf("accounts/a%d", i), map[string]any{"refresh_period": "3s"})
+	}
+	resp = first(m.do(logical.UpdateOperation, "config/rotation", map[string]any{"rate": 1}))
+	if len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "need 2.0 refreshes per second and rate lets 1 begin") {
+		t.Errorf("warnings: %q", resp.Warnings)
+	}
+}
+
+// until reads config/rotation until it says what is waited for.
+func until(t *testing.T, m *mount, what string, ok func(map[string]any) bool) map[string]any {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		d := m.must(logical.ReadOperation, "config/rotation", nil)
+		if ok(d) {
+			return d
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: never; %v\n%s", what, d, m.logs)
+		}
 	}
 }
 

@@ -9,7 +9,14 @@
 // Locks. An account's record is changed under its stripe of accountLocks, held
 // for storage calls only and never while the engine works: what was read
 // before such a call is read again and compared after it. Names under way
-// (creation, refresh) are reserved in memory by busySet.
+// (creation, refresh, rewrap, versions of the wrapping key) are reserved in
+// memory by busySet.
+//
+// Background. rotation.Runner refreshes and rewraps accounts, presigner keeps
+// presignatures, keeper makes and destroys versions of the wrapping key: one
+// goroutine each, started on the active server and ended by Clean. What refers
+// to which version is counted in memory (references.go) and read again before a
+// version is destroyed.
 //
 // Caches. Signing in steady state reads nothing from Vault: accounts, exposures
 // and config/nodes are kept as decoded (cache.go). Writers, and whoever decides

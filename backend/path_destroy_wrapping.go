@@ -115,7 +115,10 @@ func (b *backend) endMount(ctx context.Context) (*logical.Response, error) {
 		return nil, err
 	}
 	// The engine as it is: it would not start again without a key.
-	eng := b.runningEngine()
+	var eng Engine
+	if ring.configured {
+		eng = b.runningEngine()
+	}
 	doomed := ring.in(stateLive, stateRetired, stateDestroying)
 	if len(doomed) > 0 || eng == nil {
 		if eng, err = b.readyEngine(ctx); err != nil && len(doomed) > 0 {

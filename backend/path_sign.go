@@ -242,7 +242,7 @@ func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unse
 	switch {
 	case errors.Is(err, errEpochChanged):
 	case errors.Is(err, pool.ErrShareUnusable) && unsettled:
-		if settleErr := b.settleForSigning(ctx, eng, name, a.Record.EpochID); settleErr != nil {
+		if settleErr := b.settleForSigning(ctx, eng, name, a.Record.EpochID, err); settleErr != nil {
 			return nil, nil, errors.Join(err, settleErr)
 		}
 	default:
@@ -264,8 +264,9 @@ func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unse
 }
 
 // settleForSigning settles the account unless it has left the epoch already.
-func (b *backend) settleForSigning(ctx context.Context, eng Engine, name string, id mpc.EpochID) error {
-	release, err := b.busy.reserve(prefixAccounts+name, "is being settled after a refresh")
+// cause is why a share did not open.
+func (b *backend) settleForSigning(ctx context.Context, eng Engine, name string, id mpc.EpochID, cause error) error {
+	release, err := b.busy.reserve(prefixAccounts+name, "is being settled")
 	if err != nil {
 		return err
 	}
@@ -278,7 +279,12 @@ func (b *backend) settleForSigning(ctx context.Context, eng Engine, name string,
 	if err != nil || r.Previous == nil || current.Record.EpochID != id {
 		return err
 	}
-	back, err := b.settle(ctx, eng, name, r)
+	var back *accountRecord
+	if r.sameEpoch() { // other shares need not be looked at, and their nodes may be away
+		back, err = b.goBack(ctx, name, id, cause)
+	} else {
+		back, err = b.settle(ctx, eng, name, r)
+	}
 	if errors.Is(err, errRolledBack) {
 		b.accountChanged(name, back)
 		b.runner.Failed(name, err)

@@ -179,7 +179,7 @@ func (b *backend) wrappingRotate(ctx context.Context, _ *logical.Request, _ *fra
 	var made *madeVersion
 	err := b.detached(ctx, "the token is still making the key, and the version is in use as soon as it is made: watch wrapping-keys/", func(ctx context.Context) (err error) {
 		made, err = b.makeVersion(ctx)
-		b.report(ctx, chore{what: choreMake}, err)
+		b.report(chore{what: choreMake}, err)
 		return err
 	})
 	if err != nil {

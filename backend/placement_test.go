@@ -63,7 +63,8 @@ func (s *sim) boot() {
 	m := &mount{t: s.t, storage: s.crash, logs: &logBuffer{}}
 	factory := Factory(Config{
 		NewEngine: func(c EngineConfig) Engine {
-			return pool.New(pool.Config{Store: c.Store, Launcher: s.world, OnPresignatureUsed: c.OnPresignatureUsed, RestartMin: time.Millisecond, RestartMax: 5 * time.Millisecond})
+			return &simEngine{world: s.world, keys: c.Store,
+				Pool: pool.New(pool.Config{Store: c.Store, Launcher: s.world, OnPresignatureUsed: c.OnPresignatureUsed, RestartMin: time.Millisecond, RestartMax: 5 * time.Millisecond})}
 		},
 		Modules:          testModules,
 		now:              s.clock.read,
@@ -78,7 +79,16 @@ func (s *sim) boot() {
 	}
 	m.b = lb.(*backend)
 	s.m = m
+	// What happens in the background happens here when its turn comes.
+	for _, stop := range []func(context.Context) error{m.b.runner.Stop, m.b.keeper.Stop} {
+		if err := stop(context.Background()); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	if err := m.b.Initialize(context.Background(), &logical.InitializationRequest{Storage: s.crash}); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := m.b.Schedule(context.Background()); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -288,8 +298,10 @@ func (s *sim) step() {
 		for _, d := range down {
 			s.world.kill(d)
 		}
-	case n < 85:
+	case n < 82:
 		s.refresh()
+	case n < 86:
+		s.rotate()
 	case n < 90:
 		s.changePool()
 	case n < 96:
@@ -400,6 +412,7 @@ func TestPlacementRule(t *testing.T) {
 					s.fatal("%s: %v", path, err)
 				}
 			}
+			must("config/rotation", map[string]any{"rewrap_period": 0, "retire_after": 1})
 			must("config/hsm", map[string]any{"uri": testURI, "pin": testPIN})
 			s.local = defaultNodes().Local
 			s.settleNodes()
@@ -425,11 +438,13 @@ func TestPlacementRule(t *testing.T) {
 			}
 			s.world.mu.Lock()
 			total["sessions"] += s.world.sessions
+			total["destroyed wrapping keys"] += s.world.destroyed
 			s.world.mu.Unlock()
 		})
 	}
 	t.Logf("%v", total)
-	for _, what := range []string{"signatures", "refused signatures", "failed attempts", "deaths", "refreshes", "pool changes", "crashes", "restores"} {
+	for _, what := range []string{"signatures", "refused signatures", "failed attempts", "deaths", "refreshes", "pool changes", "crashes", "restores",
+		"rotations", "rewraps", "failed rewraps", "destroyed wrapping keys"} {
 		if total[what] == 0 && !testing.Short() {
 			t.Errorf("no %s: the test tests less than it says", what)
 		}

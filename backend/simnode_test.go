@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -31,6 +32,7 @@ type world struct {
 	handed     map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index
 	violations []string
 	sessions   int
+	destroyed  int                  // wrapping keys
 	down       map[string]bool      // nodes that cannot be started
 	running    map[string]*simProc  // by node name
 	faults     map[string]simFault  // what the node does in its next session
@@ -134,6 +136,7 @@ type simProc struct {
 	mu       sync.Mutex
 	identity ed25519.PrivateKey
 	aux      uint64
+	sealTo   uint32 // version of the wrapping key
 }
 
 func (p *simProc) Client() nodepb.NodeClient { return p }
@@ -171,18 +174,32 @@ func (p *simProc) Probe(_ context.Context, r *nodepb.ProbeRequest, _ ...grpc.Cal
 }
 
 func (p *simProc) Setup(_ context.Context, r *nodepb.SetupRequest, _ ...grpc.CallOption) (*nodepb.SetupReply, error) {
-	seed := r.GetIdentityEnvelope()
-	if len(seed) == 0 {
-		seed = make([]byte, ed25519.SeedSize)
-		rand.Read(seed)
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	keys := r.GetWrappingKeys()
+	p.sealTo = keys[len(keys)-1].GetVersion()
+	seed, envelope := make([]byte, ed25519.SeedSize), r.GetIdentityEnvelope()
+	if len(envelope) == 0 {
+		rand.Read(seed)
+		envelope = fakeEnvelope(slices.Clone(seed), p.sealTo)
+	} else if e, err := hsm.ParseEnvelope(envelope); err != nil {
+		return nil, err
+	} else {
+		copy(seed, e.Ciphertext)
+	}
 	p.identity = ed25519.NewKeyFromSeed(seed)
 	if len(r.GetAuxEnvelope()) > 0 {
 		p.aux = 1
 	}
-	return &nodepb.SetupReply{Version: "v1", Identity: p.identity.Public().(ed25519.PublicKey), IdentityEnvelope: seed}, p.alive()
+	return &nodepb.SetupReply{Version: "v1", Identity: p.identity.Public().(ed25519.PublicKey), IdentityEnvelope: envelope}, p.alive()
+}
+
+func (p *simProc) SetWrappingKeys(_ context.Context, r *nodepb.SetWrappingKeysRequest, _ ...grpc.CallOption) (*nodepb.SetWrappingKeysReply, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	keys := r.GetWrappingKeys()
+	p.sealTo = keys[len(keys)-1].GetVersion()
+	return &nodepb.SetWrappingKeysReply{}, p.alive()
 }
 
 func (p *simProc) SetRoster(context.Context, *nodepb.SetRosterRequest, ...grpc.CallOption) (*nodepb.SetRosterReply, error) {
@@ -223,7 +240,7 @@ func (p *simProc) MakeAuxiliary(context.Context, *nodepb.MakeAuxiliaryRequest, .
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.aux++
-	return &nodepb.MakeAuxiliaryReply{Public: fmt.Appendf(nil, "aux of %s", p.name), Envelope: []byte{1}}, p.alive()
+	return &nodepb.MakeAuxiliaryReply{Public: fmt.Appendf(nil, "aux of %s", p.name), Envelope: fakeEnvelope([]byte("aux"), p.sealTo)}, p.alive()
 }
 
 func (p *simProc) ProveFactors(context.Context, *nodepb.ProveFactorsRequest, ...grpc.CallOption) (*nodepb.ProveFactorsReply, error) {
@@ -340,7 +357,9 @@ func (s *simSession) finish(hellos *nodepb.Hellos) {
 		h.Write(nonces[i])
 	}
 	id := h.Sum(nil)
-	outcome := &nodepb.Outcome{SessionId: id, WrappingVersion: 1}
+	s.proc.mu.Lock()
+	outcome := &nodepb.Outcome{SessionId: id, WrappingVersion: s.start.GetWrappingVersion()}
+	s.proc.mu.Unlock()
 	if s.start.GetOperation() == "sign" {
 		record, err := mpc.ParsePublicRecord(s.start.GetRecord())
 		if err != nil {
@@ -386,7 +405,7 @@ func (s *simSession) newEpoch(outcome *nodepb.Outcome, session []byte) error {
 	garbage := w.garbage[index] && s.start.GetOperation() == "refresh"
 	delete(w.garbage, index)
 	w.mu.Unlock()
-	envelope, err := simEnvelope{Epoch: next.EpochID.String(), Index: index, Garbage: garbage}.write(1)
+	envelope, err := simEnvelope{Epoch: next.EpochID.String(), Index: index, Garbage: garbage}.write(outcome.GetWrappingVersion())
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ const (
 
 	stepSettleChecked = "settle: the current shares have been opened"
 	stepSettleDropped = "settle: the previous shares are dropped"
-	stepSettleBack    = "settle: the previous shares have been opened"
+	stepSettleBack    = "settle: the account is about to go back"
 	stepSettleWent    = "settle: the account has gone back"
 
 	stepRotateMade    = "rotate: the new wrapping key is in the token"

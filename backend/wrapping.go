@@ -56,14 +56,14 @@ func (b *backend) reserveWrapping(doing string) (func(), error) {
 // version, has nodes' keys follow, and destroys what is not needed any more.
 // Accounts are the rotation runner's.
 func (b *backend) wrappingPass(ctx context.Context) {
-	if !b.keeper.ready(chore{what: choreRead}) {
+	if !b.active() || !b.keeper.ready(chore{what: choreRead}) {
 		return
 	}
 	ring, err := b.store.keyring(ctx)
 	if err == nil {
 		err = b.retire(ctx, ring)
 	}
-	b.report(ctx, chore{what: choreRead}, err)
+	b.report(chore{what: choreRead}, err)
 	if err != nil || ring.newest() == nil && len(ring.in(stateDestroying)) == 0 {
 		return
 	}
@@ -74,7 +74,7 @@ func (b *backend) wrappingPass(ctx context.Context) {
 	}
 	if b.makeIsDue(ring) {
 		_, err := b.makeVersion(ctx)
-		b.report(ctx, chore{what: choreMake}, err)
+		b.report(chore{what: choreMake}, err)
 		if ring, err = b.store.keyring(ctx); err != nil {
 			return
 		}
@@ -84,7 +84,7 @@ func (b *backend) wrappingPass(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		b.report(ctx, chore{choreDestroy, r.KeyVersion}, b.destroyVersion(ctx, r.KeyVersion))
+		b.report(chore{choreDestroy, r.KeyVersion}, b.destroyVersion(ctx, r.KeyVersion))
 	}
 }
 
@@ -104,10 +104,9 @@ func (b *backend) readyEngine(ctx context.Context) (Engine, error) {
 	return nil, &pool.TooFewNodesError{Ready: 0, Needed: 1, Configured: len(nodes)}
 }
 
-// report notes how a chore went and logs a failure. What is only in the way for
-// a moment is not worth a warning.
-func (b *backend) report(ctx context.Context, c chore, err error) {
-	if b.ctx.Err() != nil || err == nil && ctx.Err() != nil {
+// report notes how a chore went and logs a failure, unless the mount is ending.
+func (b *backend) report(c chore, err error) {
+	if b.ctx.Err() != nil {
 		return
 	}
 	b.keeper.ended(c, err)
@@ -174,7 +173,7 @@ func (b *backend) scanIfNeeded(ctx context.Context) {
 		return
 	}
 	_, err := b.readAll(ctx, func(string, *accountRecord) {})
-	b.report(ctx, c, err)
+	b.report(c, err)
 }
 
 // rewrapNodeKeys has the keys of every node sealed to the newest version, those
@@ -203,7 +202,7 @@ func (b *backend) rewrapNodeKeys(ctx context.Context, ring *keyring) {
 			err = b.step(ctx, stepNodeKeysRewrapped)
 		}
 	}
-	b.report(ctx, c, err)
+	b.report(c, err)
 }
 
 // madeVersion is a new version and what is to be said about it.

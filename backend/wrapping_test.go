@@ -594,6 +594,28 @@ func TestRewrapRefuses(t *testing.T) {
 	}
 }
 
+// TestUnsettledRewrapSigns: a resealed share does not open and most nodes are
+// away, so that nothing can be checked. The account signs with its old
+// envelopes.
+func TestUnsettledRewrapSigns(t *testing.T) {
+	m := wrapped(t, &logical.InmemStorage{}, newFake(t), newClock())
+	m.rotate()
+	m.fake.garbage, m.fake.openErr = true, &pool.TooFewNodesError{Ready: 2, Needed: 3, Configured: 5}
+	if _, err := m.b.RewrapAccount(t.Context(), "alice"); err == nil {
+		t.Fatal("settled without nodes")
+	}
+	if r := m.record("alice"); !r.sameEpoch() || !scheduleOf("alice", r).Unsettled {
+		t.Fatal("the old envelopes are gone")
+	}
+	m.signs("alice")
+	if r := m.record("alice"); r.Previous != nil || r.Current.WrappingVersion != 1 {
+		t.Error("the account did not go back")
+	}
+	m.fake.openErr = nil
+	m.rewrap("alice")
+	m.signs("alice")
+}
+
 // TestRewrapKeepsExposures: a node that got a share for a rewrap is remembered,
 // also when the rewrap is taken back.
 func TestRewrapKeepsExposures(t *testing.T) {

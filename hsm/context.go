@@ -18,6 +18,7 @@ const (
 	labelShare   = "mpc hsm context share v1"
 	labelNodeKey = "mpc hsm context node key v1"
 	labelProbe   = "mpc hsm context probe v1"
+	labelDeal    = "mpc hsm context deal v1"
 
 	maxNodeID  = 128
 	maxContext = 1024
@@ -48,8 +49,20 @@ func NodeKeyContext(kind string, mountID [16]byte, nodeID string, generation uin
 		binary.BigEndian.AppendUint64(nil, generation))
 }
 
+// DealContext is the context of a sub-share that `dealer` (the index of the old
+// share, from 1) deals to new share `index` (from 1) when an account is
+// recovered into the mount that `target` stands for.
+//
+// Encoding: fields(label, account ID as 16 bytes, target as 32 bytes, dealer as
+// 1 byte, index as 1 byte).
+func DealContext(accountID [16]byte, target [32]byte, dealer, index uint8) Context {
+	return fields([]byte(labelDeal), accountID[:], target[:], []byte{dealer}, []byte{index})
+}
+
 // ProbeContext is the context of what a node seals and opens only to see whether
 // its token works.
+//
+// Encoding: fields(label).
 func ProbeContext() Context { return fields([]byte(labelProbe)) }
 
 // fields joins byte strings, each behind its length as 4 bytes big-endian, so

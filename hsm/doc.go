@@ -2,8 +2,8 @@
 // opens them again with the token's help.
 //
 // Sealing needs public keys only and is done in software (Seal); opening needs
-// one ECDH per envelope from whoever holds the private key (Open, through a
-// PrivateKeys). The result is a versioned binary envelope (Envelope) that is
+// one ECDH or decryption per envelope from whoever holds the private key (Open,
+// through PrivateKeys). The result is a versioned binary envelope (Envelope) that is
 // bound to a Context: what the secret is, and whose.
 //
 // Border: pure Go, no cgo, no PKCS#11 and no storage. It does not know what a

@@ -35,6 +35,7 @@ const (
 	keySize    = 32
 	pointSize  = 65
 	hpkeSealed = pointSize + keySize + tagSize // encapsulated point ‖ ciphertext ‖ tag
+	rsaSealed  = rsaBits / 8
 )
 
 var envelopeMagic = [4]byte{'M', 'P', 'C', 'W'}
@@ -46,7 +47,7 @@ type SealedKey struct {
 	Suite   Suite  // not 0; a suite this version does not know is kept as it is
 	Domain  string // 1 to MaxDomain bytes
 	Version uint32 // from 1
-	Sealed  []byte // 1 to 1024 bytes; 113 for hpke-p256
+	Sealed  []byte // 1 to 1024 bytes; 113 for hpke-p256, 384 for the RSA suites
 }
 
 // Holder is one required key holder and the seals of its kᵢ.
@@ -85,6 +86,16 @@ func (e *Envelope) Seals() []SealedKey {
 		return nil
 	}
 	return e.Holders[0].Seals
+}
+
+// Seals parses an envelope and returns its seals for wrapping domains: which
+// wrapping key versions it counts on. Errors: ErrEnvelope.
+func Seals(envelope []byte) ([]SealedKey, error) {
+	e, err := ParseEnvelope(envelope)
+	if err != nil {
+		return nil, err
+	}
+	return e.Seals(), nil
 }
 
 // Marshal returns the canonical encoding, or ErrEnvelope if e is not canonical.
@@ -194,8 +205,9 @@ func (s SealedKey) validate() error {
 		return malformed("key version 0")
 	case len(s.Sealed) == 0 || len(s.Sealed) > maxSealed:
 		return malformed("a sealed key of %d bytes", len(s.Sealed))
-	case s.Suite == SuiteHPKEP256 && len(s.Sealed) != hpkeSealed:
-		return malformed("a sealed key of %d bytes; %s has %d", len(s.Sealed), s.Suite, hpkeSealed)
+	}
+	if size, ok := s.Suite.sealedSize(); ok && len(s.Sealed) != size {
+		return malformed("a sealed key of %d bytes; %s has %d", len(s.Sealed), s.Suite, size)
 	}
 	return nil
 }

@@ -85,13 +85,13 @@ func TestParseRefusesSwappedSeals(t *testing.T) {
 
 func TestUnknownSuiteIsKept(t *testing.T) {
 	e := goldenEnvelope(t)
-	e.Holders[0].Seals[1].Suite, e.Holders[0].Seals[1].Sealed = 2, make([]byte, 384)
+	e.Holders[0].Seals[1].Suite, e.Holders[0].Seals[1].Sealed = 9, make([]byte, 384)
 	b, err := e.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
 	again, err := hsm.ParseEnvelope(b)
-	if err != nil || again.Seals()[1].Suite != 2 {
+	if err != nil || again.Seals()[1].Suite != 9 {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -43,7 +43,17 @@ var (
 	// modules recover in a new process only.
 	ErrUnavailable = errors.New("hsm: token unavailable")
 
-	// ErrKeyNotFound says that the token does not hold the whole key pair.
+	// ErrNewProcess comes with ErrUnavailable where the module is known not to
+	// recover in this process, however long one waits: SoftHSM never looks
+	// again for a token that vanished once. A new process sees the token as
+	// soon as it is back.
+	ErrNewProcess = errors.New("only a new process will see the token again")
+
+	// ErrNoSuite says that the token can do none of the wanted suites.
+	ErrNoSuite = errors.New("hsm: the token can do none of the wanted suites")
+
+	// ErrKeyNotFound says that the token is there, answers, and does not hold
+	// the whole key pair. A token that is away is ErrUnavailable instead.
 	ErrKeyNotFound = errors.New("hsm: wrapping key not found in the token")
 
 	// ErrKeyMismatch says that what the token holds under the key's ID is not

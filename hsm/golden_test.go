@@ -33,12 +33,16 @@ type golden struct {
 	Custody    bool   `json:"needs_custody_key"`
 }
 
-// softKey is a PrivateKeys in software.
+// softKey is a software key, without the checks of hsm.SoftwareKey.
 type softKey struct{ priv *ecdh.PrivateKey }
 
 func (k softKey) ECDH(_ context.Context, _ hsm.WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error) {
 	z, err := k.priv.ECDH(peer)
 	return secret.New(z), err
+}
+
+func (k softKey) DecryptOAEP(context.Context, hsm.WrappingKey, []byte) (*secret.Bytes, error) {
+	return nil, errors.New("this is a P-256 key")
 }
 
 func unhex(t testing.TB, s string) []byte {

@@ -11,18 +11,22 @@ import (
 	"vault-plugin-secrets-mpc/secret"
 )
 
-// PrivateKeys does elliptic-curve Diffie-Hellman with a private key that it
-// does not give away.
+// PrivateKeys uses private wrapping keys without giving them away. Methods must
+// be safe for concurrent use and end when ctx does; the caller wipes what they
+// return.
 type PrivateKeys interface {
 	// ECDH returns the X coordinate of the shared point, 32 bytes big-endian
-	// with leading zeros (hpke-p256). The caller wipes it. It must be safe for
-	// concurrent use and end when ctx does.
+	// with leading zeros (hpke-p256).
 	ECDH(ctx context.Context, key WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error)
+	// DecryptOAEP decrypts what was sealed with an RSA suite: RSAES-OAEP with
+	// the hash of key.Suite and the empty label. ErrOpen if ciphertext does not
+	// decrypt with this key; a token that cannot be asked is another error.
+	DecryptOAEP(ctx context.Context, key WrappingKey, ciphertext []byte) (*secret.Bytes, error)
 }
 
 // Open opens an envelope that was sealed in context c, with the first of keys
 // that it is sealed to, and returns the content and that key's version. It asks
-// x for exactly one ECDH and never falls back to another key or suite.
+// x for exactly one ECDH or decryption and never falls back to another key or suite.
 //
 // Errors: ErrEnvelope, ErrUnknownKeyVersion, ErrNeedsCustodyKey, ErrOpen, and
 // whatever x returned. It may be called concurrently if x may.
@@ -87,28 +91,44 @@ func openKey(ctx context.Context, x PrivateKeys, keys []WrappingKey, c Context, 
 	if err != nil {
 		return nil, 0, err
 	}
-	point, err := key.point()
+	if err := key.checkRecipient(); err != nil {
+		return nil, 0, err
+	}
+	var k *secret.Bytes
+	if _, ok := key.Suite.OAEPHash(); ok {
+		k, err = openRSA(ctx, x, key, c, seal.Sealed)
+	} else {
+		k, err = openHPKE(ctx, x, key, c, seal.Sealed)
+	}
 	if err != nil {
 		return nil, 0, err
+	}
+	return k, key.Version, nil
+}
+
+func openHPKE(ctx context.Context, x PrivateKeys, key WrappingKey, c Context, sealed []byte) (*secret.Bytes, error) {
+	point, err := key.point()
+	if err != nil {
+		return nil, err
 	}
 	a := &exchange{ctx: ctx, x: x, key: key, point: point}
 	defer a.wipe()
 	sk, err := hpke.NewDHKEMPrivateKey(a)
 	if err != nil {
-		return nil, 0, fmt.Errorf("hsm: opening with %s: %w", key.name(), err)
+		return nil, fmt.Errorf("hsm: opening with %s: %w", key.name(), err)
 	}
-	r, err := hpke.NewRecipient(seal.Sealed[:pointSize], sk, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
+	r, err := hpke.NewRecipient(sealed[:pointSize], sk, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
 	if a.err != nil {
-		return nil, 0, fmt.Errorf("hsm: opening with %s: %w", key.name(), a.err)
+		return nil, fmt.Errorf("hsm: opening with %s: %w", key.name(), a.err)
 	}
 	if err != nil { // the encapsulated key is not a point
-		return nil, 0, ErrOpen
+		return nil, ErrOpen
 	}
-	k, err := r.Open(c, seal.Sealed[pointSize:])
+	k, err := r.Open(c, sealed[pointSize:])
 	if err != nil {
-		return nil, 0, ErrOpen
+		return nil, ErrOpen
 	}
-	return secret.New(k), key.Version, nil
+	return secret.New(k), nil
 }
 
 // choose picks the first of keys that the envelope is sealed to.
@@ -132,7 +152,7 @@ func choose(keys []WrappingKey, seals []SealedKey) (WrappingKey, SealedKey, erro
 		ErrUnknownKeyVersion, names)
 }
 
-// exchange lets crypto/hpke use a PrivateKeys as its private key. It serves
+// exchange lets crypto/hpke use PrivateKeys as its private key. It serves
 // one opening in one goroutine; it keeps the context in a field because
 // ecdh.KeyExchanger has no place for one.
 type exchange struct {

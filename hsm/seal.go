@@ -3,7 +3,6 @@ package hsm
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hpke"
 	"crypto/rand"
@@ -60,23 +59,20 @@ func sealKey(k *secret.Bytes, keys []WrappingKey, ctx Context) ([]SealedKey, err
 	}
 	seals := make([]SealedKey, 0, len(keys))
 	for _, key := range keys {
-		point, err := key.point()
-		if err != nil {
+		if err := key.checkRecipient(); err != nil {
 			return nil, err
 		}
-		pub, err := hpke.NewDHKEMPublicKey(point)
+		var sealed []byte
+		var err error
+		if _, ok := key.Suite.OAEPHash(); ok {
+			sealed, err = sealRSA(k, key, ctx)
+		} else {
+			sealed, err = sealHPKE(k, key, ctx)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
 		}
-		enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
-		if err != nil {
-			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
-		}
-		ct, err := sender.Seal(ctx, k.Expose())
-		if err != nil {
-			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
-		}
-		seals = append(seals, SealedKey{Suite: key.Suite, Domain: key.Domain, Version: key.Version, Sealed: append(enc, ct...)})
+		seals = append(seals, SealedKey{Suite: key.Suite, Domain: key.Domain, Version: key.Version, Sealed: sealed})
 	}
 	slices.SortFunc(seals, compareSeals)
 	for i := 1; i < len(seals); i++ {
@@ -87,7 +83,28 @@ func sealKey(k *secret.Bytes, keys []WrappingKey, ctx Context) ([]SealedKey, err
 	return seals, nil
 }
 
-// sealInfo is the HPKE info: it binds a seal to the key's name, so that a seal
+// sealHPKE returns the encapsulated point and the ciphertext, 113 bytes.
+func sealHPKE(k *secret.Bytes, key WrappingKey, c Context) ([]byte, error) {
+	point, err := key.point()
+	if err != nil {
+		return nil, err
+	}
+	pub, err := hpke.NewDHKEMPublicKey(point)
+	if err != nil {
+		return nil, err
+	}
+	enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
+	if err != nil {
+		return nil, err
+	}
+	ct, err := sender.Seal(c, k.Expose())
+	if err != nil {
+		return nil, err
+	}
+	return append(enc, ct...), nil
+}
+
+// sealInfo is the HPKE info, and part of what an RSA suite seals: it binds a seal to the key's name, so that a seal
 // cannot be presented as one for another domain or version.
 //
 // Encoding: fields(label, suite as 1 byte, domain, version as 4 bytes
@@ -123,42 +140,7 @@ func contentAEAD(ctx Context, ks ...*secret.Bytes) (cipher.AEAD, error) {
 
 func (c Context) check() error {
 	if len(c) == 0 || len(c) > maxContext {
-		return fmt.Errorf("hsm: a context of %d bytes; build it with ShareContext or NodeKeyContext", len(c))
+		return fmt.Errorf("hsm: a context of %d bytes; build it with a constructor such as ShareContext", len(c))
 	}
 	return nil
-}
-
-// Check says whether k is complete and its public key a point on its curve.
-func (k WrappingKey) Check() error {
-	if len(k.ID) != keyIDSize {
-		return fmt.Errorf("hsm: %s: a key ID of %d bytes, not %d", k.name(), len(k.ID), keyIDSize)
-	}
-	_, err := k.point()
-	return err
-}
-
-const keyIDSize = 16
-
-func (k WrappingKey) name() string {
-	return fmt.Sprintf("wrapping key %q version %d", k.Domain, k.Version)
-}
-
-// point checks everything that sealing depends on. The ID is not: a recipient
-// outside any token has none.
-func (k WrappingKey) point() (*ecdh.PublicKey, error) {
-	switch {
-	case k.Suite != SuiteHPKEP256:
-		return nil, fmt.Errorf("hsm: %s: %s is not supported; use %s", k.name(), k.Suite, SuiteHPKEP256)
-	case len(k.Domain) == 0 || len(k.Domain) > MaxDomain:
-		return nil, fmt.Errorf("hsm: a wrapping domain name has 1 to %d bytes, not %d", MaxDomain, len(k.Domain))
-	case k.Version == 0:
-		return nil, fmt.Errorf("hsm: %s: versions count from 1", k.name())
-	}
-	// NewPublicKey wants the 65-byte uncompressed form and checks the curve
-	// equation; the point at infinity has another length.
-	p, err := ecdh.P256().NewPublicKey(k.PublicKey)
-	if err != nil {
-		return nil, fmt.Errorf("hsm: %s: bad public key: %w", k.name(), err)
-	}
-	return p, nil
 }

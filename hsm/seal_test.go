@@ -166,6 +166,13 @@ func (b broken) ECDH(context.Context, hsm.WrappingKey, *ecdh.PublicKey) (*secret
 	return secret.Copy(make([]byte, 31)), nil
 }
 
+func (b broken) DecryptOAEP(context.Context, hsm.WrappingKey, []byte) (*secret.Bytes, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	return secret.Copy(make([]byte, 63)), nil
+}
+
 func TestOpenPassesTokenErrors(t *testing.T) {
 	_, key := newSoftKey(t, "default", 1)
 	c := hsm.ShareContext(1, [32]byte{})

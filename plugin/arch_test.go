@@ -65,6 +65,7 @@ var importers = []struct {
 	why     string
 }{
 	{"github.com/miekg/pkcs11", []string{"hsm/pkcs11", "hsm/hsmtest"}, "cgo and the token stay in one place"},
+	{"github.com/ThalesGroup/crypto11", []string{"hsm/pkcs11"}, "it finalises the library when its last context goes; hsm/pkcs11 keeps it in check"},
 	{"github.com/hashicorp/vault/sdk", []string{"backend", "plugin"}, "the rest must not know that Vault is its host"},
 	{"github.com/taurusgroup/multi-party-sig", []string{"mpc/handler", "mpc/curve", "mpc/frost", "mpc/cmp"}, "the protocol library is used through adapters only"},
 }
@@ -76,7 +77,7 @@ var unreachable = []struct {
 }{
 	{
 		[]string{"backend", "mpc/pool", "plugin/mpckms", "plugin/mpckms/cli", "rotation"},
-		[]string{module + "/hsm/pkcs11", module + "/mpc/node", "github.com/miekg/pkcs11"},
+		[]string{module + "/hsm/pkcs11", module + "/mpc/node", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 		"only nodes open the token",
 	},
 	{

@@ -68,9 +68,6 @@ type Config struct {
 	// long each time up to BackoffMax (default 5 min), with up to a quarter
 	// added at random.
 	BackoffMin, BackoffMax time.Duration
-	// OnRewrapped, when set, is called without any lock after a rewrap or
-	// refresh that succeeded.
-	OnRewrapped func()
 	// Logger gets one line per failed attempt; default: none.
 	Logger hclog.Logger
 

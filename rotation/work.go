@@ -74,9 +74,6 @@ func (r *Runner) run(ctx context.Context, it *item, refresh bool) {
 	}
 	cancel()
 	r.finish(ctx, it, refresh, rec, err)
-	if err == nil && r.cfg.OnRewrapped != nil {
-		r.cfg.OnRewrapped()
-	}
 }
 
 func (r *Runner) finish(ctx context.Context, it *item, refresh bool, rec Record, err error) {

@@ -17,6 +17,6 @@ func finalize(t testing.TB, path string) {
 		return
 	}
 	if err := c.Finalize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_NOT_INITIALIZED)) {
-		t.Errorf("finalising SoftHSM: %v", err)
+		t.Errorf("finalising %s: %v", path, err)
 	}
 }

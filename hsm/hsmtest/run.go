@@ -2,13 +2,9 @@ package hsmtest
 
 import (
 	"context"
-	"crypto/ecdh"
-	"crypto/rand"
 	"errors"
-	"fmt"
-	"sync"
+	"slices"
 	"testing"
-	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/secret"
@@ -20,50 +16,103 @@ type Token interface {
 	GenerateWrappingKey(ctx context.Context, r hsm.KeyRequest) (hsm.WrappingKey, error)
 	Bind(ctx context.Context, key hsm.WrappingKey) error
 	DestroyWrappingKey(ctx context.Context, id []byte) error
+	FindByLabel(ctx context.Context, label string) ([]hsm.KeyObject, error)
+	Alive(ctx context.Context) error
 	Close() error
 }
 
 // Harness gives Run a token to test.
 type Harness struct {
 	Label, PIN string
+	// Suites are what the token can do: each is tested. Refused are suites that
+	// it cannot do, or that its host does not allow.
+	Suites, Refused []hsm.Suite
 	// Open opens the token as a process that was not logged in yet would. Run
 	// closes one Token before it opens the next.
 	Open func(ctx context.Context, label string, pin *secret.Bytes) (Token, error)
-	// Plant puts a foreign key pair under an ID that may be in use. Nil if the
-	// token refuses that.
-	Plant func(t *testing.T, id []byte)
+	// Plant makes a foreign key pair for a suite under an ID that may be in use
+	// and a label. If the token replaces what has that ID, it may.
+	Plant func(t *testing.T, id []byte, label string, suite hsm.Suite)
 }
 
-// Run is the conformance suite. It leaves no keys behind.
+// bench is what a test of one suite works with.
+type bench struct {
+	Harness
+	suite hsm.Suite
+	// Two keys that all tests of the suite share, since RSA keys take long to
+	// make: they may be used and not destroyed.
+	one, two hsm.WrappingKey
+}
+
+// Run is the conformance suite, for each suite of h. It leaves no keys behind.
 func Run(t *testing.T, h Harness) {
+	if len(h.Suites) == 0 || h.Plant == nil {
+		t.Fatal("a harness without suites or Plant tests nothing")
+	}
+	for _, suite := range h.Suites {
+		t.Run(suite.String(), func(t *testing.T) { runSuite(t, h, suite) })
+	}
+	t.Run("choice of suite", func(t *testing.T) { choiceOfSuite(t, h) })
+	t.Run("unknown token", func(t *testing.T) { unknownToken(t, h) })
+	t.Run("wrong PIN", func(t *testing.T) { wrongPIN(t, h) })
+}
+
+func runSuite(t *testing.T, h Harness, suite hsm.Suite) {
+	b := &bench{Harness: h, suite: suite}
+	tok := b.open(t)
+	b.one, b.two = b.newKey(t, tok, 1), b.newKey(t, tok, 2)
+	if err := tok.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// newKey's clean-up ran on a Token that is closed by then.
+	t.Cleanup(func() {
+		tok := b.open(t)
+		defer tok.Close()
+		for _, k := range []hsm.WrappingKey{b.one, b.two} {
+			if err := tok.DestroyWrappingKey(context.Background(), k.ID); err != nil {
+				t.Errorf("destroying a key: %v", err)
+			}
+		}
+		for _, label := range []string{keyLabel, plantLabel} {
+			if left, err := tok.FindByLabel(context.Background(), label); err != nil || len(left) > 0 {
+				t.Errorf("label %q: %d keys are left, %v", label, len(left), err)
+			}
+		}
+	})
 	for _, test := range []struct {
 		name string
-		run  func(*testing.T, Harness)
+		run  func(*testing.T, *bench)
 	}{
 		{"seal and open", sealAndOpen},
-		{"derives like software", derivesLikeSoftware},
+		{"computes like software", likeSoftware},
 		{"changed envelope", changedEnvelope},
 		{"unknown key version", unknownVersion},
+		{"wrong suite", wrongSuite},
 		{"rewrap", rewrap},
 		{"destroyed key", destroyedKey},
 		{"absent key", absentKey},
 		{"another public key", anotherPublicKey},
-		{"planted pair", plantedPair},
+		{"planted under the ID", plantedID},
+		{"planted under the ID of a key in use", plantedInUse},
+		{"planted under the label", plantedLabel},
 		{"keys survive closing", survivesClosing},
-		{"unknown token", unknownToken},
-		{"wrong PIN", wrongPIN},
 		{"concurrent use", concurrentUse},
 		{"caller gave up", callerGaveUp},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.run(t, h) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, b) })
 	}
 }
+
+const (
+	keyLabel   = "conformance"
+	plantLabel = "planted"
+)
 
 func (h Harness) open(t *testing.T) Token {
 	t.Helper()
 	pin := secret.Copy([]byte(h.PIN))
 	defer pin.Wipe()
-	tok, err := h.Open(t.Context(), h.Label, pin)
+	tok, err := h.Open(context.Background(), h.Label, pin) // also in clean-ups, when t's context is over
 	if err != nil {
 		t.Fatalf("opening the token: %v", err)
 	}
@@ -75,21 +124,28 @@ func (h Harness) open(t *testing.T) Token {
 	return tok
 }
 
-// newKey makes a key that is destroyed with the test.
-func newKey(t *testing.T, tok Token, version uint32) hsm.WrappingKey {
+func (b *bench) request(version uint32) hsm.KeyRequest {
+	return hsm.KeyRequest{Domain: hsm.DefaultDomain, Version: version, Label: keyLabel, Suites: []hsm.Suite{b.suite}}
+}
+
+// newKey makes a key that is destroyed with the test, unless tok was closed.
+func (b *bench) newKey(t *testing.T, tok Token, version uint32) hsm.WrappingKey {
 	t.Helper()
-	key, err := tok.GenerateWrappingKey(t.Context(), hsm.KeyRequest{Domain: hsm.DefaultDomain, Version: version, Label: "conformance", Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
+	key, err := tok.GenerateWrappingKey(t.Context(), b.request(version))
 	if err != nil {
 		t.Fatalf("making a key: %v", err)
 	}
 	t.Cleanup(func() {
 		err := tok.DestroyWrappingKey(context.Background(), key.ID)
-		if err != nil && !errors.Is(err, hsm.ErrKeyNotFound) {
+		if err != nil && !errors.Is(err, hsm.ErrKeyNotFound) && !errors.Is(err, hsm.ErrUnavailable) {
 			t.Errorf("destroying a key: %v", err)
 		}
 	})
 	if err := key.Check(); err != nil {
 		t.Fatal(err)
+	}
+	if key.Suite != b.suite || key.Version != version || key.Label != keyLabel || key.Domain != hsm.DefaultDomain {
+		t.Fatalf("made %+v", key)
 	}
 	return key
 }
@@ -123,250 +179,13 @@ func fails(t *testing.T, want error, x hsm.PrivateKeys, key hsm.WrappingKey, c h
 	}
 }
 
-func is(t *testing.T, err, want error) {
+func is(t *testing.T, err error, wants ...error) {
 	t.Helper()
-	if !errors.Is(err, want) {
-		t.Fatalf("got error %v, want %v", err, want)
+	if !slices.ContainsFunc(wants, func(want error) bool { return errors.Is(err, want) }) {
+		t.Fatalf("got error %v, want %v", err, wants)
 	}
 }
 
 func testContext(index uint8) hsm.Context {
 	return hsm.ShareContext(index, [32]byte{1, 2, 3})
-}
-
-func sealAndOpen(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	if err := tok.Bind(t.Context(), key); err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range []int{1, 32, hsm.MaxPlaintext} {
-		text := string(make([]byte, n))
-		opens(t, tok, key, testContext(1), seal(t, testContext(1), text, key), text)
-	}
-	fails(t, hsm.ErrOpen, tok, key, testContext(2), seal(t, testContext(1), "share", key))
-}
-
-// derivesLikeSoftware repeats ECDH often enough that shared secrets with a
-// leading zero byte turn up (one in 256).
-func derivesLikeSoftware(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	pub, err := ecdh.P256().NewPublicKey(key.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for zeros := 0; zeros < 2; {
-		eph, err := ecdh.P256().GenerateKey(rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := eph.ECDH(pub)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want[0] == 0 {
-			zeros++
-		} else if want[1]&0x1f != 0 { // a software ECDH picks the cases worth the token's time
-			continue
-		}
-		got, err := tok.ECDH(t.Context(), key, eph.PublicKey())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(got.Expose()) != string(want) {
-			t.Fatalf("the token derived another secret (leading byte %d)", want[0])
-		}
-	}
-	other, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tok.ECDH(t.Context(), key, other.PublicKey()); err == nil {
-		t.Fatal("derived with a key on another curve")
-	}
-}
-
-func changedEnvelope(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	c := testContext(1)
-	e := seal(t, c, "a share of thirty-two bytes long", key)
-	for n := range e {
-		fails(t, hsm.ErrEnvelope, tok, key, c, e[:n])
-	}
-	fails(t, hsm.ErrEnvelope, tok, key, c, append(e[:len(e):len(e)], 0))
-	for i := range e {
-		for _, bit := range []byte{1, 0x80} {
-			changed := append([]byte(nil), e...)
-			changed[i] ^= bit
-			got, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, changed)
-			ok := errors.Is(err, hsm.ErrOpen) || errors.Is(err, hsm.ErrEnvelope) || errors.Is(err, hsm.ErrUnknownKeyVersion)
-			if !ok || got != nil {
-				t.Fatalf("byte %d changed: error %v", i, err)
-			}
-		}
-	}
-	opens(t, tok, key, c, e, "a share of thirty-two bytes long")
-}
-
-func unknownVersion(t *testing.T, h Harness) {
-	tok := h.open(t)
-	one, two := newKey(t, tok, 1), newKey(t, tok, 2)
-	c := testContext(1)
-	e := seal(t, c, "share", one)
-	fails(t, hsm.ErrUnknownKeyVersion, tok, two, c, e)
-	opens(t, tok, two, c, seal(t, c, "share", two, one), "share")
-
-	// The right name with the wrong key behind it must not open.
-	liar := two
-	liar.Version = 1
-	fails(t, hsm.ErrOpen, tok, liar, c, e)
-}
-
-func rewrap(t *testing.T, h Harness) {
-	tok := h.open(t)
-	one, two := newKey(t, tok, 1), newKey(t, tok, 2)
-	c := testContext(1)
-	old := seal(t, c, "share", one)
-	e, err := hsm.Rewrap(t.Context(), tok, []hsm.WrappingKey{one}, c, old, []hsm.WrappingKey{two})
-	if err != nil {
-		t.Fatal(err)
-	}
-	opens(t, tok, two, c, e, "share")
-	fails(t, hsm.ErrUnknownKeyVersion, tok, one, c, e)
-	_, err = hsm.Rewrap(t.Context(), tok, []hsm.WrappingKey{one}, testContext(2), old, []hsm.WrappingKey{two})
-	is(t, err, hsm.ErrOpen)
-}
-
-func destroyedKey(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	e := seal(t, testContext(1), "share", key)
-	opens(t, tok, key, testContext(1), e, "share")
-	if err := tok.DestroyWrappingKey(t.Context(), key.ID); err != nil {
-		t.Fatal(err)
-	}
-	fails(t, hsm.ErrKeyNotFound, tok, key, testContext(1), e)
-	is(t, tok.DestroyWrappingKey(t.Context(), key.ID), hsm.ErrKeyNotFound)
-}
-
-func absentKey(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	key.ID = make([]byte, 16)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	is(t, tok.Bind(ctx, key), hsm.ErrKeyNotFound)
-}
-
-func anotherPublicKey(t *testing.T, h Harness) {
-	tok := h.open(t)
-	one, two := newKey(t, tok, 1), newKey(t, tok, 2)
-	one.PublicKey = two.PublicKey
-	is(t, tok.Bind(t.Context(), one), hsm.ErrKeyMismatch)
-	fails(t, hsm.ErrKeyMismatch, tok, one, testContext(1), seal(t, testContext(1), "share", one))
-}
-
-// plantedPair: somebody with the PIN adds a pair under our ID. It must neither
-// be used nor make us guess, and destroying removes both.
-func plantedPair(t *testing.T, h Harness) {
-	if h.Plant == nil {
-		t.Skip("the token refuses a second key pair with the same ID")
-	}
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	h.Plant(t, key.ID)
-	is(t, tok.Bind(t.Context(), key), hsm.ErrKeyMismatch)
-	if err := tok.DestroyWrappingKey(t.Context(), key.ID); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	is(t, tok.Bind(ctx, key), hsm.ErrKeyNotFound)
-}
-
-func survivesClosing(t *testing.T, h Harness) {
-	first := h.open(t)
-	key, err := first.GenerateWrappingKey(t.Context(), hsm.KeyRequest{Domain: "elsewhere", Version: 7, Label: "conformance", Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := seal(t, testContext(1), "share", key)
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	fails(t, hsm.ErrUnavailable, first, key, testContext(1), e)
-
-	second := h.open(t)
-	opens(t, second, key, testContext(1), e, "share")
-	if err := second.DestroyWrappingKey(t.Context(), key.ID); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func unknownToken(t *testing.T, h Harness) {
-	_, err := h.Open(t.Context(), "no such token", secret.Copy([]byte(h.PIN)))
-	is(t, err, hsm.ErrTokenNotFound)
-}
-
-func wrongPIN(t *testing.T, h Harness) {
-	_, err := h.Open(t.Context(), h.Label, secret.Copy([]byte("not the PIN")))
-	is(t, err, hsm.ErrPINIncorrect)
-	h.open(t) // one mistake does no harm
-}
-
-// concurrentUse opens envelopes from more goroutines than there are sessions
-// while keys come and go.
-func concurrentUse(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	c := testContext(1)
-	e := seal(t, c, "share", key)
-	const workers, rounds = 16, 20
-	errs := make(chan error, workers+1)
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for range rounds {
-				got, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e)
-				if err != nil || string(got.Expose()) != "share" {
-					errs <- fmt.Errorf("opening while others do: %w", err)
-					return
-				}
-			}
-		})
-	}
-	wg.Go(func() {
-		for range 5 {
-			k, err := tok.GenerateWrappingKey(t.Context(), hsm.KeyRequest{Domain: hsm.DefaultDomain, Version: 9, Label: "churn", Suites: []hsm.Suite{hsm.SuiteHPKEP256}})
-			if err == nil {
-				err = tok.DestroyWrappingKey(t.Context(), k.ID)
-			}
-			if err != nil {
-				errs <- fmt.Errorf("making keys while others open: %w", err)
-				return
-			}
-		}
-	})
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		t.Error(err)
-	}
-}
-
-func callerGaveUp(t *testing.T, h Harness) {
-	tok := h.open(t)
-	key := newKey(t, tok, 1)
-	e := seal(t, testContext(1), "share", key)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 20 { // far more than there are sessions: none may be lost
-		_, _, err := hsm.Open(ctx, tok, []hsm.WrappingKey{key}, testContext(1), e)
-		if err != nil { // a call that was quick enough may have won
-			is(t, err, context.Canceled)
-		}
-	}
-	opens(t, tok, key, testContext(1), e, "share")
 }

@@ -1,74 +1,67 @@
-// Package modules reads the list of PKCS#11 modules that a host allows.
-//
-// A module is code that runs in the process which loads it, so no request may
-// name its path: the operator of the host lists modules by name, in an
-// environment variable, and requests name names. The list also holds what else
-// only the host may decide: initialisation arguments, a file with the PIN, and
-// concessions for tests.
-//
-// Border: it parses, and reads the PIN file. It loads nothing.
 package modules
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"vault-plugin-secrets-mpc/secret"
 )
 
-// Variable is the environment variable that holds a host's list.
+// Variable is the environment variable that holds the list.
 const Variable = "MPC_PKCS11_MODULES"
 
-// Bounds of a list, in bytes and entries.
+// Bounds of one entry. The list is the operator's own; they catch mistakes.
 const (
-	maxList    = 16 << 10
-	maxModules = 64
-	maxName    = 64
-	maxArgs    = 1024
-	maxPIN     = 255
+	maxName     = 64   // characters
+	maxInitArgs = 4096 // bytes, decoded
 )
 
-// testsOnly is the one value of oaep-sha1.
-const testsOnly = "for-tests"
+// Keys of an entry's options.
+const (
+	keyInitArgs = "init-args"
+	keyPINFile  = "pin-file"
+	keySHA1     = "oaep-sha1"
+
+	// sha1ForTests is the only value of oaep-sha1: whoever sets it has written
+	// down what it is for.
+	sha1ForTests = "for-tests"
+)
 
 // Module is one entry of the list.
 type Module struct {
-	Name string
-	// Path of the library, absolute.
-	Path string
-	// InitArgs is handed to C_Initialize in CK_C_INITIALIZE_ARGS.pReserved;
-	// NSS softokn needs it. Empty for most modules.
+	Name string // what the API calls it
+	Path string // of the library, absolute
+	// InitArgs is handed to the library when it starts
+	// (CK_C_INITIALIZE_ARGS.pReserved), without a NUL; NSS is configured so.
+	// Empty: nothing is handed over.
 	InitArgs string
-	// PINFile, where not empty, is a file of this host that holds the PIN:
-	// nodes read it at each login, and nobody else provides one.
+	// PINFile is the absolute path of a file with the token's user PIN, for
+	// hosts that provide the PIN themselves. Empty: Vault stores the PIN.
 	PINFile string
-	// AllowSHA1 allows RSA-OAEP with SHA-1, for tests with SoftHSM 2.6, which
-	// has no other.
+	// AllowSHA1 lets the module make and use RSA-OAEP keys with SHA-1. For
+	// tests with SoftHSM 2.6.1, which has no other OAEP.
 	AllowSHA1 bool
 }
 
-// List holds modules by name.
+// List is the modules of a host by name.
 type List map[string]Module
 
-// Parse reads a list: entries between commas, each name=/absolute/path and then
-// options, ;key=value. Options are init-args, pin-file and oaep-sha1=for-tests;
-// their values are percent-encoded where they hold a comma, a semicolon or a
-// percent sign. Names have 1 to 64 characters out of a-z, 0-9, dot, dash and
-// underscore. The empty list is valid.
+// Parse reads a list. Entries are separated by commas and have the form
+//
+//	name=/absolute/path[;init-args=…][;pin-file=/absolute/path][;oaep-sha1=for-tests]
+//
+// each option at most once. Names have 1 to 64 characters out of a-z, 0-9, dot,
+// dash and underscore. In init-args a comma, a semicolon and a percent sign are
+// written %2C, %3B and %25, and other bytes may be percent-encoded too; paths
+// are taken as they are and cannot contain a comma or semicolon. An empty list
+// is valid. An error names the entry and leaves no list.
 func Parse(s string) (List, error) {
-	if len(s) > maxList {
-		return nil, fmt.Errorf("%s: longer than %d bytes", Variable, maxList)
-	}
 	list := List{}
 	for entry := range strings.SplitSeq(s, ",") {
-		if entry = strings.TrimSpace(entry); entry == "" {
+		entry = strings.TrimSpace(entry)
+		if entry == "" {
 			continue
 		}
 		m, err := parseEntry(entry)
@@ -78,32 +71,29 @@ func Parse(s string) (List, error) {
 		if _, twice := list[m.Name]; twice {
 			return nil, fmt.Errorf("%s: module %s is listed twice", Variable, m.Name)
 		}
-		if list[m.Name] = m; len(list) > maxModules {
-			return nil, fmt.Errorf("%s: more than %d modules", Variable, maxModules)
-		}
+		list[m.Name] = m
 	}
 	return list, nil
 }
 
 func parseEntry(entry string) (Module, error) {
-	parts := strings.Split(entry, ";")
-	name, path, ok := strings.Cut(parts[0], "=")
+	head, rest, more := strings.Cut(entry, ";")
+	name, path, ok := strings.Cut(head, "=")
 	if !ok || !validName(name) {
-		return Module{}, fmt.Errorf("%q is not of the form name=/absolute/path", parts[0])
+		// The whole entry may carry a secret in its options; the head does not.
+		return Module{}, fmt.Errorf("%q is not of the form name=/absolute/path", head)
 	}
 	m := Module{Name: name, Path: path}
-	if err := checkPath(path); err != nil {
-		return Module{}, fmt.Errorf("the path of module %s %w", name, err)
+	if !clean(path) {
+		return Module{}, fmt.Errorf("the path of module %s must be absolute, with no dot segments", name)
 	}
 	seen := map[string]bool{}
-	for _, option := range parts[1:] {
-		key, raw, _ := strings.Cut(option, "=")
-		value, err := url.PathUnescape(raw)
-		if err != nil {
-			return Module{}, fmt.Errorf("module %s: option %s has a broken percent-encoding", name, key)
-		}
+	for more {
+		var option string
+		option, rest, more = strings.Cut(rest, ";")
+		key, value, _ := strings.Cut(option, "=")
 		if seen[key] {
-			return Module{}, fmt.Errorf("module %s: option %s appears twice", name, key)
+			return Module{}, fmt.Errorf("module %s has %s twice", name, key)
 		}
 		seen[key] = true
 		if err := m.set(key, value); err != nil {
@@ -115,81 +105,51 @@ func parseEntry(entry string) (Module, error) {
 
 func (m *Module) set(key, value string) error {
 	switch key {
-	case "init-args":
-		if value == "" || len(value) > maxArgs || strings.ContainsRune(value, 0) {
-			return fmt.Errorf("init-args has 1 to %d bytes, none of them zero", maxArgs)
+	case keyInitArgs:
+		// Path, not query, rules: a plus sign is a plus sign.
+		args, err := url.PathUnescape(value)
+		if err != nil {
+			return fmt.Errorf("%s has a %% that starts no escape; write %%25 for the character", keyInitArgs)
 		}
-		m.InitArgs = value
-	case "pin-file":
-		if err := checkPath(value); err != nil {
-			return fmt.Errorf("pin-file %w", err)
+		if args == "" || len(args) > maxInitArgs || strings.ContainsFunc(args, control) {
+			return fmt.Errorf("%s takes 1 to %d bytes without control characters", keyInitArgs, maxInitArgs)
+		}
+		m.InitArgs = args
+	case keyPINFile:
+		if !clean(value) {
+			return fmt.Errorf("%s takes an absolute path with no dot segments", keyPINFile)
 		}
 		m.PINFile = value
-	case "oaep-sha1":
-		if value != testsOnly {
-			return fmt.Errorf("oaep-sha1 allows a hash that is only good enough for tests: say so with oaep-sha1=%s, or leave it out", testsOnly)
+	case keySHA1:
+		if value != sha1ForTests {
+			return fmt.Errorf("%s takes the value %s only: OAEP with SHA-1 is there for tests with SoftHSM", keySHA1, sha1ForTests)
 		}
 		m.AllowSHA1 = true
 	default:
-		// The value is not repeated: it may be a PIN in the wrong place.
-		return fmt.Errorf("unknown option %q; there are init-args, pin-file and oaep-sha1", key)
+		return fmt.Errorf("%q is no option; there are %s, %s and %s", key, keyInitArgs, keyPINFile, keySHA1)
 	}
 	return nil
 }
 
-func checkPath(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsRune(path, 0) {
-		return errors.New("must be absolute, with no dot segments")
-	}
-	return nil
+func control(r rune) bool { return r < ' ' || r == 0x7f }
+
+// clean reports whether path is absolute, without dot segments, and has no
+// control characters.
+func clean(path string) bool {
+	return filepath.IsAbs(path) && filepath.Clean(path) == path && !strings.ContainsFunc(path, control)
 }
 
 func validName(s string) bool {
-	return len(s) >= 1 && len(s) <= maxName && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") == ""
+	if len(s) < 1 || len(s) > maxName {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") == ""
 }
 
-// Names lists the names for people.
+// Names lists the names for people: sorted, or "none".
 func (l List) Names() string {
 	if len(l) == 0 {
 		return "none"
 	}
 	return strings.Join(slices.Sorted(maps.Keys(l)), ", ")
-}
-
-// ReadPIN reads the PIN file: one line of 1 to 255 bytes, with or without its
-// newline. Only its owner may have access to the file.
-func (m Module) ReadPIN() (*secret.Bytes, error) {
-	f, err := os.Open(m.PINFile)
-	if err != nil {
-		return nil, fmt.Errorf("the PIN file of module %s cannot be opened: %w", m.Name, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("the PIN file of module %s: %w", m.Name, err)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", m.PINFile)
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s is open to others than its owner (mode %04o), so its PIN is not used: chmod 0400", m.PINFile, info.Mode().Perm())
-	}
-	buffer := make([]byte, maxPIN+2)
-	defer secret.Wipe(buffer)
-	n, err := io.ReadFull(f, buffer)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("reading %s: %w", m.PINFile, err)
-	}
-	line := buffer[:n]
-	for n > 0 && (line[n-1] == '\n' || line[n-1] == '\r') {
-		n--
-	}
-	if n == 0 || n > maxPIN {
-		return nil, fmt.Errorf("%s does not hold one PIN of 1 to %d bytes", m.PINFile, maxPIN)
-	}
-	for _, c := range line[:n] {
-		if c == '\n' || c == 0 {
-			return nil, fmt.Errorf("%s holds more than one line", m.PINFile)
-		}
-	}
-	return secret.Copy(line[:n]), nil
 }

@@ -111,6 +111,21 @@ func withSession[T any](ctx context.Context, t *Token, admin bool, op func(s p11
 	})
 }
 
+// inside runs op, which uses no session of the pool, in the module. discard,
+// which may be nil, disposes of a result that came after the caller had left.
+func inside[T any](ctx context.Context, t *Token, op func() (T, error), discard func(v T)) (T, error) {
+	if err := t.acquire(ctx, t.permits); err != nil {
+		var zero T
+		return zero, err
+	}
+	return await(ctx, op, func(v T, err error, delivered bool) {
+		if err == nil && !delivered && discard != nil {
+			discard(v)
+		}
+		t.permits <- struct{}{}
+	})
+}
+
 // takeSession returns an idle session or opens one. The caller holds a permit.
 func (t *Token) takeSession() (p11.SessionHandle, uint64, error) {
 	t.mu.Lock()
@@ -143,21 +158,21 @@ func (t *Token) releaseSession(s p11.SessionHandle, gen uint64, err error, deliv
 // retry runs attempt, and once more after a fault that recovering can cure. A
 // call whose session vanishes while it is inside the module fails with a code
 // that says nothing; such a code is retried only if the sessions turn out to
-// have been lost, and is reported otherwise.
+// have been lost, and is reported otherwise. What it reports was diagnosed.
 func (t *Token) retry(ctx context.Context, attempt func() error) error {
 	gen := t.generation()
 	err := attempt()
 	f := classify(err)
 	if !f.recoverable() && f != faultVague {
-		return err
+		return t.diagnose(ctx, err)
 	}
 	if rerr := t.recover(ctx, f, gen); rerr != nil {
-		return rerr
+		return t.diagnose(ctx, rerr)
 	}
-	if f == faultVague && gen == t.generation() {
-		return err
+	if f != faultVague || gen != t.generation() {
+		err = attempt()
 	}
-	return attempt()
+	return t.diagnose(ctx, err)
 }
 
 // generation counts how often the sessions were lost.
@@ -178,8 +193,9 @@ func (t *Token) recover(ctx context.Context, f fault, gen uint64) error {
 	}
 	_, err := await(ctx, func() (struct{}, error) {
 		relogged, err := t.ensureLogin()
-		if err == nil && (relogged || f == faultSession && gen == t.generation()) {
+		if err == nil && (relogged || (f == faultSession || f == faultDirty) && gen == t.generation()) {
 			t.dropSessions()
+			t.shared.distrust(relogged)
 		}
 		return struct{}{}, err
 	}, func(struct{}, error, bool) { t.admin <- struct{}{} })

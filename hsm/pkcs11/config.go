@@ -3,6 +3,7 @@ package pkcs11
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -19,6 +20,8 @@ var (
 	ErrUnavailable   = hsm.ErrUnavailable
 	ErrKeyNotFound   = hsm.ErrKeyNotFound
 	ErrKeyMismatch   = hsm.ErrKeyMismatch
+	ErrNewProcess    = hsm.ErrNewProcess
+	ErrNoSuite       = hsm.ErrNoSuite
 )
 
 // Defaults of Config.
@@ -27,15 +30,26 @@ const (
 	DefaultTimeout  = 3 * time.Second
 )
 
-// adminFactor times Config.Timeout is the limit of starting, making, finding
-// and destroying keys: tokens need seconds for some of them.
-const adminFactor = 5
+// adminFactor times Config.Timeout is the limit of starting, finding and
+// destroying keys and of making P-256 keys, rsaFactor times that of making an
+// RSA key: tokens need seconds for the former and up to a minute for the latter.
+const (
+	adminFactor = 5
+	rsaFactor   = 20
+)
 
 // Config says which token to use and how.
 type Config struct {
 	// Module is the path of the PKCS#11 library. It is code that runs in this
 	// process: take it from the host's operator only.
 	Module string
+	// InitArgs is handed to the library when it starts
+	// (CK_C_INITIALIZE_ARGS.pReserved), without a NUL: NSS is told its database
+	// so. It has no effect on a library that this process started before.
+	// Default: nothing.
+	InitArgs string
+	// AllowSHA1 permits hsm.SuiteRSA3072OAEPSHA1. For tests. Default: not.
+	AllowSHA1 bool
 	// Label and Serial select the token; what is empty is not compared, and
 	// not both may be empty. Slot numbers are not offered: they change.
 	Label, Serial string
@@ -46,13 +60,18 @@ type Config struct {
 	// Sessions bounds the calls that are inside the module at once, 1 to 256.
 	// Default 4. One more session is held open for the login.
 	Sessions int
-	// Timeout bounds one ECDH with its wait for a session. Default 3 s. Open,
-	// Bind, GenerateWrappingKey and DestroyWrappingKey have five times that.
-	// A context may shorten both.
-	Timeout   time.Duration
-	InitArgs  string
-	AllowSHA1 bool
+	// Timeout bounds one ECDH or decryption with its wait for a session.
+	// Default 3 s. The other calls have five times that, and making an RSA key
+	// has twenty times. A context may shorten each.
+	Timeout time.Duration
 }
+
+// KeyRequest and KeyObject are hsm's, so that test doubles need not import this
+// package.
+type (
+	KeyRequest = hsm.KeyRequest
+	KeyObject  = hsm.KeyObject
+)
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Sessions == 0 {
@@ -64,6 +83,8 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Module == "":
 		return c, fmt.Errorf("%w: no path given", ErrModule)
+	case strings.ContainsRune(c.InitArgs, 0):
+		return c, fmt.Errorf("%w: a NUL in its arguments", ErrModule)
 	case c.Label == "" && c.Serial == "":
 		return c, fmt.Errorf("%w: give its label or serial number", ErrTokenNotFound)
 	case c.PIN.Len() == 0:

@@ -1,5 +1,5 @@
 // Package pkcs11 holds wrapping keys in a PKCS#11 token (v2.40) and does ECDH
-// with them: a Token is the hsm.PrivateKeys of a node process.
+// with them: a Token is the hsm.KeyExchanger of a node process.
 //
 // A Token keeps one login for its life and a bounded pool of sessions. Every
 // call into the module runs in a goroutine of its own that owns its session, so

@@ -37,8 +37,11 @@ const (
 // that was not bound yet is found and checked first, without waiting for it.
 // Errors: ErrUnavailable, ErrKeyNotFound, ErrKeyMismatch, or the module's.
 func (t *Token) ECDH(ctx context.Context, key hsm.WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error) {
-	if err := key.Check(); err != nil {
+	if err := t.usable(key); err != nil {
 		return nil, err
+	}
+	if key.Suite != hsm.SuiteHPKEP256 {
+		return nil, fmt.Errorf("%w: %s is for %s and does no ECDH", ErrKeyMismatch, name(key), key.Suite)
 	}
 	if peer == nil || peer.Curve() != ecdh.P256() {
 		return nil, errors.New("pkcs11: the peer's key is not on P-256")
@@ -47,10 +50,7 @@ func (t *Token) ECDH(ctx context.Context, key hsm.WrappingKey, peer *ecdh.Public
 	defer cancel()
 	var z *secret.Bytes
 	err := t.retry(ctx, func() error {
-		h, err := t.known(key)
-		if err == nil && h == (handle{}) {
-			h, err = t.locate(ctx, key)
-		}
+		h, err := t.handleOf(ctx, key)
 		if err != nil {
 			return err
 		}
@@ -144,9 +144,13 @@ func deriveInSession(m module, s p11.SessionHandle, private p11.ObjectHandle, po
 	return secret.New(out), nil
 }
 
-// probe derives with a fresh software key on the other side and compares with
-// crypto/ecdh: only the private half of pub can pass.
-func (t *Token) probe(ctx context.Context, private p11.ObjectHandle, pub *ecdh.PublicKey) error {
+// proveECDH derives with a fresh software key on the other side and compares
+// with crypto/ecdh: only the private half of key can pass.
+func (t *Token) proveECDH(ctx context.Context, h handle, key hsm.WrappingKey) error {
+	pub, err := ecdh.P256().NewPublicKey(key.PublicKey)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrKeyMismatch, err)
+	}
 	eph, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return fmt.Errorf("making a probe key: %w", err)
@@ -156,7 +160,7 @@ func (t *Token) probe(ctx context.Context, private p11.ObjectHandle, pub *ecdh.P
 		return fmt.Errorf("probing: %w", err)
 	}
 	defer secret.Wipe(want)
-	got, err := t.derive(ctx, private, eph.PublicKey())
+	got, err := t.derive(ctx, h.private, eph.PublicKey())
 	if err != nil {
 		return err
 	}

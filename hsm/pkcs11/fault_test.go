@@ -125,10 +125,10 @@ func openFaulty(t *testing.T, f *faulty, change ...func(*Config)) (*Token, error
 	for _, c := range change {
 		c(&cfg)
 	}
-	tok, err := open(t.Context(), cfg, func(path string) (module, error) {
-		m, err := loadModule(path)
+	tok, err := open(t.Context(), cfg, func(cfg Config) (library, error) {
+		m, err := loadModule(cfg.Module, "")
 		f.module = m
-		return f, err
+		return library{module: f}, err
 	})
 	if err == nil {
 		t.Cleanup(func() { _ = tok.Close() })
@@ -142,7 +142,7 @@ func ready(t *testing.T, f *faulty, change ...func(*Config)) (*Token, hsm.Wrappi
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	key, err := tok.GenerateWrappingKey(t.Context(), request(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +151,10 @@ func ready(t *testing.T, f *faulty, change ...func(*Config)) (*Token, hsm.Wrappi
 		t.Fatal(err)
 	}
 	return tok, key, eph
+}
+
+func request(version uint32) KeyRequest {
+	return KeyRequest{Domain: "default", Version: version, Suites: []hsm.Suite{hsm.SuiteHPKEP256}}
 }
 
 func TestRetriesOnceByClass(t *testing.T) {
@@ -335,7 +339,7 @@ func TestGenerateLeavesNothing(t *testing.T) {
 		"extractable":        {&faulty{read: attribute(p11.CKA_EXTRACTABLE, 1)}, ErrKeyMismatch},
 		"not sensitive":      {&faulty{read: attribute(p11.CKA_SENSITIVE, 0)}, ErrKeyMismatch},
 		"public key unknown": {&faulty{read: attribute(p11.CKA_EC_POINT, 4)}, ErrKeyMismatch},
-		"cannot derive":      {&faulty{derive: func() error { return p11.Error(p11.CKR_MECHANISM_INVALID) }}, p11.Error(p11.CKR_MECHANISM_INVALID)},
+		"cannot derive":      {&faulty{derive: func() error { return p11.Error(p11.CKR_MECHANISM_INVALID) }}, ErrNoSuite},
 		"derives nonsense": {&faulty{read: func(typ uint) ([]byte, error, bool) {
 			return make([]byte, 32), nil, typ == p11.CKA_VALUE
 		}}, ErrKeyMismatch},
@@ -345,7 +349,7 @@ func TestGenerateLeavesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := tok.GenerateWrappingKey(t.Context(), "default", 1, ""); !errors.Is(err, test.want) {
+			if _, err := tok.GenerateWrappingKey(t.Context(), request(1)); !errors.Is(err, test.want) {
 				t.Fatalf("got %v", err)
 			}
 			if test.f.called("generate") != 1 {
@@ -391,7 +395,7 @@ func TestGenerateTooLate(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err = tok.GenerateWrappingKey(ctx, "default", 1, "")
+	_, err = tok.GenerateWrappingKey(ctx, request(1))
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "may be left") {
 		t.Fatalf("got %v", err)
 	}

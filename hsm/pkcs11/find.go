@@ -3,9 +3,7 @@
 package pkcs11
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"time"
@@ -19,7 +17,9 @@ import (
 // lost or the objects are destroyed.
 type handle struct {
 	private p11.ObjectHandle
-	public  [pointSize]byte
+	suite   hsm.Suite
+	public  string   // hsm.WrappingKey.PublicKey
+	lent    *lentKey // the same key through crypto11; nil: not that way
 }
 
 // pair is what lies in the token under one CKA_ID.
@@ -37,22 +37,28 @@ var errHalf = fmt.Errorf("%w: the pair is not there or not whole", ErrKeyNotFoun
 // exactly once under its CKA_ID, the pinned public key, the protection that
 // GenerateWrappingKey asks for, and a private half that really is the other
 // half. It waits for missing halves until ctx ends, at most five times
-// Config.Timeout.
+// Config.Timeout. It may be called concurrently, and while another process
+// makes the key.
 func (t *Token) Bind(ctx context.Context, key hsm.WrappingKey) error {
-	if err := key.Check(); err != nil {
+	if err := t.usable(key); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeout*adminFactor)
 	defer cancel()
 	pause := 20 * time.Millisecond
+	var half error
 	for {
 		err := t.retry(ctx, func() error {
 			_, err := t.locate(ctx, key)
 			return err
 		})
-		if !errors.Is(err, errHalf) {
+		if half != nil && ctx.Err() != nil {
+			err = half // says more than that the last look was cut short
+		}
+		if !errors.Is(err, errHalf) || ctx.Err() != nil {
 			return outward("binding "+name(key), err)
 		}
+		half = err
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
@@ -64,33 +70,48 @@ func (t *Token) Bind(ctx context.Context, key hsm.WrappingKey) error {
 	}
 }
 
+// usable checks a key before anything is done with it.
+func (t *Token) usable(key hsm.WrappingKey) error {
+	if err := key.Check(); err != nil {
+		return err
+	}
+	if key.Suite == hsm.SuiteRSA3072OAEPSHA1 && !t.sha1 {
+		return fmt.Errorf("%w: %s is for %s, which this host does not allow; nothing was used", ErrKeyMismatch, name(key), key.Suite)
+	}
+	return nil
+}
+
 // locate finds and checks key once and caches its handle.
 func (t *Token) locate(ctx context.Context, key hsm.WrappingKey) (handle, error) {
-	pub, err := ecdh.P256().NewPublicKey(key.PublicKey)
-	if err != nil {
-		return handle{}, fmt.Errorf("bad public key: %w", err)
-	}
 	gen := t.generation()
-	private, err := withSession(ctx, t, true, func(s p11.SessionHandle) (p11.ObjectHandle, error) {
-		p, err := findPair(t.mod, s, key.ID)
+	h, err := withSession(ctx, t, true, func(s p11.SessionHandle) (handle, error) {
+		p, err := t.lookTwice(s, key.ID)
 		if err != nil {
-			return 0, err
+			return handle{}, err
 		}
 		if len(p.private) > 1 || len(p.public) > 1 {
-			return 0, fmt.Errorf("%w: %d private and %d public keys have the ID %x; nothing was used, remove the ones that do not belong there", ErrKeyMismatch, len(p.private), len(p.public), key.ID)
+			return handle{}, fmt.Errorf("%w: %d private and %d public keys have the ID %x; nothing was used, remove the ones that do not belong there", ErrKeyMismatch, len(p.private), len(p.public), key.ID)
 		}
 		if !p.whole() {
-			return 0, errHalf
+			return handle{}, errHalf
 		}
-		return p.private[0], checkPair(t.mod, s, p, key.PublicKey)
+		if err := checkPair(t.mod, s, p, key); err != nil {
+			return handle{}, err
+		}
+		h := handle{private: p.private[0], suite: key.Suite, public: string(key.PublicKey)}
+		if _, ok := key.Suite.OAEPHash(); ok {
+			// Here, because crypto11 searches too, and searches must not run
+			// at once.
+			h.lent, err = t.shared.find(gen, key.ID)
+		}
+		return h, err
 	}, nil)
 	if err != nil {
 		return handle{}, err
 	}
-	if err := t.probe(ctx, private, pub); err != nil {
+	if err := t.prove(ctx, h, key); err != nil {
 		return handle{}, err
 	}
-	h := handle{private: private, public: [pointSize]byte(key.PublicKey)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if gen == t.gen { // else the handle is of a login that is over
@@ -99,12 +120,43 @@ func (t *Token) locate(ctx context.Context, key hsm.WrappingKey) (handle, error)
 	return h, nil
 }
 
+// lookTwice is findPair, but what it does not find was missing before and after
+// the token was seen to be there. It returns ErrUnavailable if the token is not.
+func (t *Token) lookTwice(s p11.SessionHandle, id []byte) (pair, error) {
+	p, err := findPair(t.mod, s, id)
+	if err != nil || len(p.private) > 0 && len(p.public) > 0 {
+		return p, err
+	}
+	if err := t.checkPresence(); err != nil {
+		return pair{}, err
+	}
+	return findPair(t.mod, s, id)
+}
+
+// prove shows by doing it that the token can use the key for its suite, and
+// that it is the private half of the pinned public key.
+func (t *Token) prove(ctx context.Context, h handle, key hsm.WrappingKey) error {
+	if _, ok := key.Suite.OAEPHash(); ok {
+		return t.proveOAEP(ctx, h, key)
+	}
+	return t.proveECDH(ctx, h, key)
+}
+
+// handleOf returns a handle for key, from the cache or by looking for it once.
+func (t *Token) handleOf(ctx context.Context, key hsm.WrappingKey) (handle, error) {
+	h, err := t.known(key)
+	if err == nil && h.public == "" {
+		h, err = t.locate(ctx, key)
+	}
+	return h, err
+}
+
 // known returns the cached handle of key, or none.
 func (t *Token) known(key hsm.WrappingKey) (handle, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h, ok := t.handles[string(key.ID)]
-	if ok && !bytes.Equal(h.public[:], key.PublicKey) {
+	if ok && (h.public != string(key.PublicKey) || h.suite != key.Suite) {
 		return handle{}, fmt.Errorf("%w: the ID %x belongs to another public key", ErrKeyMismatch, key.ID)
 	}
 	return h, nil
@@ -134,14 +186,19 @@ func findPair(m module, s p11.SessionHandle, id []byte) (pair, error) {
 	return p, err
 }
 
-// find returns every object of a class with a CKA_ID. It always ends the
-// search; on an error the pool closes the session.
-func find(m module, s p11.SessionHandle, class uint, id []byte) (found []p11.ObjectHandle, err error) {
-	err = m.FindObjectsInit(s, []*p11.Attribute{
+// find returns the objects of a class with a CKA_ID, at most 64.
+func find(m module, s p11.SessionHandle, class uint, id []byte) ([]p11.ObjectHandle, error) {
+	const most = 64 // far more than the one there may be
+	return search(m, s, most, []*p11.Attribute{
 		p11.NewAttribute(p11.CKA_CLASS, class),
 		p11.NewAttribute(p11.CKA_ID, id),
 	})
-	if err != nil {
+}
+
+// search returns the objects that match, `most` and a few more at the most. It
+// always ends the search; on an error the pool closes the session.
+func search(m module, s p11.SessionHandle, most int, template []*p11.Attribute) (found []p11.ObjectHandle, err error) {
+	if err = m.FindObjectsInit(s, template); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -149,7 +206,7 @@ func find(m module, s p11.SessionHandle, class uint, id []byte) (found []p11.Obj
 			err = ferr
 		}
 	}()
-	for len(found) < 64 { // far more than the one there may be
+	for len(found) < most {
 		hs, _, err := m.FindObjects(s, 16)
 		if err != nil {
 			return nil, err
@@ -162,80 +219,6 @@ func find(m module, s p11.SessionHandle, class uint, id []byte) (found []p11.Obj
 	return found, nil
 }
 
-// checkPair compares the public half with the pinned key, if one is pinned,
-// and checks how the private half is protected.
-func checkPair(m module, s p11.SessionHandle, p pair, pinned []byte) error {
-	point, err := readPoint(m, s, p.public[0])
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(point, pinned) {
-		return fmt.Errorf("%w: its public key is another one; nothing was used", ErrKeyMismatch)
-	}
-	return checkProtection(m, s, p.private[0])
-}
-
-// readPoint returns the public key as 04 ‖ X ‖ Y, checked to be on the curve.
-func readPoint(m module, s p11.SessionHandle, public p11.ObjectHandle) ([]byte, error) {
-	v, err := readAttribute(m, s, public, p11.CKA_EC_POINT)
-	if err != nil {
-		return nil, err
-	}
-	point := rawPoint(v)
-	if len(point) == 0 {
-		return nil, errHalf // seen by another process before it was written
-	}
-	if _, err := ecdh.P256().NewPublicKey(point); err != nil {
-		return nil, fmt.Errorf("%w: its public key is not a P-256 point", ErrKeyMismatch)
-	}
-	return point, nil
-}
-
-// checkProtection requires SENSITIVE, DERIVE and not EXTRACTABLE. A token may
-// not know NEVER_EXTRACTABLE; it is then taken on EXTRACTABLE, which cannot be
-// turned off and on again, for keys this package made. A token that does know
-// it must say true: a key that was imported or was extractable once is refused.
-func checkProtection(m module, s p11.SessionHandle, private p11.ObjectHandle) error {
-	for _, a := range []struct {
-		name     string
-		typ      uint
-		want     byte
-		optional bool
-	}{
-		{"CKA_SENSITIVE", p11.CKA_SENSITIVE, 1, false},
-		{"CKA_EXTRACTABLE", p11.CKA_EXTRACTABLE, 0, false},
-		{"CKA_DERIVE", p11.CKA_DERIVE, 1, false},
-		{"CKA_NEVER_EXTRACTABLE", p11.CKA_NEVER_EXTRACTABLE, 1, true},
-	} {
-		v, err := readAttribute(m, s, private, a.typ)
-		if err != nil {
-			return err
-		}
-		if len(v) == 0 && a.optional {
-			continue
-		}
-		if len(v) != 1 || (v[0] != 0) != (a.want != 0) {
-			return fmt.Errorf("%w: %s of its private key is not %v, so the token does not protect it; nothing was used", ErrKeyMismatch, a.name, a.want != 0)
-		}
-	}
-	return nil
-}
-
-// readAttribute returns one attribute, empty if the token does not have it.
-// Attributes are read one by one, since one unknown type fails the whole list.
-func readAttribute(m module, s p11.SessionHandle, o p11.ObjectHandle, typ uint) ([]byte, error) {
-	attrs, err := m.GetAttributeValue(s, o, []*p11.Attribute{p11.NewAttribute(typ, nil)})
-	switch {
-	case errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case len(attrs) != 1:
-		return nil, nil
-	}
-	return attrs[0].Value, nil
-}
-
 func name(key hsm.WrappingKey) string {
 	return fmt.Sprintf("wrapping key %q version %d", key.Domain, key.Version)
 }
@@ -246,7 +229,7 @@ func outward(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, known := range []error{ErrUnavailable, ErrKeyNotFound, ErrKeyMismatch, ErrPINIncorrect, ErrPINLocked, context.Canceled} {
+	for _, known := range []error{ErrUnavailable, ErrKeyNotFound, ErrKeyMismatch, ErrPINIncorrect, ErrPINLocked, ErrNoSuite, hsm.ErrOpen, context.Canceled} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%s: %w", doing, err)
 		}

@@ -94,19 +94,19 @@ func (g *gated) DestroyObject(s p11.SessionHandle, o p11.ObjectHandle) error {
 func TestSessionLossUnderLoad(t *testing.T) {
 	soft := hsmtest.SoftHSM(t)
 	var g *gated
-	tok, err := open(t.Context(), Config{Module: soft.Module, Label: soft.Label, PIN: soft.PIN()}, func(path string) (module, error) {
-		m, err := loadModule(path)
+	tok, err := open(t.Context(), Config{Module: soft.Module, Label: soft.Label, PIN: soft.PIN()}, func(cfg Config) (library, error) {
+		m, err := loadModule(cfg.Module, "")
 		if err != nil {
-			return nil, err
+			return library{}, err
 		}
 		g = &gated{Ctx: m.(*p11.Ctx)}
-		return g, nil
+		return library{module: g}, nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tok.Close()
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	key, err := tok.GenerateWrappingKey(t.Context(), request(1))
 	if err != nil {
 		t.Fatal(err)
 	}

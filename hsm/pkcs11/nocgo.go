@@ -25,7 +25,7 @@ func Open(context.Context, Config) (*Token, error) { return nil, errNoCgo }
 func (*Token) Info() TokenInfo { return TokenInfo{} }
 
 // GenerateWrappingKey always returns ErrModule.
-func (*Token) GenerateWrappingKey(context.Context, string, uint32, string) (hsm.WrappingKey, error) {
+func (*Token) GenerateWrappingKey(context.Context, KeyRequest) (hsm.WrappingKey, error) {
 	return hsm.WrappingKey{}, errNoCgo
 }
 
@@ -36,6 +36,17 @@ func (*Token) Bind(context.Context, hsm.WrappingKey) error { return errNoCgo }
 func (*Token) ECDH(context.Context, hsm.WrappingKey, *ecdh.PublicKey) (*secret.Bytes, error) {
 	return nil, errNoCgo
 }
+
+// DecryptOAEP always returns ErrModule.
+func (*Token) DecryptOAEP(context.Context, hsm.WrappingKey, []byte) (*secret.Bytes, error) {
+	return nil, errNoCgo
+}
+
+// Alive always returns ErrModule.
+func (*Token) Alive(context.Context) error { return errNoCgo }
+
+// FindByLabel always returns ErrModule.
+func (*Token) FindByLabel(context.Context, string) ([]KeyObject, error) { return nil, errNoCgo }
 
 // DestroyWrappingKey always returns ErrModule.
 func (*Token) DestroyWrappingKey(context.Context, []byte) error { return errNoCgo }

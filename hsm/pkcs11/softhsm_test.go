@@ -24,8 +24,10 @@ func TestSoftHSM(t *testing.T) {
 	soft := hsmtest.SoftHSM(t)
 	hsmtest.Run(t, hsmtest.Harness{
 		Label: soft.Label, PIN: string(soft.PIN().Expose()),
+		Suites:  []hsm.Suite{hsm.SuiteHPKEP256, hsm.SuiteRSA3072OAEPSHA1},
+		Refused: []hsm.Suite{hsm.SuiteRSA3072OAEPSHA256},
 		Open: func(ctx context.Context, label string, pin *secret.Bytes) (hsmtest.Token, error) {
-			tok, err := pkcs11.Open(ctx, pkcs11.Config{Module: soft.Module, Label: label, PIN: pin})
+			tok, err := pkcs11.Open(ctx, pkcs11.Config{Module: soft.Module, Label: label, PIN: pin, AllowSHA1: true, Timeout: patience})
 			if err != nil {
 				return nil, err
 			}
@@ -34,8 +36,16 @@ func TestSoftHSM(t *testing.T) {
 			}
 			return tok, nil
 		},
-		Plant: func(t *testing.T, id []byte) { plant(t, soft, id) },
+		Plant: func(t *testing.T, id []byte, label string, suite hsm.Suite) { plant(t, soft, id, label, suite) },
 	})
+}
+
+// patience is far more than any call takes, so that a busy machine fails no
+// test that is not about time.
+const patience = 30 * time.Second
+
+func request(version uint32, label string) pkcs11.KeyRequest {
+	return pkcs11.KeyRequest{Domain: "default", Version: version, Label: label, Suites: []hsm.Suite{hsm.SuiteHPKEP256}}
 }
 
 func open(t testing.TB, soft hsmtest.SoftToken) *pkcs11.Token {
@@ -56,16 +66,21 @@ func open(t testing.TB, soft hsmtest.SoftToken) *pkcs11.Token {
 // process must be logged in.
 func rawSession(t testing.TB, soft hsmtest.SoftToken) (*p11.Ctx, uint, p11.SessionHandle) {
 	t.Helper()
-	c := p11.New(soft.Module)
+	return session(t, soft.Module, soft.Label)
+}
+
+func session(t testing.TB, module, label string) (*p11.Ctx, uint, p11.SessionHandle) {
+	t.Helper()
+	c := p11.New(module)
 	if err := c.Initialize(); !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		t.Fatal(err)
+		t.Fatalf("somebody finalised the module: %v", err)
 	}
 	slots, err := c.GetSlotList(true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, slot := range slots {
-		if ti, err := c.GetTokenInfo(slot); err == nil && ti.Label == soft.Label {
+		if ti, err := c.GetTokenInfo(slot); err == nil && ti.Label == label {
 			s, err := c.OpenSession(slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
 			if err != nil {
 				t.Fatal(err)
@@ -78,45 +93,18 @@ func rawSession(t testing.TB, soft hsmtest.SoftToken) (*p11.Ctx, uint, p11.Sessi
 	return nil, 0, 0
 }
 
-// plant makes a key pair under id; change may alter the private template.
-func plant(t *testing.T, soft hsmtest.SoftToken, id []byte, change ...*p11.Attribute) []byte {
+// plant makes a key pair under id; change may alter the private template. It
+// returns the public key as hsm.WrappingKey has it.
+func plant(t *testing.T, soft hsmtest.SoftToken, id []byte, label string, suite hsm.Suite, change ...*p11.Attribute) []byte {
 	t.Helper()
 	c, _, s := rawSession(t, soft)
-	private := []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_TOKEN, true),
-		p11.NewAttribute(p11.CKA_PRIVATE, true),
-		p11.NewAttribute(p11.CKA_SENSITIVE, true),
-		p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
-		p11.NewAttribute(p11.CKA_DERIVE, true),
-		p11.NewAttribute(p11.CKA_ID, id),
-	}
-	for _, a := range change {
-		for i := range private {
-			if private[i].Type == a.Type {
-				private[i] = a
-			}
-		}
-	}
-	pub, _, err := c.GenerateKeyPair(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)},
-		[]*p11.Attribute{
-			p11.NewAttribute(p11.CKA_TOKEN, true),
-			p11.NewAttribute(p11.CKA_EC_PARAMS, []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}),
-			p11.NewAttribute(p11.CKA_ID, id),
-		}, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	attrs, err := c.GetAttributeValue(s, pub, []*p11.Attribute{p11.NewAttribute(p11.CKA_EC_POINT, nil)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return attrs[0].Value[2:]
+	return hsmtest.PlantRaw(t, c, s, id, label, suite, change...)
 }
 
 func TestKeyIsProtected(t *testing.T) {
 	soft := hsmtest.SoftHSM(t)
 	tok := open(t, soft)
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "wrap-1")
+	key, err := tok.GenerateWrappingKey(t.Context(), request(1, "wrap-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,13 +139,13 @@ func TestUnprotectedKeyIsRefused(t *testing.T) {
 		id := bytes.Repeat([]byte{byte(i + 1)}, 16)
 		key := hsm.WrappingKey{Domain: "default", Version: 1, Suite: hsm.SuiteHPKEP256, ID: id}
 		if a == nil {
-			key.PublicKey = plant(t, soft, id)
+			key.PublicKey = plant(t, soft, id, "", hsm.SuiteHPKEP256)
 			if err := tok.Bind(t.Context(), key); err != nil {
 				t.Fatal(err)
 			}
 			continue
 		}
-		key.PublicKey = plant(t, soft, id, a)
+		key.PublicKey = plant(t, soft, id, "", hsm.SuiteHPKEP256, a)
 		if err := tok.Bind(t.Context(), key); !errors.Is(err, hsm.ErrKeyMismatch) {
 			t.Errorf("attribute %#x: %v", a.Type, err)
 		}
@@ -169,7 +157,7 @@ func TestUnprotectedKeyIsRefused(t *testing.T) {
 func TestSessionLoss(t *testing.T) {
 	soft := hsmtest.SoftHSM(t)
 	tok := open(t, soft)
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	key, err := tok.GenerateWrappingKey(t.Context(), request(1, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,28 +182,8 @@ func TestSessionLoss(t *testing.T) {
 	if err := raw.CloseAllSessions(slot); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tok.GenerateWrappingKey(t.Context(), "default", 2, ""); err != nil {
+	if _, err := tok.GenerateWrappingKey(t.Context(), request(2, "")); err != nil {
 		t.Fatalf("making a key after losing every session: %v", err)
-	}
-}
-
-// BenchmarkOpen opens a share of 32 bytes, as a node does for every signature.
-func BenchmarkOpen(b *testing.B) {
-	soft := hsmtest.SoftHSM(b)
-	tok := open(b, soft)
-	key, err := tok.GenerateWrappingKey(b.Context(), "default", 1, "")
-	if err != nil {
-		b.Fatal(err)
-	}
-	c := hsm.ShareContext(1, [32]byte{})
-	e, err := hsm.Seal(c, secret.New(make([]byte, 32)), []hsm.WrappingKey{key})
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if _, _, err := hsm.Open(b.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
-			b.Fatal(err)
-		}
 	}
 }
 
@@ -259,7 +227,7 @@ func TestOtherProcess(t *testing.T) {
 	}
 	soft := hsmtest.SoftHSM(t)
 	tok := open(t, soft)
-	key, err := tok.GenerateWrappingKey(t.Context(), "default", 1, "")
+	key, err := tok.GenerateWrappingKey(t.Context(), request(1, ""))
 	if err != nil {
 		t.Fatal(err)
 	}

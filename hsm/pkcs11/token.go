@@ -21,6 +21,8 @@ import (
 // ends the others.
 type Token struct {
 	mod     module
+	shared  *sharing // nil: crypto11 cannot use the library
+	sha1    bool     // Config.AllowSHA1
 	slot    uint
 	info    TokenInfo
 	timeout time.Duration
@@ -57,15 +59,16 @@ var _ hsm.PrivateKeys = (*Token)(nil)
 // ErrPINIncorrect. If ctx ends first, the start goes on in the background and
 // is undone when it returns.
 func Open(ctx context.Context, cfg Config) (*Token, error) {
-	return open(ctx, cfg, loadModule)
+	return open(ctx, cfg, load)
 }
 
-func open(ctx context.Context, cfg Config, load func(path string) (module, error)) (*Token, error) {
+func open(ctx context.Context, cfg Config, load func(Config) (library, error)) (*Token, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	t := &Token{
+		sha1:    cfg.AllowSHA1,
 		timeout: cfg.Timeout,
 		done:    make(chan struct{}),
 		permits: make(chan struct{}, cfg.Sessions),
@@ -84,6 +87,7 @@ func open(ctx context.Context, cfg Config, load func(path string) (module, error
 	}, func(_ *Token, err error, delivered bool) {
 		if err == nil && !delivered {
 			_ = t.mod.CloseSession(t.hold)
+			_ = t.shared.close()
 		}
 		if err != nil || !delivered {
 			t.pin.Wipe()
@@ -91,18 +95,23 @@ func open(ctx context.Context, cfg Config, load func(path string) (module, error
 	})
 }
 
-func (t *Token) start(cfg Config, load func(string) (module, error)) (err error) {
-	if t.mod, err = load(cfg.Module); err != nil {
+func (t *Token) start(cfg Config, load func(Config) (library, error)) (err error) {
+	lib, err := load(cfg)
+	if err != nil {
 		return err
 	}
+	t.mod, t.shared = lib.module, lib.shared
+	defer func() {
+		if err != nil {
+			_ = t.shared.close()
+		}
+	}()
 	var found p11.TokenInfo
 	if t.slot, found, err = findToken(t.mod, cfg); err != nil {
 		return err
 	}
-	t.info = TokenInfo{
-		Label: trim(found.Label), Serial: trim(found.SerialNumber),
-		Manufacturer: trim(found.ManufacturerID), Model: trim(found.Model),
-	}
+	t.info = tokenInfo(found)
+	t.shared.aim(t.slot)
 	t.hold, err = t.mod.OpenSession(t.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
 	if err != nil {
 		return explain("opening a session", err)
@@ -112,6 +121,13 @@ func (t *Token) start(cfg Config, load func(string) (module, error)) (err error)
 		return err
 	}
 	return nil
+}
+
+func tokenInfo(ti p11.TokenInfo) TokenInfo {
+	return TokenInfo{
+		Label: trim(ti.Label), Serial: trim(ti.SerialNumber),
+		Manufacturer: trim(ti.ManufacturerID), Model: trim(ti.Model),
+	}
 }
 
 // findToken returns the slot of the one token that matches.
@@ -212,7 +228,8 @@ func (t *Token) Info() TokenInfo { return t.info }
 
 // Close ends the use of the token: it waits up to Config.Timeout for calls that
 // are inside the module, closes the sessions, which ends the login, and forgets
-// the PIN. The module stays loaded. If a call hangs, Close returns
+// the PIN. The module stays loaded; it also stays started, unless crypto11
+// started it and this was its last user in the process. If a call hangs, Close returns
 // ErrUnavailable and only ending the process frees what it holds.
 func (t *Token) Close() error {
 	t.mu.Lock()
@@ -241,7 +258,8 @@ func (t *Token) Close() error {
 				errs = append(errs, err)
 			}
 		}
-		return struct{}{}, errors.Join(errs...)
+		// Last, because crypto11 may finalise the module.
+		return struct{}{}, errors.Join(append(errs, t.shared.close())...)
 	}, func(struct{}, error, bool) {})
 	if err != nil {
 		return fmt.Errorf("pkcs11: closing sessions: %w", err)

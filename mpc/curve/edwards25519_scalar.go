@@ -34,7 +34,8 @@ func edwards25519OrderBytes() []byte {
 // Edwards25519Scalar is a number modulo ℓ. The zero value is 0. Its encoding is
 // big-endian as the protocol library wants it, the reverse of RFC 8032's.
 type Edwards25519Scalar struct {
-	s edwards25519.Scalar
+	s     edwards25519.Scalar
+	small index // the same number, if it is a share index
 }
 
 func edwards25519Scalar(s libcurve.Scalar) *edwards25519.Scalar {
@@ -43,6 +44,13 @@ func edwards25519Scalar(s libcurve.Scalar) *edwards25519.Scalar {
 		panic(mismatch((*Edwards25519Scalar)(nil), s))
 	}
 	return &x.s
+}
+
+// changing returns the number to whoever is about to change it: what comes out
+// of a computation is no index.
+func (s *Edwards25519Scalar) changing() *edwards25519.Scalar {
+	s.small = 0
+	return &s.s
 }
 
 // Format implements fmt.Formatter and shows nothing.
@@ -71,36 +79,37 @@ func (s *Edwards25519Scalar) UnmarshalBinary(b []byte) error {
 	if _, err := s.s.SetCanonicalBytes(little[:]); err != nil {
 		return ErrScalar
 	}
+	s.small = 0
 	return nil
 }
 
 // Add sets s to s + t and returns it.
 func (s *Edwards25519Scalar) Add(t libcurve.Scalar) libcurve.Scalar {
-	s.s.Add(&s.s, edwards25519Scalar(t))
+	s.changing().Add(&s.s, edwards25519Scalar(t))
 	return s
 }
 
 // Sub sets s to s − t and returns it.
 func (s *Edwards25519Scalar) Sub(t libcurve.Scalar) libcurve.Scalar {
-	s.s.Subtract(&s.s, edwards25519Scalar(t))
+	s.changing().Subtract(&s.s, edwards25519Scalar(t))
 	return s
 }
 
 // Negate sets s to −s and returns it.
 func (s *Edwards25519Scalar) Negate() libcurve.Scalar {
-	s.s.Negate(&s.s)
+	s.changing().Negate(&s.s)
 	return s
 }
 
 // Mul sets s to s · t and returns it.
 func (s *Edwards25519Scalar) Mul(t libcurve.Scalar) libcurve.Scalar {
-	s.s.Multiply(&s.s, edwards25519Scalar(t))
+	s.changing().Multiply(&s.s, edwards25519Scalar(t))
 	return s
 }
 
 // Invert sets s to s⁻¹ and returns it; 0 stays 0.
 func (s *Edwards25519Scalar) Invert() libcurve.Scalar {
-	s.s.Invert(&s.s)
+	s.changing().Invert(&s.s)
 	return s
 }
 
@@ -114,22 +123,29 @@ func (s *Edwards25519Scalar) IsZero() bool { return s.s.Equal(new(edwards25519.S
 
 // Set sets s to t and returns it.
 func (s *Edwards25519Scalar) Set(t libcurve.Scalar) libcurve.Scalar {
-	s.s.Set(edwards25519Scalar(t))
+	s.changing().Set(edwards25519Scalar(t))
 	return s
 }
 
-// SetNat sets s to x modulo ℓ and returns it.
+// SetNat sets s to x modulo ℓ and returns it. An x of at most 8 announced bits
+// is a share index (see index).
 func (s *Edwards25519Scalar) SetNat(x *saferith.Nat) libcurve.Scalar {
 	b := reduce(x, edwards25519Order)
 	if err := s.UnmarshalBinary(b[:]); err != nil {
 		panic("curve: a number modulo the order is not below it")
 	}
 	clear(b[:])
+	s.small = indexOf(x)
 	return s
 }
 
-// Act returns s · P, for P of order ℓ.
+// Act returns s · P, for P of order ℓ. For a share index it is quick and takes
+// a time that depends on the index, which is public, and on nothing else.
 func (s *Edwards25519Scalar) Act(p libcurve.Point) libcurve.Point {
+	if s.small != 0 {
+		q := edwards25519Point(p)
+		return &Edwards25519Point{multiple(new(edwards25519.Point).Set(q), q, s.small)}
+	}
 	return &Edwards25519Point{new(edwards25519.Point).ScalarMult(&s.s, edwards25519Point(p))}
 }
 

@@ -283,6 +283,12 @@ func FuzzParsePoint(f *testing.F) {
 	f.Fuzz(func(t *testing.T, k uint8, b []byte) {
 		group := groups()[int(k)%3]
 		p, err := ParsePoint(group, b)
+		if q, vouched := ParseVouchedPoint(group, b); err == nil && (vouched != nil || !q.Equal(p)) {
+			t.Fatalf("%x: vouched for, another point: %v", b, vouched)
+		}
+		if group.Name() == edwards25519Name && len(b) == 32 {
+			agree(t, b)
+		}
 		if err != nil {
 			return
 		}

@@ -56,7 +56,8 @@ func halve(b [ScalarSize]byte) [ScalarSize]byte {
 // which the protocol library brings, is constant time as well, but it
 // reallocates as it computes and leaves copies that nobody can wipe.
 type P256Scalar struct {
-	b [ScalarSize]byte // big-endian, below the order
+	b     [ScalarSize]byte // big-endian, below the order
+	small index            // the same number, if it is a share index
 }
 
 func p256Scalar(s libcurve.Scalar) *P256Scalar {
@@ -76,10 +77,12 @@ func (s *P256Scalar) nat() *bigmod.Nat {
 	return n
 }
 
-// release stores n in s and clears it and the other operands.
+// release stores n in s and clears it and the other operands. What comes out of
+// a computation is no index.
 func (s *P256Scalar) release(n *bigmod.Nat, operands ...*bigmod.Nat) *P256Scalar {
 	b := n.Bytes(p256Modulus)
 	copy(s.b[:], b)
+	s.small = 0
 	clear(b)
 	clear(n.Bits())
 	for _, o := range operands {
@@ -151,18 +154,24 @@ func (s *P256Scalar) IsZero() bool { return s.Equal(new(P256Scalar)) }
 
 // Set sets s to t and returns it.
 func (s *P256Scalar) Set(t libcurve.Scalar) libcurve.Scalar {
-	s.b = p256Scalar(t).b
+	s.b, s.small = p256Scalar(t).b, 0
 	return s
 }
 
-// SetNat sets s to x modulo the order and returns it.
+// SetNat sets s to x modulo the order and returns it. An x of at most 8
+// announced bits is a share index (see index).
 func (s *P256Scalar) SetNat(x *saferith.Nat) libcurve.Scalar {
-	s.b = reduce(x, p256Order)
+	s.b, s.small = reduce(x, p256Order), indexOf(x)
 	return s
 }
 
-// Act returns s · P.
+// Act returns s · P. For a share index it is quick and takes a time that
+// depends on the index, which is public, and on nothing else.
 func (s *P256Scalar) Act(p libcurve.Point) libcurve.Point {
+	if s.small != 0 {
+		q := p256Point(p)
+		return &P256Point{multiple(nistec.NewP256Point().Set(q), q, s.small)}
+	}
 	q, err := nistec.NewP256Point().ScalarMult(p256Point(p), s.b[:])
 	if err != nil {
 		panic(errP256)

@@ -43,7 +43,7 @@ type Child struct {
 }
 
 // Derive returns the child of r's key that d asks for. For the zero Derivation
-// that is the key itself.
+// that is the key itself, as r has it: whether it is a point is not looked at.
 func Derive(r *mpc.PublicRecord, d mpc.Derivation) (*Child, error) {
 	path, err := ParsePath(d.Path)
 	if err != nil {
@@ -58,7 +58,7 @@ func Derive(r *mpc.PublicRecord, d mpc.Derivation) (*Child, error) {
 		return nil, fmt.Errorf("%w: %s keys have no child keys, leave derivation_path and taproot_tweak out", ErrAlgorithm, r.Algorithm)
 	case tweaked && r.Algorithm != mpc.BIP340Secp256k1:
 		return nil, fmt.Errorf("%w: taproot_tweak is for %s accounts", ErrAlgorithm, mpc.BIP340Secp256k1)
-	case !r.Algorithm.Derives():
+	case len(path) == 0 && !tweaked:
 		return &Child{algorithm: r.Algorithm, PublicKey: r.PublicKey, ChainCode: r.ChainCode}, nil
 	}
 	point, err := publicPoint(r)

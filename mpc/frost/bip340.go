@@ -50,7 +50,8 @@ func newBIP340(cfg SignConfig) (*bip340Party, error) {
 }
 
 func (p *bip340Party) prepare(x libcurve.Scalar) error {
-	points, err := publicShares(p.cfg.Record)
+	// The library uses no others, and every one of them costs a square root.
+	points, err := publicShares(p.cfg.Record, p.cfg.Signers, false)
 	if err != nil {
 		return err
 	}

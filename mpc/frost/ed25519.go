@@ -71,7 +71,11 @@ func newEd25519(cfg SignConfig) (*ed25519Party, error) {
 	if !ok {
 		return nil, errors.New("frost: the share is not on edwards25519")
 	}
-	if _, err := curve.ParseEdwards25519(cfg.Record.PublicKey); err != nil {
+	parse := curve.ParseEdwards25519
+	if vouchedFor(cfg.Record, cfg.OpenedUnder) {
+		parse = curve.ParseVouchedEdwards25519
+	}
+	if _, err := parse(cfg.Record.PublicKey); err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}
 	p := &ed25519Party{cfg: cfg, tag: cfg.transcript(), random: rand.Reader,
@@ -83,7 +87,7 @@ func newEd25519(cfg SignConfig) (*ed25519Party, error) {
 		if i == cfg.Self {
 			continue // checked with the share
 		}
-		if p.public[i], err = curve.ParseEdwards25519(cfg.Record.PublicShare(i)); err != nil {
+		if p.public[i], err = parse(cfg.Record.PublicShare(i)); err != nil {
 			return nil, fmt.Errorf("public share %d: %w", i, err)
 		}
 	}

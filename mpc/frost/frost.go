@@ -36,6 +36,10 @@ type KeyConfig struct {
 	Threshold int // signers needed
 	Shares    int
 	SessionID mpc.SessionID
+	// OpenedUnder is for a refresh of a share that came out of an envelope: the
+	// hash of the public record that was the envelope's context. If the record is
+	// that one, the order of its points is not checked again. Zero otherwise.
+	OpenedUnder [32]byte
 }
 
 func (c KeyConfig) check() error {
@@ -100,11 +104,8 @@ func NewRefresh(cfg KeyConfig, record *mpc.PublicRecord, share *secret.Bytes) (*
 // refreshStart builds a fresh library configuration around x, which the library
 // changes to the new share.
 func refreshStart(cfg KeyConfig, record *mpc.PublicRecord, x libcurve.Scalar) (protocol.StartFunc, error) {
-	key, err := publicKey(record)
-	if err != nil {
-		return nil, err
-	}
-	points, err := publicShares(record)
+	vouched := vouchedFor(record, cfg.OpenedUnder)
+	points, err := publicShares(record, allIndices(cfg.Shares), vouched)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +115,11 @@ func refreshStart(cfg KeyConfig, record *mpc.PublicRecord, x libcurve.Scalar) (p
 		if err != nil {
 			return nil, err
 		}
-		return frost.RefreshTaproot(c, ids), nil
+		return frost.RefreshTaproot(c, ids), nil // decodes the key when it starts
+	}
+	key, err := publicKey(record, vouched)
+	if err != nil {
+		return nil, err
 	}
 	return frost.Refresh(&frost.Config{
 		ID:                 handler.PartyID(cfg.Self),

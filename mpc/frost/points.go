@@ -1,10 +1,9 @@
 package frost
 
 import (
-	"errors"
+	"bytes"
 	"fmt"
 
-	"github.com/cronokirby/saferith"
 	libcurve "github.com/taurusgroup/multi-party-sig/pkg/math/curve"
 	"github.com/taurusgroup/multi-party-sig/pkg/party"
 
@@ -22,57 +21,77 @@ func allIndices(n int) []mpc.Index {
 	return out
 }
 
-// publicKey decodes a record's public key. A BIP-340 key is x-only and stands
-// for the point with an even y.
-func publicKey(record *mpc.PublicRecord) (libcurve.Point, error) {
+// publicKey decodes a record's public key. vouched is the answer of vouchedFor.
+func publicKey(record *mpc.PublicRecord, vouched bool) (libcurve.Point, error) {
 	group, err := curve.For(record.Algorithm)
 	if err != nil {
 		return nil, err
 	}
-	b := record.PublicKey
-	if record.Algorithm == mpc.BIP340Secp256k1 {
-		b = append([]byte{2}, b...)
+	parse := curve.ParsePoint
+	if vouched {
+		parse = curve.ParseVouchedPoint
 	}
-	p, err := curve.ParsePoint(group, b)
+	p, err := parse(group, encodedKey(record))
 	if err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}
 	return p, nil
 }
 
-// publicShares decodes X₁…Xₙ into fresh points.
-func publicShares(record *mpc.PublicRecord) (map[party.ID]libcurve.Point, error) {
+// publicShares decodes the public shares of some indices into fresh points.
+// vouched is the answer of vouchedFor.
+func publicShares(record *mpc.PublicRecord, indices []mpc.Index, vouched bool) (map[party.ID]libcurve.Point, error) {
 	group, err := curve.For(record.Algorithm)
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[party.ID]libcurve.Point, record.Shares)
-	for i, b := range record.PublicShares {
-		p, err := curve.ParsePoint(group, b)
+	parse := curve.ParsePoint
+	if vouched {
+		parse = curve.ParseVouchedPoint
+	}
+	out := make(map[party.ID]libcurve.Point, len(indices))
+	for _, i := range indices {
+		p, err := parse(group, record.PublicShare(i))
 		if err != nil {
-			return nil, fmt.Errorf("public share %d: %w", i+1, err)
+			return nil, fmt.Errorf("public share %d: %w", i, err)
 		}
-		out[handler.PartyID(mpc.Index(i+1))] = p
+		out[handler.PartyID(i)] = p
 	}
 	return out, nil
 }
 
+// vouchedFor reports whether record is the one under which the caller's share
+// was opened, so that its points need no check of their order; openedUnder is
+// zero for a share that came without an envelope.
+//
+// What is behind it: a node seals a share only under the hash of a record that
+// it has made itself and that passed CheckRecord, and the envelope does not open
+// under another. That is not to say that a record under which an envelope opens
+// has passed CheckRecord: shares are sealed to public keys, so anybody can seal
+// one. But a share that this node must keep secret was sealed by a node that
+// knew it, and opens under the record that this node had checked; who seals a
+// share of his own choosing, under a record of his own choosing, gets nothing
+// out of this node but computations on a share that he knows. New records are
+// checked in full in any case.
+func vouchedFor(record *mpc.PublicRecord, openedUnder [32]byte) bool {
+	return openedUnder != [32]byte{} && record.Hash() == openedUnder
+}
+
 // parseShare decodes a private share into a fresh scalar and checks xᵢ·G = Xᵢ.
 // The caller clears it with curve.WipeScalar.
+//
+// Xᵢ is compared as it is encoded: equal to a multiple of the base point other
+// than the identity, it is a canonical point of prime order.
 func parseShare(record *mpc.PublicRecord, i mpc.Index, share *secret.Bytes) (libcurve.Scalar, error) {
 	group, err := curve.For(record.Algorithm)
 	if err != nil {
 		return nil, err
 	}
-	public, err := curve.ParsePoint(group, record.PublicShare(i))
-	if err != nil {
-		return nil, fmt.Errorf("public share %d: %w", i, err)
-	}
 	x, err := curve.ParseScalar(group, share)
 	if err != nil {
 		return nil, mpc.ErrShareMismatch
 	}
-	if !x.ActOnBase().Equal(public) {
+	if own, err := x.ActOnBase().MarshalBinary(); err != nil || !bytes.Equal(own, record.PublicShare(i)) {
 		curve.WipeScalar(x)
 		return nil, mpc.ErrShareMismatch
 	}
@@ -87,57 +106,4 @@ func CheckShare(record *mpc.PublicRecord, i mpc.Index, share *secret.Bytes) erro
 	}
 	curve.WipeScalar(x)
 	return nil
-}
-
-// CheckRecord verifies that the public shares lie on one polynomial of degree
-// t−1 whose value at 0 is the public key, and that every point has prime order.
-// With mpc.PublicRecord.Check, which it calls, it is what a new epoch must pass
-// before anybody relies on it.
-func CheckRecord(record *mpc.PublicRecord) error {
-	if err := record.Check(); err != nil {
-		return err
-	}
-	key, err := publicKey(record)
-	if err != nil {
-		return err
-	}
-	shares, err := publicShares(record)
-	if err != nil {
-		return err
-	}
-	points := make([]libcurve.Point, record.Shares)
-	for i := range points {
-		points[i] = shares[handler.PartyID(mpc.Index(i+1))]
-	}
-	basis := points[:record.Threshold]
-	if !interpolate(basis, 0).Equal(key) {
-		return errors.New("the public shares do not give the public key")
-	}
-	for i := record.Threshold; i < record.Shares; i++ {
-		if !interpolate(basis, i+1).Equal(points[i]) {
-			return fmt.Errorf("public share %d is not on the polynomial of the others", i+1)
-		}
-	}
-	return nil
-}
-
-// interpolate returns the value at x of the polynomial in the exponent through
-// (1, points[0]), (2, points[1]), ….
-func interpolate(points []libcurve.Point, x int) libcurve.Point {
-	group := points[0].Curve()
-	small := func(n int) libcurve.Scalar {
-		return group.NewScalar().SetNat(new(saferith.Nat).SetUint64(uint64(n)))
-	}
-	sum := group.NewPoint()
-	for i := range points {
-		num, den := small(1), small(1)
-		for j := range points {
-			if i != j {
-				num.Mul(small(x).Sub(small(j + 1)))
-				den.Mul(small(i + 1).Sub(small(j + 1)))
-			}
-		}
-		sum = sum.Add(num.Mul(den.Invert()).Act(points[i]))
-	}
-	return sum
 }

@@ -118,8 +118,10 @@ func evaluate(coefficients []libcurve.Scalar, x int) libcurve.Scalar {
 	return sum
 }
 
+// smallScalar returns n, at most 255, as the index that it is: announced with
+// one byte, points are multiplied by it quickly (mpc/curve).
 func smallScalar(group libcurve.Curve, n int) libcurve.Scalar {
-	return group.NewScalar().SetNat(new(saferith.Nat).SetUint64(uint64(n)))
+	return group.NewScalar().SetNat(new(saferith.Nat).SetBytes([]byte{byte(n)}))
 }
 
 // Dealer is what everybody may know of a holder's dealing.

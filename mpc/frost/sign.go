@@ -27,6 +27,11 @@ type SignConfig struct {
 	// length. It must not change until the party is done.
 	Message   []byte
 	SessionID mpc.SessionID
+	// OpenedUnder is for a share that came out of an envelope: the hash of the
+	// public record that was the envelope's context. If Record is that one, the
+	// order of its points is not checked again; the record of a child key is
+	// another. Zero for a share that came otherwise.
+	OpenedUnder [32]byte
 }
 
 // Signer is a party whose result is a signature. The signature has been

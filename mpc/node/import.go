@@ -60,6 +60,10 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 	if err != nil {
 		return nil, refusedError{err}
 	}
+	// Whoever opens the share later relies on this check (frost.SignConfig).
+	if err := frost.CheckRecord(record); err != nil {
+		return nil, refusedError{err}
+	}
 	share, err := recovery.CombineShare(old, record, target, deals, index, func(d *recovery.Deal) (*secret.Bytes, error) {
 		c := hsm.DealContext(record.AccountID, target, uint8(d.Dealer), uint8(index))
 		return n.open(ctx, c, d.Sealed[index-1])

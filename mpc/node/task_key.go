@@ -119,7 +119,9 @@ func (t *keyTask) party(id mpc.SessionID) (_ mpc.Party, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.key, err = frost.NewRefresh(t.config(id), t.old, share); err != nil {
+	cfg := t.config(id)
+	cfg.OpenedUnder = t.old.Hash()
+	if t.key, err = frost.NewRefresh(cfg, t.old, share); err != nil {
 		return nil, err
 	}
 	return t.key, nil

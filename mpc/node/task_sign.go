@@ -106,7 +106,7 @@ func (t *signTask) party(id mpc.SessionID) (mpc.Party, error) {
 func (t *signTask) newSigner(record *mpc.PublicRecord, share *secret.Bytes, id mpc.SessionID) (frost.Signer, error) {
 	if !record.Algorithm.IsECDSA() {
 		return frost.NewSign(frost.SignConfig{Self: t.self, Signers: t.signers, Record: record,
-			Share: share, Message: t.message, SessionID: id})
+			Share: share, Message: t.message, SessionID: id, OpenedUnder: t.account.Hash()})
 	}
 	if len(t.message) != mpc.DigestSize {
 		return nil, errors.New("ECDSA signs 32 bytes")

@@ -41,7 +41,7 @@ func (n *Node) openToken(ctx context.Context, t *nodepb.Token) (Token, error) {
 			return nil, fmt.Errorf("%w: it was not tried, because the node's host provides the PIN of module %s", pkcs11.ErrPINIncorrect, m.Name)
 		}
 		if pin, err = m.ReadPIN(); err != nil {
-			return nil, fmt.Errorf("%w: no PIN was tried: %w", pkcs11.ErrPINIncorrect, err)
+			return nil, fmt.Errorf("%w: %w", pkcs11.ErrModule, err) // no login was tried
 		}
 	}
 	return n.cfg.OpenToken(ctx, pkcs11.Config{

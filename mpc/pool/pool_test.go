@@ -200,6 +200,7 @@ func TestPool(t *testing.T) {
 	})
 
 	t.Run("killed nodes", func(t *testing.T) {
+		f.waitReady(t, 5)
 		// Kill a node that holds a share; a spare or another share serves.
 		for round := 0; round < 3; round++ {
 			victim := f.pool.Nodes()[round]

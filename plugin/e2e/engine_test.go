@@ -46,6 +46,26 @@ func shared(t *testing.T) *engine {
 	return sharedEngine
 }
 
+var (
+	raftOnce   sync.Once
+	raftEngine *engine
+)
+
+// sharedRaft returns the mount "mpc" of the suite's Vault on Raft, with three
+// nodes that have their auxiliary keys. Tests that use it must leave it there
+// and working.
+func sharedRaft(t *testing.T) *engine {
+	t.Helper()
+	v := harness.SharedRaft(t)
+	raftOnce.Do(func() { raftEngine = enable(t, v, "mpc", 3) })
+	if raftEngine == nil {
+		t.Fatal("the mount on Raft could not be configured; see the first failure")
+	}
+	raftEngine.waitNodes(t, 3)
+	raftEngine.waitAuxiliary(t)
+	return raftEngine
+}
+
 // enable configures another mount on a Vault.
 func enable(t *testing.T, v *e2e.Vault, path string, nodes int) *engine {
 	t.Helper()
@@ -177,17 +197,9 @@ func (e *engine) check(t testing.TB, name string, message []byte, answer map[str
 	if err != nil {
 		t.Fatal(err)
 	}
-	switch account["algorithm"] {
-	case bip340:
-		if !verifyBIP340(unhex(t, account["public_key_hex"]), message, sig) {
-			t.Fatalf("the BIP-340 signature of %s does not verify", name)
-		}
-	case ed25519:
-		verifyEd25519WithOpenSSL(t, account["public_key"].(string), message, sig)
-	case ecdsaCurve, ecdsaP256:
-		verifyWithOpenSSL(t, account["public_key"].(string), message, sig)
-	default:
-		t.Fatalf("nothing checks signatures of %v", account["algorithm"])
+	text := func(field string) string { s, _ := account[field].(string); return s }
+	if err := verifySignature(text("algorithm"), text("public_key_hex"), text("public_key"), message, sig); err != nil {
+		t.Fatalf("a signature of %s: %v", name, err)
 	}
 	valid := e.write(t, "verify/"+name, map[string]any{"input": b64(message), "signature": answer["signature"]})
 	if valid["valid"] != true {

@@ -126,7 +126,7 @@ func TestPINFromHost(t *testing.T) {
 	e := &engine{v, "mpc"}
 	e.write(t, "config/nodes", map[string]any{"local": 3})
 	e.refuse(t, "config/hsm", map[string]any{"uri": v.Token.URI(), "pin": v.Token.PIN}, badRequest, "pin is not taken", "pin-file")
-	e.refuse(t, "config/hsm", map[string]any{"uri": v.Token.URI()}, badRequest, "open to others", "nothing was stored")
+	e.refuse(t, "config/hsm", map[string]any{"uri": v.Token.URI()}, badRequest, "others than its owner", "nothing was stored")
 	if err := os.Chmod(pin, 0o400); err != nil {
 		t.Fatal(err)
 	}

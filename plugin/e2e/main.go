@@ -26,9 +26,14 @@ type Harness struct {
 
 	reaper *reaper
 
-	sharedOnce sync.Once
-	shared     *Vault
-	sharedErr  error
+	shared, sharedRaft suiteVault
+}
+
+// suiteVault is started on first use and stopped by Main.
+type suiteVault struct {
+	once  sync.Once
+	vault *Vault
+	err   error
 }
 
 // Main is the body of a suite's TestMain:
@@ -94,19 +99,34 @@ func newHarness() (*Harness, error) {
 // logged during the test is printed.
 func (h *Harness) Shared(t testing.TB) *Vault {
 	t.Helper()
-	h.sharedOnce.Do(func() { h.shared, h.sharedErr = h.start(Options{Storage: Dev}) })
-	if h.sharedErr != nil {
-		t.Fatalf("starting the shared Vault: %v", h.sharedErr)
+	return h.suite(t, &h.shared, Options{Storage: Dev})
+}
+
+// SharedRaft is Shared with a Vault that stores on Raft, for tests that seal,
+// kill, restart or restore it and leave it active. Do not run them in parallel.
+func (h *Harness) SharedRaft(t testing.TB) *Vault {
+	t.Helper()
+	return h.suite(t, &h.sharedRaft, Options{Storage: Raft})
+}
+
+func (h *Harness) suite(t testing.TB, s *suiteVault, opts Options) *Vault {
+	t.Helper()
+	s.once.Do(func() { s.vault, s.err = h.start(opts) })
+	if s.err != nil {
+		t.Fatalf("starting a Vault for the suite: %v", s.err)
 	}
-	h.shared.logOnFailure(t)
-	return h.shared
+	s.vault.logOnFailure(t)
+	return s.vault
 }
 
 func (h *Harness) stopShared() error {
-	if h.shared == nil {
-		return nil
+	var errs []error
+	for _, s := range []*suiteVault{&h.shared, &h.sharedRaft} {
+		if s.vault != nil {
+			errs = append(errs, s.vault.close())
+		}
 	}
-	return h.shared.close()
+	return errors.Join(errs...)
 }
 
 // StartVault starts a Vault for one test and stops it when the test ends. A

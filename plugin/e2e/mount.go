@@ -51,18 +51,10 @@ func (v *Vault) ConfigHSM(t testing.TB, path string) {
 }
 
 func (v *Vault) register() error {
-	if v.harness.PluginDir == "" {
-		return errors.New("MPC_PLUGIN_DIR is not set; run the suite with make e2e")
-	}
-	binary, err := os.ReadFile(filepath.Join(v.harness.PluginDir, pluginName))
+	sum, err := v.install()
 	if err != nil {
 		return err
 	}
-	// A copy: a build during the tests must not change what Vault checked.
-	if err := os.WriteFile(filepath.Join(v.Dir, "plugins", pluginName), binary, 0o700); err != nil {
-		return err
-	}
-	sum := sha256.Sum256(binary)
 	module := "softhsm=" + v.Token.Module
 	if v.opts.PINFile != "" {
 		module += ";pin-file=" + v.opts.PINFile
@@ -78,6 +70,19 @@ func (v *Vault) register() error {
 			"SOFTHSM2_CONF=" + v.Token.Conf,
 		}, v.opts.PluginEnv...),
 	})
+}
+
+// install puts the plugin into this server's folder and returns its SHA-256.
+func (v *Vault) install() (sum [sha256.Size]byte, err error) {
+	if v.harness.PluginDir == "" {
+		return sum, errors.New("MPC_PLUGIN_DIR is not set; run the suite with make e2e")
+	}
+	binary, err := os.ReadFile(filepath.Join(v.harness.PluginDir, pluginName))
+	if err != nil {
+		return sum, err
+	}
+	// A copy: a build during the tests must not change what Vault checked.
+	return sha256.Sum256(binary), os.WriteFile(filepath.Join(v.Dir, "plugins", pluginName), binary, 0o700)
 }
 
 // MountUUID returns the UUID under which Vault stores a mount's data.
@@ -220,5 +225,14 @@ func (v *Vault) RawWrite(t testing.TB, mount, key string, value []byte) {
 	_, err := v.Client.Logical().Write(path, map[string]any{"value": base64.StdEncoding.EncodeToString(value), "encoding": "base64"})
 	if err != nil {
 		t.Fatalf("writing %s: %v", path, err)
+	}
+}
+
+// RawDelete removes a key of RawList behind the plugin's back.
+func (v *Vault) RawDelete(t testing.TB, mount, key string) {
+	t.Helper()
+	path := "sys/raw/logical/" + v.MountUUID(t, mount) + "/" + key
+	if _, err := v.Client.Logical().Delete(path); err != nil {
+		t.Fatalf("deleting %s: %v", path, err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"os/exec"
@@ -126,32 +128,66 @@ func TestReference(t *testing.T) {
 // verifyWithOpenSSL checks an ECDSA signature on SHA-256(message).
 func verifyWithOpenSSL(t testing.TB, publicPEM string, message, der []byte) {
 	t.Helper()
-	openSSL(t, publicPEM, message, der, "Verified OK", "dgst", "-sha256", "-verify", "key.pem", "-signature", "sig", "message")
+	if err := opensslECDSA(publicPEM, message, der); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // verifyEd25519WithOpenSSL checks a pure Ed25519 signature (RFC 8032).
 func verifyEd25519WithOpenSSL(t testing.TB, publicPEM string, message, sig []byte) {
 	t.Helper()
-	openSSL(t, publicPEM, message, sig, "Signature Verified Successfully",
+	if err := opensslEd25519(publicPEM, message, sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func opensslECDSA(publicPEM string, message, der []byte) error {
+	return openSSL(publicPEM, message, der, "Verified OK", "dgst", "-sha256", "-verify", "key.pem", "-signature", "sig", "message")
+}
+
+func opensslEd25519(publicPEM string, message, sig []byte) error {
+	return openSSL(publicPEM, message, sig, "Signature Verified Successfully",
 		"pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-rawin", "-sigfile", "sig", "-in", "message")
 }
 
-func openSSL(t testing.TB, publicPEM string, message, sig []byte, success string, args ...string) {
-	t.Helper()
+func openSSL(publicPEM string, message, sig []byte, success string, args ...string) error {
 	if block, _ := pem.Decode([]byte(publicPEM)); block == nil || block.Type != "PUBLIC KEY" {
-		t.Fatalf("not a PEM public key: %q", publicPEM)
+		return fmt.Errorf("not a PEM public key: %q", publicPEM)
 	}
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("", "mpc-e2e-openssl-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
 	for name, b := range map[string][]byte{"key.pem": []byte(publicPEM), "message": message, "sig": sig} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
 	cmd := exec.Command("openssl", args...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte(success)) {
-		t.Fatalf("OpenSSL: %v: %s", err, out)
+		return fmt.Errorf("OpenSSL: %v: %s", err, out)
 	}
+	return nil
+}
+
+// verifySignature checks a signature on a raw message by code that shares
+// nothing with what made it.
+func verifySignature(algorithm, publicHex, publicPEM string, message, sig []byte) error {
+	switch algorithm {
+	case bip340:
+		public, err := hex.DecodeString(publicHex)
+		if err != nil || !verifyBIP340(public, message, sig) {
+			return errors.New("the BIP-340 signature does not verify")
+		}
+		return nil
+	case ed25519:
+		return opensslEd25519(publicPEM, message, sig)
+	case ecdsaCurve, ecdsaP256:
+		return opensslECDSA(publicPEM, message, sig)
+	}
+	return fmt.Errorf("nothing checks signatures of %s", algorithm)
 }
 
 func unhex(t testing.TB, v any) []byte {

@@ -86,3 +86,13 @@ func (v *Vault) AddToken(t testing.TB, label string) Token {
 	}
 	return token
 }
+
+// TakeAway makes the tokens of this store vanish, as a network HSM does that
+// cannot be reached. The function returned brings them back; call it once.
+func (t Token) TakeAway() (back func() error, err error) {
+	tokens := filepath.Join(filepath.Dir(t.Conf), "tokens")
+	if err := os.Rename(tokens, tokens+".away"); err != nil {
+		return nil, err
+	}
+	return func() error { return os.Rename(tokens+".away", tokens) }, nil
+}

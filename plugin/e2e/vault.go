@@ -40,6 +40,16 @@ type Options struct {
 	PluginEnv []string
 	// PINFile is put on the module list: the nodes' host provides the PIN.
 	PINFile string
+
+	member member
+}
+
+// member makes a Vault one server of a Cluster; the zero value is a Vault by
+// itself, with a token and a Raft cluster of its own.
+type member struct {
+	node   string // Raft node ID; empty: "e2e"
+	token  *Token // shared with the other servers
+	leader *Vault // whose cluster to join; nil: found one
 }
 
 // Vault is one running server. Methods may be called concurrently, except
@@ -90,7 +100,9 @@ func (h *Harness) start(opts Options) (v *Vault, err error) {
 			return nil, err
 		}
 	}
-	if v.Token, err = newToken(dir, "e2e"); err != nil {
+	if shared := opts.member.token; shared != nil {
+		v.Token = *shared
+	} else if v.Token, err = newToken(dir, "e2e"); err != nil {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
@@ -132,7 +144,12 @@ func (v *Vault) bringUp() error {
 	if err := v.launch(); err != nil {
 		return err
 	}
-	if v.opts.Storage != Dev {
+	switch {
+	case v.opts.member.leader != nil:
+		if err := v.join(v.opts.member.leader); err != nil {
+			return err
+		}
+	case v.opts.Storage != Dev:
 		init, err := v.Client.Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
 		if err != nil {
 			return fmt.Errorf("initialising: %w", err)
@@ -143,7 +160,7 @@ func (v *Vault) bringUp() error {
 		}
 	}
 	v.Client.SetToken(v.RootToken)
-	return v.awaitActive()
+	return v.awaitReady()
 }
 
 func (v *Vault) configPath() string { return filepath.Join(v.Dir, "vault.hcl") }
@@ -159,7 +176,14 @@ func (v *Vault) config() string {
 	kind := map[Storage]string{File: "file", Raft: "raft"}[v.opts.Storage]
 	fmt.Fprintf(&b, "storage %q {\n  path = %q\n", kind, filepath.Join(v.Dir, "data"))
 	if v.opts.Storage == Raft {
-		b.WriteString("  node_id = \"e2e\"\n  performance_multiplier = 1\n")
+		node := v.opts.member.node
+		if node == "" {
+			node = "e2e"
+		} else {
+			// Default: 2 s and 10 s, after which a server that joined may vote.
+			b.WriteString("  autopilot_update_interval = \"500ms\"\n  autopilot_reconcile_interval = \"1s\"\n")
+		}
+		fmt.Fprintf(&b, "  node_id = %q\n  performance_multiplier = 1\n", node)
 	}
 	b.WriteString("}\n")
 	fmt.Fprintf(&b, "listener \"tcp\" {\n  address = \"127.0.0.1:%d\"\n  cluster_address = \"127.0.0.1:%d\"\n  tls_disable = true\n}\n", v.port, v.cluster)
@@ -217,11 +241,21 @@ func (v *Vault) unseal() error {
 	return nil
 }
 
-func (v *Vault) awaitActive() error {
-	return v.await("it is active", func(ctx context.Context) bool {
-		health, err := v.Client.Sys().HealthWithContext(ctx)
-		return err == nil && health.Initialized && !health.Sealed && !health.Standby
+// awaitReady waits until the server is active. One of a cluster may as well be
+// a standby that knows the active one.
+func (v *Vault) awaitReady() error {
+	if v.opts.member.node == "" {
+		return v.await("it is active", v.active)
+	}
+	return v.await("it is active or a standby", func(ctx context.Context) bool {
+		leader, err := v.Client.Sys().LeaderWithContext(ctx)
+		return err == nil && leader.LeaderAddress != ""
 	})
+}
+
+func (v *Vault) active(ctx context.Context) bool {
+	health, err := v.Client.Sys().HealthWithContext(ctx)
+	return err == nil && health.Initialized && !health.Sealed && !health.Standby
 }
 
 // await polls until ready, the time is up or the process has ended.
@@ -273,7 +307,24 @@ func (v *Vault) Restart(t testing.TB) {
 	if err := v.unseal(); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.awaitActive(); err != nil {
+	if err := v.awaitReady(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Seal seals the server; its plugins and nodes end. Unseal opens it again and
+// waits until it is active.
+func (v *Vault) Seal(t testing.TB) {
+	t.Helper()
+	if err := v.Client.Sys().Seal(); err != nil {
+		t.Fatalf("sealing: %v", err)
+	}
+}
+
+// Unseal is Seal's counterpart.
+func (v *Vault) Unseal(t testing.TB) {
+	t.Helper()
+	if err := errors.Join(v.unseal(), v.awaitReady()); err != nil {
 		t.Fatal(err)
 	}
 }

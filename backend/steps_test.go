@@ -1,0 +1,343 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/rotation"
+)
+
+// everyStep lists the constants of steps.go.
+var everyStep = []string{
+	stepCreateMade, stepCreateStored,
+	stepRefreshMade, stepRefreshChecked, stepRefreshStored,
+	stepRewrapMade, stepRewrapStored,
+	stepSettleChecked, stepSettleDropped, stepSettleBack, stepSettleWent,
+	stepRotateMade, stepRotateStored, stepRotateRetired, stepRotateApplied,
+	stepNodeKeysRewrapped,
+	stepDestroyScanned, stepDestroyMarked, stepDestroyApplied, stepDestroyGone, stepDestroyRecorded,
+	stepEndMarked, stepEndNodeKeys, stepEndGone, stepEndRemoved,
+}
+
+// stepTest is one operation that is stopped at each of its steps.
+type stepTest struct {
+	prepare func(*mount, *clock)
+	do      func(*mount, *clock)
+	// check says what must hold after a restart; it also has the operation
+	// done again.
+	check func(*mount, *clock)
+}
+
+var stepTests = map[string]stepTest{
+	"create": {
+		do: func(m *mount, _ *clock) {
+			m.do(logical.UpdateOperation, "accounts/carol", map[string]any{"algorithm": "ed25519"})
+		},
+		check: func(m *mount, _ *clock) {
+			if _, status, _ := m.do(logical.ReadOperation, "accounts/carol", nil); status == http.StatusNotFound {
+				m.create("carol", "ed25519")
+			}
+			m.signs("carol")
+		},
+	},
+	"refresh": {
+		do:    func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "accounts/alice/refresh", nil) },
+		check: func(m *mount, _ *clock) { m.must(logical.UpdateOperation, "accounts/alice/refresh", nil) },
+	},
+	"rewrap": {
+		prepare: func(m *mount, _ *clock) { m.rotate() },
+		do:      func(m *mount, _ *clock) { _, _ = m.b.RewrapAccount(context.Background(), "alice") },
+		check:   checkRewrap,
+	},
+	"rewrap that is taken back": {
+		prepare: func(m *mount, _ *clock) { m.rotate() },
+		do: func(m *mount, _ *clock) {
+			m.fake.garbage = true
+			_, _ = m.b.RewrapAccount(context.Background(), "alice")
+		},
+		check: checkRewrap,
+	},
+	"rotate": {
+		do: func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "wrapping-keys/rotate", nil) },
+		check: func(m *mount, _ *clock) {
+			m.pass() // what was begun is finished
+			ring, err := m.b.store.keyring(context.Background())
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			if live := ring.in(stateLive); len(live) != 1 || live[0].KeyVersion != ring.newest().KeyVersion {
+				m.t.Errorf("%d versions are live", len(live))
+			}
+			next := m.rotate()
+			if next != ring.newest().KeyVersion+1 {
+				m.t.Errorf("after %d comes %d", ring.newest().KeyVersion, next)
+			}
+			m.rewrap("alice")
+			if v := m.record("alice").Current.WrappingVersion; v != next {
+				m.t.Errorf("rewrapped to %d, not %d", v, next)
+			}
+		},
+	},
+	"nodes' keys": {
+		prepare: func(m *mount, _ *clock) {
+			if err := m.b.store.PutNodeKeys(context.Background(), "local-2", nodeKeys(1)); err != nil {
+				m.t.Fatal(err)
+			}
+			m.rotate()
+		},
+		do: func(m *mount, _ *clock) { m.pass() },
+		check: func(m *mount, at *clock) {
+			at.add(keeperBackoffMax)
+			m.pass()
+			if got := m.references(2); !strings.HasSuffix(got, "/2") {
+				m.t.Errorf("references to version 2: %s", got)
+			}
+		},
+	},
+	"destroy": {
+		prepare: toBeDestroyed,
+		do:      func(m *mount, _ *clock) { m.pass() },
+		check: func(m *mount, at *clock) {
+			at.add(keeperBackoffMax)
+			m.pass()
+			if d := m.version(1); d["state"] != "destroyed" || len(m.fake.token) != 1 {
+				m.t.Errorf("version 1: %v, %d keys in the token", d, len(m.fake.token))
+			}
+			m.rotate()
+			m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
+		},
+	},
+}
+
+func checkRewrap(m *mount, _ *clock) {
+	unsettled := m.record("alice").Previous != nil
+	records, err := m.b.Schedule(context.Background())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, r := range records { // what is left over is the runner's to finish
+		if at, due := rotation.NextRewrap(r, m.b.runner.Policy(), rotation.Wrapping{}); r.Key == "alice" && (due != unsettled || !at.IsZero()) {
+			m.t.Errorf("unsettled: %v, due: %v at %v", unsettled, due, at)
+		}
+	}
+	m.rewrap("alice")
+	if r := m.record("alice"); r.Previous != nil || r.Current.WrappingVersion != 2 {
+		m.t.Errorf("after another rewrap: version %d, previous kept: %v", r.Current.WrappingVersion, r.Previous != nil)
+	}
+	if got := m.references(1); got != "1/1" { // bob and local-1
+		m.t.Errorf("references to version 1: %s", got)
+	}
+}
+
+func toBeDestroyed(m *mount, at *clock) {
+	m.must(logical.UpdateOperation, "config/rotation", map[string]any{"rewrap_period": 0})
+	m.rotate()
+	m.rewrap("alice")
+	m.rewrap("bob")
+	m.pass()
+	at.add(defaultRetireAfter)
+}
+
+// killer stops a mount at a step: from then on it is as dead as its process
+// would be.
+type killer struct {
+	storage *crashing
+	at      string
+	skip    int // times that the step is passed before
+	met     []string
+}
+
+func (k *killer) step(_ context.Context, name string) error {
+	if k.met = append(k.met, name); name != k.at {
+		return nil
+	}
+	if k.skip--; k.skip >= 0 {
+		return nil
+	}
+	k.storage.mu.Lock()
+	defer k.storage.mu.Unlock()
+	k.storage.dead = true
+	return errCrash
+}
+
+// TestCrashAtEveryStep stops every operation at each of its steps, starts again
+// on what was stored and on the token as it was left, and checks that no
+// account is lost, that keys stay, that everything signs, and that the operation
+// gets through.
+func TestCrashAtEveryStep(t *testing.T) {
+	met := map[string]bool{}
+	for name, c := range stepTests {
+		steps := crashAt(t, name, c, "", 0)
+		if len(steps) == 0 {
+			t.Fatalf("%s has no steps", name)
+		}
+		for i, step := range steps {
+			met[step] = true
+			skip := timesIn(steps[:i], step)
+			t.Run(fmt.Sprintf("%s/%d %s", name, i, step), func(t *testing.T) { crashAt(t, name, c, step, skip) })
+		}
+	}
+	for _, s := range endSteps(t) {
+		met[s] = true
+	}
+	for _, s := range everyStep {
+		if !met[s] {
+			t.Errorf("no test stops at %q", s)
+		}
+	}
+}
+
+// crashAt does an operation, dies when it comes to a step once more after so many
+// times, starts again and checks. It returns the steps that were met.
+func crashAt(t *testing.T, name string, c stepTest, at string, skip int) []string {
+	t.Helper()
+	clk, fake, base := newClock(), newFake(t), &logical.InmemStorage{}
+	m := wrapped(t, base, fake, clk)
+	if c.prepare != nil {
+		c.prepare(m, clk)
+	}
+	keys := map[string]any{}
+	for _, account := range []string{"alice", "bob"} {
+		keys[account] = m.must(logical.ReadOperation, "accounts/"+account, nil)["public_key_hex"]
+	}
+	m.b.Cleanup(context.Background())
+
+	k := &killer{storage: &crashing{Storage: base, left: 1 << 30}, at: at, skip: skip}
+	m = wrapped(t, k.storage, fake, clk, func(cfg *Config) { cfg.step = k.step })
+	c.do(m, clk)
+	if at != "" && !k.storage.dead {
+		t.Fatalf("%s did not come to %q", name, at)
+	}
+	m.b.Cleanup(context.Background())
+	fake.garbage, fake.spare = false, false
+
+	m = wrapped(t, snapshot(t, base), fake, clk)
+	sound := func() {
+		t.Helper()
+		for account, key := range keys {
+			m.signs(account)
+			if now := m.must(logical.ReadOperation, "accounts/"+account, nil)["public_key_hex"]; now != key {
+				t.Errorf("%s has another key", account)
+			}
+		}
+	}
+	sound()
+	c.check(m, clk)
+	sound()
+	return k.met
+}
+
+func timesIn(steps []string, step string) int {
+	return len(slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return s != step }))
+}
+
+// endSteps stops destroy/wrapping-keys at each of its steps.
+func endSteps(t *testing.T) []string {
+	var steps []string
+	for i := -1; i < len(steps); i++ {
+		at, skip := "", 0
+		if i >= 0 {
+			at = steps[i]
+			skip = timesIn(steps[:i], at)
+		}
+		t.Run(fmt.Sprintf("end/%d %s", i, at), func(t *testing.T) {
+			clk, fake, base := newClock(), newFake(t), &logical.InmemStorage{}
+			m := wrapped(t, base, fake, clk)
+			m.rotate()
+			for _, name := range []string{"alice", "bob"} {
+				m.must(logical.DeleteOperation, "destroy/"+name, nil)
+			}
+			m.b.Cleanup(context.Background())
+			k := &killer{storage: &crashing{Storage: base, left: 1 << 30}, at: at, skip: skip}
+			m = openWith(t, k.storage, fake, func(cfg *Config) { cfg.now, cfg.step = clk.now, k.step })
+			m.do(logical.UpdateOperation, "destroy/wrapping-keys", nil)
+			if i < 0 {
+				steps = k.met
+			} else if !k.storage.dead {
+				t.Fatalf("did not come to %q", at)
+			}
+			m.b.Cleanup(context.Background())
+
+			m = openWith(t, snapshot(t, base), fake, func(cfg *Config) { cfg.now = clk.now })
+			d := m.must(logical.UpdateOperation, "destroy/wrapping-keys", nil)
+			if len(fake.token) != 0 || fmt.Sprint(d["destroyed"]) != "[1 2]" {
+				t.Errorf("%d keys in the token, %v", len(fake.token), d)
+			}
+			left := strings.Join(keys(t, m.storage), " ")
+			if strings.Contains(left, keyHSM) || strings.Contains(left, prefixNodeKeys) {
+				t.Errorf("left: %s", left)
+			}
+			configure(m)
+			if d := m.must(logical.ReadOperation, "config/hsm", nil); d["wrapping_version"] != 3 {
+				t.Errorf("begins again with version %v", d["wrapping_version"])
+			}
+			m.create("alice", "ed25519")
+			m.signs("alice")
+		})
+	}
+	return steps
+}
+
+// TestCrashAtEveryWrite does the same with storage that fails at each write,
+// before or after it took effect.
+func TestCrashAtEveryWrite(t *testing.T) {
+	for _, name := range []string{"rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys"} {
+		c := stepTests[name]
+		for _, late := range []bool{false, true} {
+			for n, through := 0, false; !through; n++ {
+				t.Run(fmt.Sprintf("%s/late=%v/write=%d", name, late, n), func(t *testing.T) {
+					clk, fake, base := newClock(), newFake(t), &logical.InmemStorage{}
+					m := wrapped(t, base, fake, clk)
+					if c.prepare != nil {
+						c.prepare(m, clk)
+					}
+					m.b.Cleanup(context.Background())
+					s := &crashing{Storage: base, left: 1 << 30, late: late}
+					m = wrapped(t, s, fake, clk)
+					s.mu.Lock()
+					s.left, s.wrote = n, 0
+					s.mu.Unlock()
+					c.do(m, clk)
+					through = !s.dead
+					if through && s.wrote == 0 {
+						t.Fatal("the operation writes nothing: the test tests nothing")
+					}
+					m.b.Cleanup(context.Background())
+					fake.garbage = false
+					m = wrapped(t, snapshot(t, base), fake, clk)
+					m.signs("alice")
+					m.signs("bob")
+					c.check(m, clk)
+					m.signs("alice")
+					m.signs("bob")
+				})
+			}
+		}
+	}
+}
+
+// TestStepsInWords: names are for people and for tests elsewhere, so they are
+// all different.
+func TestStepsInWords(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range everyStep {
+		if seen[s] || !strings.Contains(s, ": ") {
+			t.Errorf("%q", s)
+		}
+		seen[s] = true
+	}
+	b := &backend{cfg: Config{step: func(context.Context, string) error { return errCrash }}}
+	if err := b.step(t.Context(), stepCreateMade); !errors.Is(err, errCrash) {
+		t.Error(err)
+	}
+	if err := (&backend{}).step(t.Context(), stepCreateMade); err != nil {
+		t.Error(err)
+	}
+}
