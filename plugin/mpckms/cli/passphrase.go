@@ -85,6 +85,7 @@ func (a *app) askHidden(ctx context.Context, f *os.File, prompt string) (*secret
 	if err != nil {
 		return nil, err
 	}
+	_, _ = io.WriteString(a.stderr, prompt)
 	restored := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(restored)
@@ -92,7 +93,6 @@ func (a *app) askHidden(ctx context.Context, f *os.File, prompt string) (*secret
 		_ = term.Restore(fd, before)
 		_, _ = io.WriteString(a.stderr, "\nInterrupted: press Enter to end.\n")
 	})
-	_, _ = io.WriteString(a.stderr, prompt)
 	b, err := term.ReadPassword(fd)
 	if !stop() {
 		<-restored
