@@ -16,6 +16,9 @@ VERSION ?= 0.1.0
 FUZZTIME ?= 20s
 # Arguments for `go test` in the unit tests, for example ARGS='-run TestX -v'.
 ARGS ?=
+# How long make soak goes on, and the seed that repeats an earlier run's choices.
+DURATION ?= 5m
+SOAK_SEED ?=
 # Packages of the end-to-end suite.
 E2E_PACKAGES ?= ./plugin/e2e/...
 
@@ -83,8 +86,10 @@ race: ## unit tests under the race detector, where that is affordable
 
 .PHONY: e2e
 e2e: build ## end-to-end tests on a real Vault and SoftHSM
+	@mkdir -p bin/faults
+	CGO_ENABLED=1 go build -tags faults -trimpath -ldflags '$(LDFLAGS)' -o bin/faults/vault-plugin-secrets-mpc ./plugin/vault-plugin-secrets-mpc
 	@vault=$$(scripts/vault.sh); set -x; \
-	MPC_VAULT_BIN=$$vault MPC_PLUGIN_DIR='$(CURDIR)/bin/plugins' MPC_CLI_BIN='$(CURDIR)/$(CLI)' MPC_PLUGIN_VERSION='v$(VERSION)' \
+	MPC_VAULT_BIN=$$vault MPC_PLUGIN_DIR='$(CURDIR)/bin/plugins' MPC_CLI_BIN='$(CURDIR)/$(CLI)' MPC_PLUGIN_VERSION='v$(VERSION)' MPC_FAULTS_PLUGIN_DIR='$(CURDIR)/bin/faults' \
 		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 40m $(ARGS) $(E2E_PACKAGES)
 
 .PHONY: lint
@@ -93,6 +98,7 @@ lint: ## gofmt, go vet, staticcheck, govulncheck
 	if [ -n "$$files" ]; then printf 'make lint: not gofmt-formatted:\n%s\n' "$$files" >&2; exit 1; fi
 	go vet ./...
 	go vet -tags e2e ./...
+	go vet -tags faults ./backend ./plugin/vault-plugin-secrets-mpc
 	CGO_ENABLED=0 go vet ./...
 	cd bench && go vet ./...
 	@scripts/staticcheck.sh $(STATICCHECK) -tags e2e ./...
@@ -116,6 +122,10 @@ fuzz: ## run every fuzz target for FUZZTIME (20s); FUZZ=regexp picks some
 .PHONY: bench
 bench: setup build ## measure engine, raw libraries and transit in one run (QUICK=1: just try)
 	@scripts/bench.sh
+
+.PHONY: soak
+soak: build ## kill, seal, reload and rotate at random for DURATION (5m), then verify every account
+	@scripts/soak.sh '$(DURATION)' '$(SOAK_SEED)'
 
 .PHONY: clean
 clean: ## stop a dev Vault and remove bin/ (keeps the cached vault)

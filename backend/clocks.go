@@ -62,7 +62,7 @@ func takeClocks(r *rotationRecord, data *framework.FieldData) error {
 		}
 		*into = int64(v.(int))
 		if *into == 0 && !isZero(data.Raw[name]) {
-			return invalid("%s must be a number of whole seconds", name)
+			*into = -1 // less than a second is out of bounds, and not "never"
 		}
 	}
 	for name, into := range map[string]*int{"concurrency": &r.Concurrency, "rate": &r.Rate} {

@@ -156,31 +156,59 @@ func checkAccountName(data *framework.FieldData) (string, error) {
 // must not be done twice at once.
 type busySet struct {
 	mu     sync.Mutex
-	what   map[string]string
+	what   map[string]reservation
 	closed map[string]string // prefixes under which nothing is reserved
+}
+
+type reservation struct {
+	doing string
+	ended chan struct{} // closed when it is released
 }
 
 // reserve returns a release function, or a 409 that says what is under way.
 func (s *busySet) reserve(key, doing string) (func(), error) {
+	release, _, err := s.tryReserve(key, doing)
+	return release, err
+}
+
+// reserveSoon is reserve, but waits for who has reserved the name.
+func (s *busySet) reserveSoon(ctx context.Context, key, doing string) (func(), error) {
+	for {
+		release, ended, err := s.tryReserve(key, doing)
+		if ended == nil {
+			return release, err
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// tryReserve returns a channel with the error where the name is taken.
+func (s *busySet) tryReserve(key, doing string) (func(), chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now, taken := s.what[key]; taken {
-		return nil, conflict("%s %s: wait for it to finish, then look at the result", key, now)
+		return nil, now.ended, conflict("%s %s: wait for it to finish, then look at the result", key, now.doing)
 	}
 	for prefix, why := range s.closed {
 		if strings.HasPrefix(key, prefix) {
-			return nil, conflict("%s: %s", key, why)
+			return nil, nil, conflict("%s: %s", key, why)
 		}
 	}
 	if s.what == nil {
-		s.what = map[string]string{}
+		s.what = map[string]reservation{}
 	}
-	s.what[key] = doing
+	r := reservation{doing, make(chan struct{})}
+	s.what[key] = r
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.what, key)
-	}, nil
+		close(r.ended)
+	}, nil, nil
 }
 
 // reserveAll keeps everybody from reserving names under a prefix, for the reason
@@ -190,7 +218,7 @@ func (s *busySet) reserveAll(prefix, why string) (func(), error) {
 	defer s.mu.Unlock()
 	for key, now := range s.what {
 		if strings.HasPrefix(key, prefix) {
-			return nil, conflict("%s %s: wait for it to finish, then look at the result", key, now)
+			return nil, conflict("%s %s: wait for it to finish, then look at the result", key, now.doing)
 		}
 	}
 	if now, taken := s.closed[prefix]; taken {

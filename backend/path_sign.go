@@ -266,7 +266,8 @@ func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unse
 // settleForSigning settles the account unless it has left the epoch already.
 // cause is why a share did not open.
 func (b *backend) settleForSigning(ctx context.Context, eng Engine, name string, id mpc.EpochID, cause error) error {
-	release, err := b.busy.reserve(prefixAccounts+name, "is being settled")
+	// Another signature may be at it, or a refresh, which settles as well.
+	release, err := b.busy.reserveSoon(ctx, prefixAccounts+name, "is being settled")
 	if err != nil {
 		return err
 	}

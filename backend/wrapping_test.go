@@ -655,3 +655,38 @@ func TestPresignaturesSurviveRewrap(t *testing.T) {
 		t.Error("signed without it")
 	}
 }
+
+// TestManyMeetGarbage: several signatures meet a share that does not open at
+// once. One settles, the others wait for it, and all are answered.
+func TestManyMeetGarbage(t *testing.T) {
+	m := wrapped(t, &logical.InmemStorage{}, newFake(t), newClock())
+	m.rotate()
+	m.fake.garbage, m.fake.openErr = true, errors.New("no answer")
+	if _, err := m.b.RewrapAccount(t.Context(), "alice"); err == nil {
+		t.Fatal("settled without nodes")
+	}
+	m.fake.openErr = nil
+	release, err := m.b.busy.reserve(prefixAccounts+"alice", "is being refreshed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	statuses := make(chan string, 8)
+	for range cap(statuses) {
+		go func() {
+			_, status, msg := m.do(logical.UpdateOperation, "sign/alice", map[string]any{"input": "aGVsbG8="})
+			statuses <- fmt.Sprint(status, msg)
+		}()
+	}
+	select {
+	case s := <-statuses:
+		t.Errorf("answered while the account was reserved: %s", s)
+		statuses <- s
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	for range cap(statuses) {
+		if s := <-statuses; s != "200" {
+			t.Error(s)
+		}
+	}
+}

@@ -45,6 +45,8 @@ func TestNotCanonical(t *testing.T) {
 		"version 0":           func(e *hsm.Envelope) { e.Holders[0].Seals[0].Version = 0 },
 		"no domain":           func(e *hsm.Envelope) { e.Holders[0].Seals[0].Domain = "" },
 		"long domain":         func(e *hsm.Envelope) { e.Holders[0].Seals[0].Domain = strings.Repeat("a", 65) },
+		"long RSA seal":       func(e *hsm.Envelope) { s := &e.Holders[0].Seals[0]; s.Suite, s.Sealed = 2, make([]byte, 385) },
+		"short RSA seal":      func(e *hsm.Envelope) { s := &e.Holders[0].Seals[0]; s.Suite, s.Sealed = 3, make([]byte, 113) },
 		"short sealed key":    func(e *hsm.Envelope) { s := &e.Holders[0].Seals[0]; s.Sealed = s.Sealed[:112] },
 		"long sealed key":     func(e *hsm.Envelope) { s := &e.Holders[0].Seals[0]; s.Suite, s.Sealed = 9, make([]byte, 1025) },
 		"ciphertext too long": func(e *hsm.Envelope) { e.Ciphertext = make([]byte, hsm.MaxPlaintext+17) },
@@ -116,8 +118,8 @@ func TestParseAllocatesLittle(t *testing.T) {
 }
 
 func FuzzParseEnvelope(f *testing.F) {
-	for _, name := range []string{"envelope-v1.bin", "envelope-v1-custody.bin"} {
-		b, err := os.ReadFile(filepath.Join(goldenDir, name))
+	for _, name := range goldenNames {
+		b, err := os.ReadFile(filepath.Join(goldenDir, name+".bin"))
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -137,6 +139,11 @@ func FuzzParseEnvelope(f *testing.F) {
 		again, err := e.Marshal()
 		if err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("not canonical: %v", err)
+		}
+		for _, s := range e.Seals() {
+			if _, rsa := s.Suite.OAEPHash(); rsa && len(s.Sealed) != 384 {
+				t.Fatalf("an RSA seal of %d bytes", len(s.Sealed))
+			}
 		}
 	})
 }

@@ -2,15 +2,17 @@ package hsm_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdh"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -21,28 +23,19 @@ import (
 // a test key and public.
 const goldenDir = "../testdata/golden"
 
+var goldenNames = []string{"envelope-v1", "envelope-v1-custody", "envelope-v1-rsa3072-oaep-sha256", "envelope-v1-rsa3072-oaep-sha1-for-tests"}
+
 var writeGolden = flag.Bool("write-golden", false, "make golden envelopes that are not there yet; existing ones are never changed")
 
 type golden struct {
-	PrivateKey string `json:"private_key_hex"` // P-256 scalar, 32 bytes
+	PrivateKey string `json:"private_key_hex"` // P-256 scalar, 32 bytes; or PKCS #8 (RSA)
+	Suite      string `json:"suite,omitempty"` // default hpke-p256
 	KeyID      string `json:"key_id_hex"`
 	Domain     string `json:"domain"`
 	KeyVersion uint32 `json:"key_version"`
 	Context    string `json:"context_hex"`
 	Plaintext  string `json:"plaintext_hex"`
 	Custody    bool   `json:"needs_custody_key"`
-}
-
-// softKey is a software key, without the checks of hsm.SoftwareKey.
-type softKey struct{ priv *ecdh.PrivateKey }
-
-func (k softKey) ECDH(_ context.Context, _ hsm.WrappingKey, peer *ecdh.PublicKey) (*secret.Bytes, error) {
-	z, err := k.priv.ECDH(peer)
-	return secret.New(z), err
-}
-
-func (k softKey) DecryptOAEP(context.Context, hsm.WrappingKey, []byte) (*secret.Bytes, error) {
-	return nil, errors.New("this is a P-256 key")
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -55,11 +48,15 @@ func unhex(t testing.TB, s string) []byte {
 }
 
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"envelope-v1", "envelope-v1-custody"} {
+	for _, name := range goldenNames {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(goldenDir, name)
 			if _, err := os.Stat(path + ".bin"); *writeGolden && os.IsNotExist(err) {
-				makeGolden(t, path, name == "envelope-v1-custody")
+				if suite, ok := strings.CutPrefix(name, "envelope-v1-rsa"); ok {
+					makeGoldenRSA(t, path, "rsa"+suite)
+				} else {
+					makeGolden(t, path, name == "envelope-v1-custody")
+				}
 			}
 			var g golden
 			text, err := os.ReadFile(path + ".json")
@@ -84,12 +81,8 @@ func TestGolden(t *testing.T) {
 			if !bytes.Equal(c, goldenContext()) {
 				t.Fatal("ShareContext gives other bytes than it did")
 			}
-			priv, err := ecdh.P256().NewPrivateKey(unhex(t, g.PrivateKey))
-			if err != nil {
-				t.Fatal(err)
-			}
-			key := hsm.WrappingKey{Domain: g.Domain, Version: g.KeyVersion, Suite: hsm.SuiteHPKEP256, ID: unhex(t, g.KeyID), PublicKey: priv.PublicKey().Bytes()}
-			got, version, err := hsm.Open(t.Context(), softKey{priv}, []hsm.WrappingKey{key}, c, envelope)
+			x, key := g.key(t)
+			got, version, err := hsm.Open(t.Context(), x, []hsm.WrappingKey{key}, c, envelope)
 			if g.Custody {
 				if !errors.Is(err, hsm.ErrNeedsCustodyKey) {
 					t.Fatalf("got %v", err)
@@ -101,6 +94,31 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// key returns the private key and the record that goes with it.
+func (g golden) key(t *testing.T) (hsm.PrivateKeys, hsm.WrappingKey) {
+	t.Helper()
+	key := hsm.WrappingKey{Domain: g.Domain, Version: g.KeyVersion, Suite: hsm.SuiteHPKEP256, ID: unhex(t, g.KeyID)}
+	if g.Suite == "" {
+		priv, err := ecdh.P256().NewPrivateKey(unhex(t, g.PrivateKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key.PublicKey = priv.PublicKey().Bytes()
+		return hsm.SoftwareKey(priv), key
+	}
+	var err error
+	if key.Suite, err = hsm.ParseSuite(g.Suite); err != nil {
+		t.Fatal(err)
+	}
+	priv, err := x509.ParsePKCS8PrivateKey(unhex(t, g.PrivateKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	soft := softRSA{priv.(*rsa.PrivateKey)}
+	key.PublicKey = soft.public(t)
+	return soft, key
 }
 
 func goldenContext() hsm.Context {
@@ -137,11 +155,39 @@ func makeGolden(t *testing.T, path string, custody bool) {
 			t.Fatal(err)
 		}
 	}
-	text, err := json.MarshalIndent(golden{
+	writeGoldenFiles(t, path, envelope, golden{
 		PrivateKey: hex.EncodeToString(priv.Bytes()), KeyID: hex.EncodeToString(id),
 		Domain: key.Domain, KeyVersion: key.Version,
 		Context: hex.EncodeToString(goldenContext()), Plaintext: hex.EncodeToString(plaintext), Custody: custody,
-	}, "", "  ")
+	})
+}
+
+func makeGoldenRSA(t *testing.T, path, suite string) {
+	soft, key := newSoftRSA(t, hsm.DefaultDomain, 7)
+	var err error
+	if key.Suite, err = hsm.ParseSuite(suite); err != nil {
+		t.Fatal(err)
+	}
+	plaintext := []byte("0123456789abcdef0123456789ABCDEF")
+	// Beside a seal for P-256, as a share for two kinds of token has.
+	_, other := newSoftKey(t, "eu", 7)
+	envelope, err := hsm.Seal(goldenContext(), secret.Copy(plaintext), []hsm.WrappingKey{other, key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(soft.priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeGoldenFiles(t, path, envelope, golden{
+		PrivateKey: hex.EncodeToString(der), Suite: suite, KeyID: hex.EncodeToString(key.ID),
+		Domain: key.Domain, KeyVersion: key.Version,
+		Context: hex.EncodeToString(goldenContext()), Plaintext: hex.EncodeToString(plaintext),
+	})
+}
+
+func writeGoldenFiles(t *testing.T, path string, envelope []byte, g golden) {
+	text, err := json.MarshalIndent(g, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}

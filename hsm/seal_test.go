@@ -8,19 +8,20 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/secret"
 )
 
-func newSoftKey(t *testing.T, domain string, version uint32) (softKey, hsm.WrappingKey) {
+func newSoftKey(t testing.TB, domain string, version uint32) (hsm.PrivateKeys, hsm.WrappingKey) {
 	t.Helper()
 	priv, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return softKey{priv}, hsm.WrappingKey{Domain: domain, Version: version, Suite: hsm.SuiteHPKEP256, ID: make([]byte, 16), PublicKey: priv.PublicKey().Bytes()}
+	return hsm.SoftwareKey(priv), hsm.WrappingKey{Domain: domain, Version: version, Suite: hsm.SuiteHPKEP256, ID: make([]byte, 16), PublicKey: priv.PublicKey().Bytes()}
 }
 
 func TestContexts(t *testing.T) {
@@ -34,6 +35,10 @@ func TestContexts(t *testing.T) {
 		"auxiliary":           hsm.NodeKeyContext(hsm.NodeKeyAuxiliary, mount, "local-1", 1),
 		"other node":          hsm.NodeKeyContext(hsm.NodeKeyIdentity, mount, "local-11", 1),
 		"other generation":    hsm.NodeKeyContext(hsm.NodeKeyIdentity, mount, "local-1", 2),
+		"deal":                hsm.DealContext(mount, [32]byte{}, 1, 2),
+		"deal, other way":     hsm.DealContext(mount, [32]byte{}, 2, 1),
+		"deal, other account": hsm.DealContext([16]byte{}, [32]byte{}, 1, 2),
+		"deal, other target":  hsm.DealContext(mount, [32]byte{1}, 1, 2),
 		"other mount":         hsm.NodeKeyContext(hsm.NodeKeyIdentity, [16]byte{}, "local-1", 1),
 	} {
 		if twin, ok := seen[string(c)]; ok || len(c) == 0 {
@@ -46,6 +51,12 @@ func TestContexts(t *testing.T) {
 	want := "0000001b" + hex.EncodeToString([]byte("mpc hsm context node key v1")) +
 		"00000008" + hex.EncodeToString([]byte("identity")) +
 		"00000010" + "aa000000000000000000000000000000" + "00000001" + "6e" + "00000008" + "0000000000000102"
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	got = hex.EncodeToString(hsm.DealContext(mount, [32]byte{31: 7}, 3, 4))
+	want = "00000017" + hex.EncodeToString([]byte("mpc hsm context deal v1")) +
+		"00000010" + "aa000000000000000000000000000000" + "00000020" + strings.Repeat("00", 31) + "07" + "00000001" + "03" + "00000001" + "04"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -102,6 +113,12 @@ func TestSealRefuses(t *testing.T) {
 // envelope, all of the same key pair.
 func TestSealsAreBoundToNames(t *testing.T) {
 	x, key := newSoftKey(t, "default", 1)
+	t.Run(key.Suite.String(), func(t *testing.T) { boundToNames(t, x, key) })
+	y, rsa := newSoftRSA(t, "default", 1)
+	t.Run(rsa.Suite.String(), func(t *testing.T) { boundToNames(t, y, rsa) })
+}
+
+func boundToNames(t *testing.T, x hsm.PrivateKeys, key hsm.WrappingKey) {
 	c := hsm.ShareContext(1, [32]byte{})
 	sealed := func() *hsm.Envelope {
 		b, err := hsm.Seal(c, secret.Copy([]byte("share")), []hsm.WrappingKey{key})
@@ -174,7 +191,14 @@ func (b broken) DecryptOAEP(context.Context, hsm.WrappingKey, []byte) (*secret.B
 }
 
 func TestOpenPassesTokenErrors(t *testing.T) {
-	_, key := newSoftKey(t, "default", 1)
+	_, ec := newSoftKey(t, "default", 1)
+	_, rsa := newSoftRSA(t, "default", 1)
+	for _, key := range []hsm.WrappingKey{ec, rsa} {
+		t.Run(key.Suite.String(), func(t *testing.T) { passesTokenErrors(t, key) })
+	}
+}
+
+func passesTokenErrors(t *testing.T, key hsm.WrappingKey) {
 	c := hsm.ShareContext(1, [32]byte{})
 	b, err := hsm.Seal(c, secret.Copy([]byte("share")), []hsm.WrappingKey{key})
 	if err != nil {
@@ -184,7 +208,10 @@ func TestOpenPassesTokenErrors(t *testing.T) {
 	if !errors.Is(err, hsm.ErrUnavailable) || errors.Is(err, hsm.ErrOpen) {
 		t.Errorf("got %v", err)
 	}
-	if _, _, err = hsm.Open(t.Context(), broken{}, []hsm.WrappingKey{key}, c, b); err == nil || errors.Is(err, hsm.ErrOpen) {
+	// What has the wrong length is the token's fault with ECDH, and perhaps the
+	// sealer's with RSA, where it decides over the length.
+	_, isRSA := key.Suite.OAEPHash()
+	if _, _, err = hsm.Open(t.Context(), broken{}, []hsm.WrappingKey{key}, c, b); err == nil || errors.Is(err, hsm.ErrOpen) != isRSA {
 		t.Errorf("a short secret: %v", err)
 	}
 }

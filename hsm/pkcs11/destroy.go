@@ -61,7 +61,8 @@ func (t *Token) destroyPair(s p11.SessionHandle, id []byte) (int, error) {
 			return destroyed, err
 		}
 		if n := len(p.private) + len(p.public); n > 0 {
-			return destroyed, fmt.Errorf("the token accepted it, but %d objects are still there", n)
+			// NSS does this when its database files are gone.
+			return destroyed, fmt.Errorf("%w: it accepted the order to destroy, but %d objects are still there; try again", ErrUnavailable, n)
 		}
 		if err := t.checkPresence(); err != nil {
 			return destroyed, err

@@ -25,6 +25,8 @@ type faulty struct {
 	mu       sync.Mutex
 	calls    map[string]int
 	derive   func() error // before C_DeriveKey
+	decrypt  func() error // before C_DecryptInit
+	info     func() error // before C_GetTokenInfo
 	generate func(real func() (p11.ObjectHandle, p11.ObjectHandle, error)) (p11.ObjectHandle, p11.ObjectHandle, error)
 	read     func(typ uint) ([]byte, error, bool)
 	login    func() (error, bool)
@@ -63,6 +65,14 @@ func (f *faulty) CloseSession(s p11.SessionHandle) error {
 }
 
 func (f *faulty) GetTokenInfo(slot uint) (p11.TokenInfo, error) {
+	f.mu.Lock()
+	hook := f.info
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return p11.TokenInfo{}, err
+		}
+	}
 	ti, err := f.module.GetTokenInfo(slot)
 	ti.Flags |= f.flags
 	return ti, err
@@ -92,6 +102,19 @@ func (f *faulty) DeriveKey(s p11.SessionHandle, m []*p11.Mechanism, base p11.Obj
 		}
 	}
 	return f.module.DeriveKey(s, m, base, a)
+}
+
+func (f *faulty) DecryptInit(s p11.SessionHandle, m []*p11.Mechanism, key p11.ObjectHandle) error {
+	f.count("decrypt")
+	f.mu.Lock()
+	hook := f.decrypt
+	f.mu.Unlock()
+	if hook != nil {
+		if err := hook(); err != nil {
+			return err
+		}
+	}
+	return f.module.DecryptInit(s, m, key)
 }
 
 func (f *faulty) GenerateKeyPair(s p11.SessionHandle, m []*p11.Mechanism, public, private []*p11.Attribute) (p11.ObjectHandle, p11.ObjectHandle, error) {

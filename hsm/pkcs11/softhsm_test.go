@@ -5,10 +5,7 @@ package pkcs11_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"os"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -207,24 +204,9 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// childJob is what TestOtherProcess hands to its child.
-type childJob struct {
-	Module, Label string
-	PIN           []byte
-	Key           hsm.WrappingKey
-	Context       []byte
-	Envelope      []byte
-}
-
-const childEnv = "MPC_HSM_TEST_CHILD"
-
-// TestOtherProcess: a second process binds and uses the key this one made.
-// As a child it is that second process.
+// TestOtherProcess: a second process binds and uses the key this one made, and
+// does not once it is destroyed.
 func TestOtherProcess(t *testing.T) {
-	if os.Getenv(childEnv) == "1" {
-		child(t)
-		return
-	}
 	soft := hsmtest.SoftHSM(t)
 	tok := open(t, soft)
 	key, err := tok.GenerateWrappingKey(t.Context(), request(1, ""))
@@ -236,47 +218,14 @@ func TestOtherProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	job, err := json.Marshal(childJob{soft.Module, soft.Label, soft.PIN().Expose(), key, c, e})
-	if err != nil {
-		t.Fatal(err)
-	}
-	run := func() ([]byte, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestOtherProcess$", "-test.v")
-		cmd.Env = append(os.Environ(), childEnv+"=1")
-		cmd.Stdin = bytes.NewReader(job)
-		return cmd.CombinedOutput()
-	}
-	if out, err := run(); err != nil || !bytes.Contains(out, []byte("child opened: share for the child")) {
-		t.Fatalf("%v\n%s", err, out)
+	job := childJob{Module: soft.Module, Label: soft.Label, PIN: soft.PIN().Expose(), Key: key, Context: c, Envelope: e}
+	if r := startChild(t, "open", job)(); r.Opened != "share for the child" {
+		t.Fatalf("%+v", r)
 	}
 	if err := tok.DestroyWrappingKey(t.Context(), key.ID); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run(); err == nil || !bytes.Contains(out, []byte(hsm.ErrKeyNotFound.Error())) {
-		t.Fatalf("after destroying: %v\n%s", err, out)
+	if r := startChild(t, "open", job)(); r.Opened != "" || !r.says("key not found") {
+		t.Fatalf("after destroying: %+v", r)
 	}
-}
-
-func child(t *testing.T) {
-	var job childJob
-	if err := json.NewDecoder(os.Stdin).Decode(&job); err != nil {
-		t.Fatal(err)
-	}
-	tok, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: job.Module, Label: job.Label, PIN: secret.New(job.PIN)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tok.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	if err := tok.Bind(ctx, job.Key); err != nil {
-		t.Fatal(err)
-	}
-	got, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{job.Key}, job.Context, job.Envelope)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("child opened: %s", got.Expose())
 }

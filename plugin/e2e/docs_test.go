@@ -60,6 +60,25 @@ func blocks(t testing.TB, document string) []block {
 	return all
 }
 
+// console returns the commands of a document's console blocks in order.
+func console(t testing.TB, document string) (commands []string) {
+	t.Helper()
+	for _, b := range blocks(t, document) {
+		if b.language != "console" {
+			continue
+		}
+		for _, line := range b.lines {
+			command, ok := strings.CutPrefix(line, "$ ")
+			if !ok {
+				t.Errorf("%s: a console block has a line that is no command: %s", document, line)
+				continue
+			}
+			commands = append(commands, command)
+		}
+	}
+	return commands
+}
+
 // shell runs a line in bash against a Vault, with `vault` and `mpckms` on PATH.
 type shell struct {
 	dir string

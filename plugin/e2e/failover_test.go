@@ -57,14 +57,15 @@ func TestFailover(t *testing.T) {
 		name string
 		stop func(testing.TB) (*e2e.Vault, []e2e.Process)
 		load func(testing.TB) []work
+		then func(testing.TB, *client)
 	}{
-		{"killed while accounts are made", kill, f.creating},
-		{"killed while signing", kill, f.signing},
-		{"stepped down while signing", stepDown, f.signing},
-		{"killed while refreshing", kill, f.refreshing},
-		{"killed while rewrapping", kill, f.rewrapping}, // failover_rewrap_test.go
+		{"killed while accounts are made", kill, f.creating, nil},
+		{"killed while signing", kill, f.signing, nil},
+		{"stepped down while signing", stepDown, f.signing, nil},
+		{"killed while refreshing", kill, f.refreshing, f.awaitRotation},
+		{"killed while rewrapping", kill, f.rewrapping, f.awaitRewrapped},
 	} {
-		if !t.Run(test.name, func(t *testing.T) { f.disturb(t, test.stop, test.load(t)) }) {
+		if !t.Run(test.name, func(t *testing.T) { f.disturb(t, test.stop, test.load(t), test.then) }) {
 			return // a server may still be down
 		}
 	}
@@ -122,8 +123,8 @@ func (f *failover) refreshing(t testing.TB) []work {
 }
 
 // disturb stops the active server in the middle of a load, and looks at
-// everything afterwards.
-func (f *failover) disturb(t *testing.T, stop func(testing.TB) (*e2e.Vault, []e2e.Process), load []work) {
+// everything afterwards; then at what is particular to the load.
+func (f *failover) disturb(t *testing.T, stop func(testing.TB) (*e2e.Vault, []e2e.Process), load []work, then func(testing.TB, *client)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var done, failed, underWay atomic.Int64
@@ -182,7 +183,9 @@ func (f *failover) disturb(t *testing.T, stop func(testing.TB) (*e2e.Vault, []e2
 	if err := f.ledger.sign(t.Context(), newClient(t, old, "mpc"), f.schnorr, []byte("through the old one")); err != nil {
 		t.Errorf("through the server that came back: %v", err)
 	}
-	f.awaitRotation(t, c)
+	if then != nil {
+		then(t, c)
+	}
 	for _, lost := range f.ledger.losses() {
 		t.Errorf("lost: %s", lost)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -70,10 +71,13 @@ var errLost = errors.New("lost")
 func (l *ledger) lose(format string, args ...any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	text := fmt.Sprintf(format, args...)
+	text := oneLine(fmt.Sprintf(format, args...))
 	l.lost = append(l.lost, text)
 	return fmt.Errorf("%w: %s", errLost, text)
 }
+
+// oneLine has no line breaks, which errors of Vault's API have.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // losses returns what was lost so far.
 func (l *ledger) losses() []string {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +53,37 @@ func (l *lifecycle) verify(t testing.TB, what string) {
 	}
 }
 
+// load has every account sign without pause, until the function it returns is
+// called. Requests may be refused meanwhile; what is answered must be right.
+func (l *lifecycle) load(t testing.TB) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	c := newClient(t, l.Vault, l.path)
+	var clients sync.WaitGroup
+	var answered, refused atomic.Int64
+	for _, name := range l.ledger.names() {
+		clients.Go(func() {
+			for round := 0; ctx.Err() == nil; round++ {
+				if err := l.ledger.sign(ctx, c, name, fmt.Appendf(nil, "round %d", round)); err == nil {
+					answered.Add(1)
+				} else if ctx.Err() == nil {
+					refused.Add(1)
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { cancel(); clients.Wait() }) // should the test end before stop
+	l.await(t, time.Minute, "signatures under load", func() bool { return answered.Load() >= 5 })
+	return func() {
+		before := answered.Load()
+		l.await(t, signsWithin, "signatures under load, afterwards", func() bool { return answered.Load() >= before+5 })
+		cancel()
+		clients.Wait()
+		t.Logf("%d signatures meanwhile, %d requests refused", answered.Load(), refused.Load())
+	}
+}
+
 // generations returns the generation of each node's auxiliary keys.
 func (l *lifecycle) generations(t testing.TB) map[string]int {
 	t.Helper()
@@ -66,7 +99,10 @@ func (l *lifecycle) generations(t testing.TB) map[string]int {
 func TestSealed(t *testing.T) {
 	l := newLifecycle(t, "sealed")
 	family, generations := l.family(t), l.generations(t)
+	stop := l.load(t)
+	started := time.Now()
 	l.Seal(t)
+	t.Logf("sealing under load took %v", time.Since(started).Round(time.Millisecond))
 	e2e.WaitGone(t, family, gone)
 	if left := e2e.ProcessTree(t, l.PID()); len(left) > 0 {
 		t.Errorf("a sealed Vault runs %v", left)
@@ -75,6 +111,7 @@ func TestSealed(t *testing.T) {
 		t.Error("a sealed Vault signs")
 	}
 	l.Unseal(t)
+	stop()
 	l.verify(t, "after unsealing")
 	if got := l.generations(t); fmt.Sprint(got) != fmt.Sprint(generations) {
 		t.Errorf("generations of auxiliary keys %v, before %v", got, generations)
@@ -85,19 +122,7 @@ func TestSealed(t *testing.T) {
 // clients sign. Requests may fail; what is answered is right.
 func TestReloaded(t *testing.T) {
 	l := newLifecycle(t, "reloaded")
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	answered := make(chan int, 1)
-	c := newClient(t, l.Vault, l.path)
-	go func() { // ends with ctx
-		count := 0
-		for round := 0; ctx.Err() == nil; round++ {
-			if l.ledger.sign(ctx, c, "reloaded-"+bip340, fmt.Appendf(nil, "round %d", round)) == nil {
-				count++
-			}
-		}
-		answered <- count
-	}()
+	stop := l.load(t)
 	for _, args := range [][]string{
 		{"plugin", "reload", "-type=secret", "-plugin=mpc"},
 		{"write", "sys/plugins/reload/backend", "mounts=mpc"}, // what -mounts does
@@ -110,12 +135,7 @@ func TestReloaded(t *testing.T) {
 		l.verify(t, fmt.Sprintf("after vault %v", args))
 		l.waitNodes(t, 3)
 	}
-	cancel()
-	count := <-answered
-	t.Logf("%d signatures meanwhile", count)
-	if count < 10 {
-		t.Errorf("only %d signatures", count)
-	}
+	stop()
 }
 
 // TestMoved: the mount gets another path and comes back. Nothing that is

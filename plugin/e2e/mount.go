@@ -74,10 +74,14 @@ func (v *Vault) register() error {
 
 // install puts the plugin into this server's folder and returns its SHA-256.
 func (v *Vault) install() (sum [sha256.Size]byte, err error) {
-	if v.harness.PluginDir == "" {
+	dir := v.harness.PluginDir
+	if v.opts.PluginDir != "" {
+		dir = v.opts.PluginDir
+	}
+	if dir == "" {
 		return sum, errors.New("MPC_PLUGIN_DIR is not set; run the suite with make e2e")
 	}
-	binary, err := os.ReadFile(filepath.Join(v.harness.PluginDir, pluginName))
+	binary, err := os.ReadFile(filepath.Join(dir, pluginName))
 	if err != nil {
 		return sum, err
 	}

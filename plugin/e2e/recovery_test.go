@@ -42,27 +42,20 @@ func TestRecoveryDocument(t *testing.T) {
 		"mpckms account sign":            "Signature",
 	}
 	kept := map[string]bool{}
-	for _, b := range blocks(t, "docs/recovery.md") {
-		for _, line := range b.lines {
-			command, ok := strings.CutPrefix(line, "$ ")
-			if !ok {
-				t.Fatalf("not a command: %s", line)
-			}
-			if strings.HasPrefix(command, "vault read -field=recovery_recipients") {
-				first.awaitCaughtUp(t)
-			}
-			if !lost && strings.Contains(command, "--mount rebuilt") {
-				lost = true
-				second := first.loseHSM(t)
-				_ = second
-			}
-			out := sh.run(t, command, "")
-			for prefix, text := range promised {
-				if strings.HasPrefix(command, prefix) {
-					kept[prefix] = true
-					if !strings.Contains(out, text) {
-						t.Errorf("$ %s\n%s\ndoes not say %q", command, out, text)
-					}
+	for _, command := range console(t, "docs/recovery.md") {
+		if strings.HasPrefix(command, "vault read -field=recovery_recipients") {
+			first.awaitCaughtUp(t)
+		}
+		if !lost && strings.Contains(command, "--mount rebuilt") {
+			lost = true
+			first.loseHSM(t)
+		}
+		out := sh.run(t, command, "")
+		for prefix, text := range promised {
+			if strings.HasPrefix(command, prefix) {
+				kept[prefix] = true
+				if !strings.Contains(out, text) {
+					t.Errorf("$ %s\n%s\ndoes not say %q", command, out, text)
 				}
 			}
 		}
@@ -137,7 +130,7 @@ func (e *engine) awaitCaughtUp(t testing.TB) {
 
 // loseHSM removes the token of the first mount for good and enables the engine
 // at rebuilt, on a fresh token.
-func (e *engine) loseHSM(t testing.TB) *engine {
+func (e *engine) loseHSM(t testing.TB) {
 	t.Helper()
 	tokens := filepath.Join(e.Dir, "tokens")
 	if err := os.RemoveAll(tokens); err != nil {
@@ -152,5 +145,4 @@ func (e *engine) loseHSM(t testing.TB) *engine {
 	second.write(t, "config/nodes", map[string]any{"local": 3})
 	second.write(t, "config/hsm", map[string]any{"uri": fresh.URI(), "pin": fresh.PIN})
 	second.waitNodes(t, 3)
-	return second
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -87,18 +89,17 @@ func (s *soak) refuse(err error) {
 	if errors.Is(err, errLost) {
 		return
 	}
-	text := err.Error()
-	if answer := (*api.ResponseError)(nil); errors.As(err, &answer) {
-		text = fmt.Sprintf("%d %q", answer.StatusCode, answer.Errors)
-		if len(text) > 160 {
-			text = text[:160] + "…"
-		}
-		text = text[:4] + digits.ReplaceAllString(text[4:], "#")
-	} else {
-		text = digits.ReplaceAllString(text, "#")
-		if i := len(text) - 80; i > 0 {
-			text = "…" + text[i:]
-		}
+	text := oneLine(err.Error())
+	var answer *api.ResponseError
+	var connection *url.Error
+	switch {
+	case errors.As(err, &answer):
+		text = fmt.Sprintf("status %d: ", answer.StatusCode) + digits.ReplaceAllString(oneLine(strings.Join(answer.Errors, " ")), "#")
+	case errors.As(err, &connection):
+		text = "no answer: " + digits.ReplaceAllString(connection.Err.Error(), "#")
+	}
+	if len(text) > 200 {
+		text = text[:200] + "…"
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,7 +24,10 @@ const (
 	soakSmoke       = 20 * time.Second   // without soakDurationEnv: does the soak itself work?
 	soakClients     = 3
 	soakPeriod      = 20 * time.Second // refresh_period of the mount
-	soakNodes       = 3
+	// soakRetire has superseded wrapping keys destroyed during the run: a share
+	// that was still sealed to one would be lost.
+	soakRetire = 5 * time.Second
+	soakNodes  = 3
 )
 
 // soak is one run: clients that create, sign and refresh without pause, a
@@ -42,7 +45,6 @@ type soak struct {
 	started     time.Time
 	signatures  atomic.Int64
 	refused     atomic.Int64
-	noRotation  bool // wrapping-keys/rotate is no path of this plugin
 	disturbed   map[string]int
 	slowest     time.Duration // from a disturbance to the next signature
 	slowestWhat string
@@ -59,21 +61,21 @@ func TestSoak(t *testing.T) {
 	s.say("%v, SOAK_SEED=%d to repeat the choices", s.duration, s.seed)
 	finished := false
 	defer func() {
-		line := s.summary(finished)
-		s.say("%s", line)
-		if file := os.Getenv(soakSummaryEnv); file != "" {
-			if err := os.WriteFile(file, []byte("soak: "+line+"\n"), 0o600); err != nil {
-				t.Error(err)
-			}
+		line := s.summary(finished, t.Failed())
+		file := os.Getenv(soakSummaryEnv)
+		if file == "" {
+			s.say("%s", line)
+		} else if err := os.WriteFile(file, []byte("soak: "+line+"\n"), 0o600); err != nil {
+			t.Error(err)
 		}
 	}()
 	s.run(t)
 	finished = true
-	for _, lost := range s.ledger.losses() {
-		t.Errorf("lost: %s", lost)
-	}
 	if s.signatures.Load() == 0 {
 		t.Error("nothing was signed")
+	}
+	if len(s.ledger.losses()) > 0 {
+		t.Error("something was lost: see the last line")
 	}
 }
 
@@ -106,7 +108,7 @@ func (s *soak) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.
 
 func (s *soak) run(t *testing.T) {
 	rotation := s.read(t, "config/rotation")
-	s.write(t, "config/rotation", map[string]any{"refresh_period": soakPeriod.String()})
+	s.write(t, "config/rotation", map[string]any{"refresh_period": soakPeriod.String(), "retire_after": soakRetire.String()})
 	c := newClient(t, s.Vault, s.path)
 	for i, algorithm := range []string{bip340, ed25519, ecdsaCurve, ecdsaP256} {
 		if err := s.ledger.create(t.Context(), c, fmt.Sprintf("soak-first-%d", i), algorithm, nil); err != nil {
@@ -136,7 +138,8 @@ func (s *soak) run(t *testing.T) {
 	s.say("%d of %d accounts signed, in %v", good, len(s.ledger.names()), time.Since(before).Round(time.Second))
 	s.checkWhole(t, s.ledger.names())
 	s.settle(t, c)
-	s.write(t, "config/rotation", map[string]any{"refresh_period": rotation["refresh_period"]})
+	s.sayWrapping(t)
+	s.write(t, "config/rotation", map[string]any{"refresh_period": rotation["refresh_period"], "retire_after": rotation["retire_after"]})
 	s.sayErrors()
 }
 
@@ -201,17 +204,35 @@ func (s *soak) counts() string {
 	return strings.Join(append(parts, thousands(int(s.refused.Load()))+" requests refused"), ", ")
 }
 
-func (s *soak) summary(finished bool) string {
+func (s *soak) summary(finished, failed bool) string {
 	lost := s.ledger.losses()
 	switch {
 	case s.started.IsZero():
 		return "not begun; lost: not known"
 	case !finished:
-		lost = append(lost, "not known: the run ended early")
+		lost = append(lost, "not known, since the run ended early: see above")
+	case len(lost) == 0 && failed:
+		lost = []string{"nothing of the accounts, but the run failed: see above"}
 	case len(lost) == 0:
 		lost = []string{"nothing"}
 	}
 	return s.counts() + "; lost: " + strings.Join(lost, "; ")
+}
+
+// sayWrapping tells what became of the wrapping keys.
+func (s *soak) sayWrapping(t *testing.T) {
+	states := map[string]int{}
+	list, err := s.Client.Logical().List(s.path + "/wrapping-keys")
+	if err != nil || list == nil {
+		t.Errorf("list wrapping-keys: %v", err)
+		return
+	}
+	versions, _ := list.Data["key_info"].(map[string]any)
+	for _, v := range versions {
+		fields, _ := v.(map[string]any)
+		states[text(fields, "state")]++
+	}
+	s.say("wrapping keys: %d live, %d retired, %d being destroyed, %d destroyed", states["live"], states["retired"], states["destroying"], states["destroyed"])
 }
 
 func (s *soak) sayErrors() {

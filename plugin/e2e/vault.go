@@ -38,6 +38,8 @@ type Options struct {
 	// PluginEnv is registered with the plugin after what Enable sets itself,
 	// each "NAME=value".
 	PluginEnv []string
+	// PluginDir, where not empty, holds another build of the plugin.
+	PluginDir string
 	// PINFile is put on the module list: the nodes' host provides the PIN.
 	PINFile string
 
@@ -397,4 +399,15 @@ func freePorts() (int, int, error) {
 		return port, port + 1, nil
 	}
 	return 0, 0, errors.New("no two neighbouring free ports on 127.0.0.1")
+}
+
+// AwaitDeath waits until the server process, which somebody else kills, has
+// ended.
+func (v *Vault) AwaitDeath(t testing.TB) {
+	t.Helper()
+	select {
+	case <-v.exited:
+	case <-time.After(stopTimeout):
+		t.Fatal("Vault still runs")
+	}
 }

@@ -45,7 +45,7 @@ func serve() int {
 	go exitWithVault(os.Getppid())
 	err := vaultplugin.Serve(&vaultplugin.ServeOpts{
 		Logger: logger,
-		BackendFactoryFunc: backend.Factory(backend.Config{
+		BackendFactoryFunc: backend.Factory(withFaults(backend.Config{
 			Version: "v" + version,
 			Modules: os.Getenv(modules.Variable),
 			NewEngine: func(c backend.EngineConfig) backend.Engine {
@@ -54,7 +54,7 @@ func serve() int {
 					OnPresignatureUsed: c.OnPresignatureUsed, OnPINRefused: c.OnPINRefused,
 				})
 			},
-		}),
+		})),
 	})
 	// Vault may end the engine without calling Clean: nodes end all the same,
 	// because the pipe they inherited closes with this process.
