@@ -130,9 +130,9 @@ func TestPromptInterrupted(t *testing.T) {
 	}()
 	await := func(what string, is func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatal("waited for a minute: " + what)
+				t.Fatal("waited for 20 s: " + what)
 			}
 		}
 	}

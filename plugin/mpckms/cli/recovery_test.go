@@ -543,3 +543,28 @@ func TestRecoveryRequests(t *testing.T) {
 	d.run("", words("recovery target --out @x")...).want(t, 1, "cannot be used and was not written")
 	d.missing("x")
 }
+
+// Files are asked for before commands begin; what counts is that writing them
+// cannot replace one that has come meanwhile, nor leave half of a pair.
+func TestWriteNew(t *testing.T) {
+	d := newDesk(t)
+	d.write("there", "first")
+	if err := os.Symlink(d.path("elsewhere"), d.path("link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"there", "link"} {
+		if err := writeNew(d.path(name), []byte("second"), 0o600); err == nil {
+			t.Errorf("%s: overwritten", name)
+		}
+		if err := absent(d.path(name)); err == nil {
+			t.Errorf("%s passes for absent", name)
+		}
+	}
+	if d.read("there") != "first" {
+		t.Error("the file was changed")
+	}
+	if err := writeKeyPair(d.path("key"), []byte("x"), d.path("no/folder.pub"), []byte("y")); err == nil {
+		t.Error("wrote into a folder that is not there")
+	}
+	d.missing("elsewhere", "key")
+}
