@@ -105,7 +105,7 @@ func decryptsLikeSoftware(t *testing.T, tok Token, key hsm.WrappingKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	//lint:ignore SA1019 it is to be refused
+	//lint:ignore SA1019 the old padding is here to be refused
 	pkcs1, err := rsa.EncryptPKCS1v15(rand.Reader, pub, []byte("x"))
 	if err != nil {
 		t.Fatal(err)
