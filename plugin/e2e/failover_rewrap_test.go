@@ -21,7 +21,7 @@ func (f *failover) rewrapping(t testing.TB) []work {
 		func(ctx context.Context, c *client, _ int) error {
 			select { // No more than 64 versions may be live.
 			case <-ctx.Done():
-			case <-time.After(2 * time.Second):
+			case <-time.After(time.Second):
 			}
 			_, err := c.write(ctx, "wrapping-keys/rotate", nil)
 			return err

@@ -130,7 +130,7 @@ func (f *failover) refreshing(t testing.TB) []work {
 func (f *failover) disturb(t *testing.T, stop func(testing.TB) (*e2e.Vault, []e2e.Process), load []work, then func(testing.TB, *client)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var done, failed, underWay atomic.Int64
+	var done, failed, underWay, begun atomic.Int64 // begun: kinds of work that succeeded once
 	var workers sync.WaitGroup
 	for i, w := range load {
 		var clients []*client
@@ -138,12 +138,16 @@ func (f *failover) disturb(t *testing.T, stop func(testing.TB) (*e2e.Vault, []e2
 			clients = append(clients, newClient(t, v, "mpc"))
 		}
 		workers.Go(func() {
+			first := true
 			for round := 0; ctx.Err() == nil; round++ {
 				underWay.Add(1)
 				err := w(ctx, clients[(i+round)%len(clients)], round)
 				underWay.Add(-1)
 				if err == nil {
-					done.Add(1)
+					if done.Add(1); first {
+						begun.Add(1)
+						first = false
+					}
 					continue
 				}
 				if failed.Add(1); ctx.Err() == nil {
@@ -152,7 +156,7 @@ func (f *failover) disturb(t *testing.T, stop func(testing.TB) (*e2e.Vault, []e2
 			}
 		})
 	}
-	awaitTrue(t, 60*time.Second, "answers before the server is stopped", func() bool { return done.Load() >= 10 })
+	awaitTrue(t, 60*time.Second, "answers before the server is stopped", func() bool { return done.Load() >= 10 && begun.Load() == int64(len(load)) })
 	before, caught := done.Load(), underWay.Load()
 	old, below := stop(t)
 	election := f.AwaitElection(t, old)

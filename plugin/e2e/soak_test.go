@@ -43,6 +43,7 @@ type soak struct {
 	say       func(format string, args ...any)
 
 	started     time.Time
+	took        time.Duration // once the load has ended
 	signatures  atomic.Int64
 	refused     atomic.Int64
 	disturbed   map[string]int
@@ -130,6 +131,7 @@ func (s *soak) run(t *testing.T) {
 	s.conduct(t, c)
 	cancel()
 	background.Wait()
+	s.took = time.Since(s.started)
 
 	s.say("verifying %d accounts", len(s.ledger.names()))
 	before := time.Now()
@@ -192,8 +194,12 @@ func (s *soak) counts() string {
 	s.mu.Lock()
 	disturbed := maps.Clone(s.disturbed)
 	s.mu.Unlock()
+	took := s.took
+	if took == 0 {
+		took = time.Since(s.started)
+	}
 	parts := []string{
-		time.Since(s.started).Round(time.Second).String(),
+		took.Round(time.Second).String(),
 		thousands(len(s.ledger.names())) + " accounts",
 		thousands(int(s.signatures.Load())) + " signatures",
 		thousands(s.refreshes()) + " refreshes",
