@@ -2,9 +2,9 @@
 # soak.sh DURATION [SEED]: has clients create accounts, sign and refresh on a
 # real Vault while nodes, plugin and Vault are killed, Vault is sealed, the
 # plugin reloaded, wrapping keys rotated, the token taken away and the pool
-# changed, all at random. At the end every account must have its key and sign.
-# The last line says what was done and what was lost; exit code 1 if anything
-# was. Needs a built plugin.
+# changed, all at random. At the end every account must have its key, open all
+# its shares and sign. The last line says what was done and what was lost; exit
+# code 1 if anything was. Needs a built plugin.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export MPC_SOAK_DURATION=$1 MPC_SOAK_SEED=${2:-}

@@ -294,11 +294,15 @@ func (e *engine) checkWhole(t testing.TB, names []string) {
 		}
 		return nil
 	}
+	c := newClient(t, e.Vault, e.path)
 	check := func(name string) error {
 		// A refresh between the two reads makes them differ: once more.
 		var err error
 		for range 10 {
-			answer := e.read(t, "accounts/"+name)
+			answer, readErr := c.read(t.Context(), "accounts/"+name)
+			if readErr != nil {
+				return readErr
+			}
 			var stored struct {
 				Current  epoch  `json:"current"`
 				Previous *epoch `json:"previous"`

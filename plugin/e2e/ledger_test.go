@@ -212,9 +212,9 @@ func (l *ledger) adoptUnanswered(ctx context.Context, c *client) (int, error) {
 	return adopted, nil
 }
 
-// verifyAll reads every account and has each sign once, trying again until the
-// time is up. What does not succeed by then is lost. It returns the number of
-// accounts that signed.
+// verifyAll reads every account, has each open all of its shares, by a refresh,
+// and sign once, trying again until the time is up. What does not succeed by
+// then is lost. It returns the number of accounts that signed.
 func (l *ledger) verifyAll(ctx context.Context, c *client, within time.Duration) int {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -233,14 +233,17 @@ func (l *ledger) verifyAll(ctx context.Context, c *client, within time.Duration)
 		workers.Go(func() {
 			for name := range names {
 				message := fmt.Appendf(nil, "at the end, %s", name)
-				err := retry(ctx, func() error { return l.read(ctx, c, name) })
+				step, err := "be read", retry(ctx, func() error { return l.read(ctx, c, name) })
 				if err == nil {
-					err = retry(ctx, func() error { return l.sign(ctx, c, name, message) })
+					step, err = "be refreshed", retry(ctx, func() error { return l.refresh(ctx, c, name) })
+				}
+				if err == nil {
+					step, err = "sign", retry(ctx, func() error { return l.sign(ctx, c, name, message) })
 				}
 				switch {
 				case errors.Is(err, errLost): // noted
 				case err != nil:
-					_ = l.lose("%s does not sign: %v", name, err)
+					_ = l.lose("%s cannot %s: %v", name, step, err)
 				default:
 					mu.Lock()
 					good++

@@ -137,7 +137,7 @@ func (s *soak) run(t *testing.T) {
 	before := time.Now()
 	good := s.ledger.verifyAll(t.Context(), c, 2*time.Minute+time.Duration(s.mostECDSA)*5*time.Second)
 	s.signatures.Add(int64(good))
-	s.say("%d of %d accounts signed, in %v", good, len(s.ledger.names()), time.Since(before).Round(time.Second))
+	s.say("%d of %d accounts opened all shares and signed, in %v", good, len(s.ledger.names()), time.Since(before).Round(time.Second))
 	s.checkWhole(t, s.ledger.names())
 	s.settle(t, c)
 	s.sayWrapping(t)
