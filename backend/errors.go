@@ -120,6 +120,8 @@ func (b *backend) classify(err error) (int, string) {
 		return operator, say("unlock it with the HSM's own tools, then write config/hsm")
 	case errors.Is(err, pool.ErrTokenNotFound):
 		return operator, say("check the token and serial of the uri in config/hsm, and that Vault's host sees the token")
+	case errors.Is(err, pool.ErrNoSuite):
+		return http.StatusBadRequest, say("choose another suite in config/hsm, auto for one that the token can do")
 	case errors.Is(err, pool.ErrModule):
 		return operator, say("check " + modules.Variable + " on Vault's host and that the file fits its system")
 	case errors.Is(err, pool.ErrHSMUnavailable):

@@ -82,8 +82,8 @@ Takes a set of recovery recipients that the authority has signed:
 
 From then on every share is sealed to the token and to one recipient: share i to
 the i-th. Any t recipients can rebuild an account on another HSM (see
-recovery/export); fewer can do nothing. Accounts that exist get it with their
-next refresh. A set can be replaced by a newer one and not removed.
+recovery/export); fewer can do nothing. Accounts that exist are refreshed at
+once, so that they get it. A set can be replaced by a newer one and not removed.
 `,
 	}}
 }
@@ -133,7 +133,18 @@ func (b *backend) configAuthorityWrite(ctx context.Context, _ *logical.Request, 
 	if err := b.storeRecovery(ctx, next); err != nil {
 		return nil, err
 	}
-	return authorityAnswer(next), nil
+	resp := authorityAnswer(next)
+	if len(set) > 0 {
+		b.sealToRecipients(resp)
+	}
+	return resp, nil
+}
+
+// sealToRecipients has all accounts refreshed, after which their shares are
+// sealed to the set in force.
+func (b *backend) sealToRecipients(resp *logical.Response) {
+	b.runner.CatchUp(true)
+	resp.AddWarning("all accounts are being refreshed, so that their shares are sealed to these recipients: watch catch_up on config/rotation, and recipients_current on accounts/:name. Export their bundles afterwards")
 }
 
 func (b *backend) configRecoveryRead(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -196,7 +207,7 @@ func (b *backend) configRecoveryWrite(ctx context.Context, _ *logical.Request, d
 	}
 	resp, err := b.recoveryAnswer(ctx)
 	if err == nil && before != r.SetHash {
-		resp.AddWarning("accounts are sealed to these recipients with their next refresh: watch recipients_current on accounts/:name, or have all refreshed now with vault write <mount>/rotation/catch-up all=true")
+		b.sealToRecipients(resp)
 	}
 	return resp, err
 }

@@ -68,6 +68,9 @@ func (b *Bundle) Open() (*mpc.PublicRecord, *RecipientSet, error) {
 	if len(b.Account) > 128 {
 		return nil, nil, errors.New("recovery: the account's name is too long")
 	}
+	if err := checkTime(b.Created); err != nil {
+		return nil, nil, err
+	}
 	record, err := mpc.ParsePublicRecord(b.Record)
 	if err != nil {
 		return nil, nil, err

@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"crypto/ecdh"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -83,9 +84,14 @@ func (d *Deal) For(i mpc.Index) (*Deal, error) {
 }
 
 // MakeDeal has a custodian deal his share of a bundle anew to a target. key is
-// the private half of the key that the bundle's recipient of that name has. The
-// caller has verified the target's signature.
-func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey, target *SignedTarget) (*Deal, error) {
+// the private half of the key that the bundle's recipient of that name has. A
+// target that the custodian's authority has not signed gets nothing:
+// ErrSignature, and no share is opened.
+func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey, authority ed25519.PublicKey, target *SignedTarget) (*Deal, error) {
+	to, err := target.Verify(authority)
+	if err != nil {
+		return nil, err
+	}
 	record, set, err := b.Open()
 	if err != nil {
 		return nil, err
@@ -114,7 +120,7 @@ func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey,
 	d := &Deal{Dealer: dealer, Record: record.Hash(), Target: target.Hash(), Commitments: dealing.Commitments}
 	for j, sub := range dealing.SubShares {
 		c := hsm.DealContext(record.AccountID, d.Target, uint8(dealer), uint8(j+1))
-		sealed, err := hsm.Seal(c, sub, []hsm.WrappingKey{target.Unverified().Key})
+		sealed, err := hsm.Seal(c, sub, []hsm.WrappingKey{to.Key})
 		if err != nil {
 			return nil, err
 		}

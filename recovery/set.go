@@ -54,6 +54,15 @@ func (r Recipient) Check() error {
 	return r.Key().Check()
 }
 
+// ParseRecipient reads a custodian's public file: a Recipient as JSON.
+func ParseRecipient(b []byte) (*Recipient, error) {
+	r := &Recipient{}
+	if err := decode(b, r); err != nil {
+		return nil, err
+	}
+	return r, r.Check()
+}
+
 // NewSet makes a set of the recipients in this order.
 func NewSet(serial uint64, recipients []Recipient) (*RecipientSet, error) {
 	s := &RecipientSet{Format: formatSet, Serial: serial, Recipients: recipients}

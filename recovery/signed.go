@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // maxFile bounds every file of this package, in bytes. The largest, a bundle of
@@ -61,7 +62,10 @@ func (s *signed) verify(label string, authority ed25519.PublicKey) error {
 // hash names a payload, whoever has signed it.
 func (s *signed) hash(label string) [32]byte { return sha256.Sum256(message(label, s.Payload)) }
 
-// decode reads one JSON value strictly: known fields only, nothing behind it.
+// decode reads one JSON value strictly: known fields only, each once and spelt as
+// Marshal spells it, nothing behind it. Without the rule on names a file could
+// show one key to whoever reads it and another to the program, which takes the
+// last of two.
 func decode(b []byte, into any) error {
 	if len(b) > maxFile {
 		return fmt.Errorf("recovery: %d bytes, more than any valid file", len(b))
@@ -73,6 +77,46 @@ func decode(b []byte, into any) error {
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("recovery: something follows the JSON value")
+	}
+	return plainNames(json.NewDecoder(bytes.NewReader(b)))
+}
+
+// plainNames reads one value and refuses names that occur twice in an object or
+// that encoding/json takes for a field only because it ignores case. decode has
+// bounded the depth before: no field takes objects deeper than ours.
+func plainNames(d *json.Decoder) error {
+	t, err := d.Token()
+	if err != nil {
+		return fmt.Errorf("recovery: not JSON: %w", err)
+	}
+	if t != json.Delim('{') && t != json.Delim('[') {
+		return nil
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		if t == json.Delim('{') {
+			name, err := d.Token()
+			if err != nil {
+				return fmt.Errorf("recovery: not JSON: %w", err)
+			}
+			n, _ := name.(string)
+			if seen[n] || strings.Trim(n, "abcdefghijklmnopqrstuvwxyz_") != "" {
+				return fmt.Errorf("recovery: the field %q is there twice or misspelt", n)
+			}
+			seen[n] = true
+		}
+		if err := plainNames(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token() // the closing bracket
+	return err
+}
+
+// checkTime refuses what JSON cannot hold once it is in UTC.
+func checkTime(t time.Time) error {
+	if y := t.UTC().Year(); y < 0 || y > 9999 {
+		return fmt.Errorf("recovery: a time in the year %d", y)
 	}
 	return nil
 }

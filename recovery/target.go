@@ -56,6 +56,9 @@ func ParseTarget(b []byte) (*Target, error) {
 	if len(f.MountID) != len(t.MountID) || len(f.Nonce) != len(t.Nonce) || f.Made.IsZero() {
 		return nil, errors.New("recovery: the target lacks mount, nonce or time")
 	}
+	if err := checkTime(f.Made); err != nil {
+		return nil, err
+	}
 	copy(t.MountID[:], f.MountID)
 	copy(t.Nonce[:], f.Nonce)
 	suite, err := hsm.ParseSuite(f.Suite)

@@ -105,7 +105,8 @@ func decryptsLikeSoftware(t *testing.T, tok Token, key hsm.WrappingKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pkcs1, err := rsa.EncryptPKCS1v15(rand.Reader, pub, []byte("x")) //nolint:staticcheck // to be refused
+	//lint:ignore SA1019 the old padding is here to be refused
+	pkcs1, err := rsa.EncryptPKCS1v15(rand.Reader, pub, []byte("x"))
 	if err != nil {
 		t.Fatal(err)
 	}

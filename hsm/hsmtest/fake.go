@@ -149,6 +149,9 @@ func (t *FakeToken) DecryptOAEP(ctx context.Context, key hsm.WrappingKey, cipher
 	if !ok || k.rsa == nil {
 		return nil, hsm.ErrKeyMismatch
 	}
+	if len(ciphertext) != k.rsa.Size() { // crypto/rsa takes shorter ones that mean the same number
+		return nil, hsm.ErrOpen
+	}
 	plaintext, err := rsa.DecryptOAEP(hash.New(), nil, k.rsa, ciphertext, nil)
 	if err != nil {
 		return nil, hsm.ErrOpen

@@ -31,6 +31,7 @@ type childJob struct {
 	Key                     hsm.WrappingKey
 	Context, Envelope       []byte
 	Rounds                  int
+	Keys                    []hsm.WrappingKey
 }
 
 // childReport is the last line a child writes. Names of errors, since errors do
@@ -40,17 +41,23 @@ type childReport struct {
 	Errors []string
 	Text   string
 	Done   int
-	Half   int // times that a pair was seen incomplete
 }
 
 var childTasks = map[string]func(childJob) childReport{
-	"open": childOpens,
+	"open":  childOpens,
+	"work":  childWorks,
+	"binds": childBinds,
 }
 
 func TestMain(m *testing.M) {
-	task, ok := childTasks[os.Getenv(childEnv)]
-	if !ok {
+	name, child := os.LookupEnv(childEnv)
+	if !child {
 		os.Exit(m.Run())
+	}
+	task := childTasks[name]
+	if task == nil { // running the tests here would start children without end
+		fmt.Fprintf(os.Stderr, "%s=%q is no task\n", childEnv, name)
+		os.Exit(2)
 	}
 	var job childJob
 	if err := json.NewDecoder(os.Stdin).Decode(&job); err != nil {
@@ -134,5 +141,48 @@ func childOpens(job childJob) (r childReport) {
 	}
 	defer got.Wipe()
 	r.Opened = string(got.Expose())
+	return r
+}
+
+// childWorks binds, opens and lists again and again.
+func childWorks(job childJob) (r childReport) {
+	tok, err := job.open()
+	if err != nil {
+		return failed(r, err)
+	}
+	defer tok.Close()
+	for range job.Rounds {
+		if err := tok.Bind(context.Background(), job.Key); err != nil {
+			return failed(r, err)
+		}
+		got, _, err := hsm.Open(context.Background(), tok, []hsm.WrappingKey{job.Key}, job.Context, job.Envelope)
+		if err != nil {
+			return failed(r, err)
+		}
+		r.Opened = string(got.Expose())
+		if _, err := tok.FindByLabel(context.Background(), "churn"); err != nil {
+			return failed(r, err)
+		}
+		r.Done++
+	}
+	return r
+}
+
+// childBinds binds keys that come into being while it waits for them.
+func childBinds(job childJob) (r childReport) {
+	tok, err := job.open()
+	if err != nil {
+		return failed(r, err)
+	}
+	defer tok.Close()
+	for _, key := range job.Keys {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		err := tok.Bind(ctx, key)
+		cancel()
+		if err != nil {
+			return failed(r, err)
+		}
+		r.Done++
+	}
 	return r
 }

@@ -41,7 +41,8 @@ func (t *Token) DestroyWrappingKey(ctx context.Context, id []byte) error {
 }
 
 // destroyPair destroys the private half first: it is the one that matters. It
-// returns without an error only if the token was there after the last look.
+// returns without an error only if the token was there after the last look, and
+// before it.
 func (t *Token) destroyPair(s p11.SessionHandle, id []byte) (int, error) {
 	p, err := findPair(t.mod, s, id)
 	if err != nil {
@@ -54,21 +55,27 @@ func (t *Token) destroyPair(s p11.SessionHandle, id []byte) (int, error) {
 		}
 		destroyed++
 	}
-	// Once more even if nothing was there, and only then is the token itself
-	// looked at: one that was away for a moment shows nothing and is back.
-	for range 2 {
-		if p, err = findPair(t.mod, s, id); err != nil {
-			return destroyed, err
-		}
-		if n := len(p.private) + len(p.public); n > 0 {
-			// NSS does this when its database files are gone.
-			return destroyed, fmt.Errorf("%w: it accepted the order to destroy, but %d objects are still there; try again", ErrUnavailable, n)
-		}
+	// Where nothing was found at all, once more after the token was seen to be
+	// there: one that was away for a moment shows nothing and is back.
+	looks := 1
+	if destroyed == 0 {
+		looks = 2
+	}
+	for range looks {
 		if err := t.checkPresence(); err != nil {
 			return destroyed, err
 		}
+		if p, err = findPair(t.mod, s, id); err != nil {
+			return destroyed, err
+		}
+		if n := len(p.private) + len(p.public); n > 0 && destroyed > 0 {
+			// NSS does this when its database files are gone.
+			return destroyed, fmt.Errorf("%w: it accepted the order to destroy, but %d objects are still there; try again", ErrUnavailable, n)
+		} else if n > 0 {
+			return 0, fmt.Errorf("%w: it showed nothing under the ID %x, and %d objects a moment later; try again", ErrUnavailable, id, n)
+		}
 	}
-	return destroyed, nil
+	return destroyed, t.checkPresence()
 }
 
 // maxByLabel bounds what FindByLabel reads, in objects of each class.

@@ -104,6 +104,11 @@ func (f *faulty) DeriveKey(s p11.SessionHandle, m []*p11.Mechanism, base p11.Obj
 	return f.module.DeriveKey(s, m, base, a)
 }
 
+func (f *faulty) FindObjectsInit(s p11.SessionHandle, a []*p11.Attribute) error {
+	f.count("find")
+	return f.module.FindObjectsInit(s, a)
+}
+
 func (f *faulty) DecryptInit(s p11.SessionHandle, m []*p11.Mechanism, key p11.ObjectHandle) error {
 	f.count("decrypt")
 	f.mu.Lock()

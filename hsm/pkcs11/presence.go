@@ -61,7 +61,13 @@ func (t *Token) checkPresence() error {
 // have had: whatever the module said about keys, sessions or objects means
 // nothing if the token is not there.
 func (t *Token) diagnose(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil { // too late to ask, so nothing is said about the key
+		if classify(err) == faultHandle || errors.Is(err, ErrKeyMismatch) {
+			return ended(ctx, "no answer from the token in time")
+		}
 		return err
 	}
 	for _, settled := range []error{ErrUnavailable, ErrPINIncorrect, ErrPINLocked, context.Canceled, context.DeadlineExceeded} {

@@ -126,61 +126,113 @@ func TestKeyIsProtected(t *testing.T) {
 
 func TestUnprotectedKeyIsRefused(t *testing.T) {
 	soft := hsmtest.SoftHSM(t)
-	tok := open(t, soft)
-	for i, a := range []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_SENSITIVE, false),
-		p11.NewAttribute(p11.CKA_EXTRACTABLE, true),
-		p11.NewAttribute(p11.CKA_DERIVE, false),
-		nil, // the control: without a change the same key binds
+	tok, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: soft.Module, Label: soft.Label, PIN: soft.PIN(), AllowSHA1: true, Timeout: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tok.Close()
+	n := byte(0)
+	for suite, changes := range map[hsm.Suite][]*p11.Attribute{
+		hsm.SuiteHPKEP256: {
+			p11.NewAttribute(p11.CKA_SENSITIVE, false),
+			p11.NewAttribute(p11.CKA_EXTRACTABLE, true),
+			p11.NewAttribute(p11.CKA_DERIVE, false),
+			nil, // the control: without a change the same key binds
+		},
+		hsm.SuiteRSA3072OAEPSHA1: {
+			p11.NewAttribute(p11.CKA_EXTRACTABLE, true),
+			p11.NewAttribute(p11.CKA_DECRYPT, false),
+			p11.NewAttribute(p11.CKA_SIGN, true),
+			p11.NewAttribute(p11.CKA_UNWRAP, true),
+			nil,
+		},
 	} {
-		id := bytes.Repeat([]byte{byte(i + 1)}, 16)
-		key := hsm.WrappingKey{Domain: "default", Version: 1, Suite: hsm.SuiteHPKEP256, ID: id}
-		if a == nil {
-			key.PublicKey = plant(t, soft, id, "", hsm.SuiteHPKEP256)
-			if err := tok.Bind(t.Context(), key); err != nil {
-				t.Fatal(err)
+		for _, a := range changes {
+			n++
+			id := bytes.Repeat([]byte{n}, 16)
+			key := hsm.WrappingKey{Domain: "default", Version: 1, Suite: suite, ID: id}
+			if a == nil {
+				key.PublicKey = plant(t, soft, id, "", suite)
+				if err := tok.Bind(t.Context(), key); err != nil {
+					t.Fatal(err)
+				}
+				continue
 			}
-			continue
-		}
-		key.PublicKey = plant(t, soft, id, "", hsm.SuiteHPKEP256, a)
-		if err := tok.Bind(t.Context(), key); !errors.Is(err, hsm.ErrKeyMismatch) {
-			t.Errorf("attribute %#x: %v", a.Type, err)
+			key.PublicKey = plant(t, soft, id, "", suite, a)
+			if err := tok.Bind(t.Context(), key); !errors.Is(err, hsm.ErrKeyMismatch) {
+				t.Errorf("%s, attribute %#x: %v", suite, a.Type, err)
+			}
 		}
 	}
 }
 
 // TestSessionLoss: every session of the process goes, and with them the login
-// and all handles, while work is going on.
+// and all handles, between any two calls. No call fails.
 func TestSessionLoss(t *testing.T) {
-	soft := hsmtest.SoftHSM(t)
-	tok := open(t, soft)
-	key, err := tok.GenerateWrappingKey(t.Context(), request(1, ""))
+	t.Run("SoftHSM", func(t *testing.T) {
+		soft := hsmtest.SoftHSM(t)
+		sessionLoss(t, pkcs11.Config{Module: soft.Module, Label: soft.Label, PIN: soft.PIN(), AllowSHA1: true, Timeout: patience},
+			hsm.SuiteHPKEP256, hsm.SuiteRSA3072OAEPSHA1)
+	})
+	t.Run("NSS", func(t *testing.T) {
+		nss := hsmtest.NSS(t)
+		sessionLoss(t, pkcs11.Config{Module: nss.Module, InitArgs: nss.InitArgs, Label: nss.Label, PIN: nss.PIN(), Timeout: patience},
+			hsm.SuiteHPKEP256, hsm.SuiteRSA3072OAEPSHA256)
+	})
+}
+
+func sessionLoss(t *testing.T, cfg pkcs11.Config, suites ...hsm.Suite) {
+	tok, err := pkcs11.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := hsm.ShareContext(1, [32]byte{})
-	e, err := hsm.Seal(c, secret.New([]byte("share")), []hsm.WrappingKey{key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
-			t.Fatal(err)
-		}
-		raw, slot, _ := rawSession(t, soft)
+	defer tok.Close()
+	lose := func() {
+		t.Helper()
+		raw, slot, _ := session(t, cfg.Module, cfg.Label)
 		if err := raw.CloseAllSessions(slot); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
-		t.Fatalf("after losing every session: %v", err)
-	}
-	raw, slot, _ := rawSession(t, soft)
-	if err := raw.CloseAllSessions(slot); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tok.GenerateWrappingKey(t.Context(), request(2, "")); err != nil {
-		t.Fatalf("making a key after losing every session: %v", err)
+	c := hsm.ShareContext(1, [32]byte{})
+	for _, suite := range suites {
+		key, err := tok.GenerateWrappingKey(t.Context(), suiteRequest(1, "lost and found", suite))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := hsm.Seal(c, secret.New([]byte("share")), []hsm.WrappingKey{key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			lose()
+			if _, _, err := hsm.Open(t.Context(), tok, []hsm.WrappingKey{key}, c, e); err != nil {
+				t.Fatalf("%s: after losing every session: %v", suite, err)
+			}
+		}
+		lose()
+		if err := tok.Bind(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		lose()
+		if err := tok.Alive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		lose()
+		if found, err := tok.FindByLabel(t.Context(), "lost and found"); err != nil || len(found) != 1 {
+			t.Fatal(found, err)
+		}
+		lose()
+		another, err := tok.GenerateWrappingKey(t.Context(), suiteRequest(2, "", suites[0]))
+		if err != nil {
+			t.Fatalf("making a key after losing every session: %v", err)
+		}
+		for _, id := range [][]byte{another.ID, key.ID} {
+			lose()
+			if err := tok.DestroyWrappingKey(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

@@ -53,6 +53,8 @@ func failure(err error) *nodepb.Failure {
 		f.Reason = nodepb.Failure_PIN_INCORRECT
 	case errors.Is(err, pkcs11.ErrPINLocked):
 		f.Reason = nodepb.Failure_PIN_LOCKED
+	case errors.Is(err, hsm.ErrNoSuite):
+		f.Reason = nodepb.Failure_NO_SUITE
 	case errors.Is(err, pkcs11.ErrTokenNotFound):
 		f.Reason = nodepb.Failure_TOKEN_NOT_FOUND
 	case errors.Is(err, pkcs11.ErrModule):

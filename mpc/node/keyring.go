@@ -51,15 +51,6 @@ func (k *keyring) sealing(version uint32) (hsm.WrappingKey, error) {
 	return keys[i], nil
 }
 
-// newest returns the newest version, 0 for none.
-func (k *keyring) newest() uint32 {
-	keys := k.all()
-	if len(keys) == 0 {
-		return 0
-	}
-	return keys[len(keys)-1].Version
-}
-
 // check says what is wrong with a list of keys to set, and which of them were
 // not in use before.
 func (k *keyring) check(keys []hsm.WrappingKey) (added []hsm.WrappingKey, err error) {

@@ -67,14 +67,16 @@ func (n *Node) nextRecipients(old [32]byte, oldSigned, signed []byte) (*recovery
 		}
 		return next, hash, nil
 	}
-	former, formerHash, err := n.signedSet(oldSigned)
+	// Nothing is sealed to the former set, which may be another authority's:
+	// that the account's record names it makes its serial number true.
+	former, err := recovery.ParseSignedSet(oldSigned)
 	switch {
 	case err != nil:
-		return nil, hash, fmt.Errorf("the former recipient set: %w", err)
-	case formerHash != old:
+		return nil, hash, refusedError{fmt.Errorf("the former recipient set: %w", err)}
+	case former.Hash() != old:
 		return nil, hash, refused("the former recipient set is not the one that the account names")
-	case next.Serial <= former.Serial:
-		return nil, hash, refused("recipient set %d is not newer than the account's, %d", next.Serial, former.Serial)
+	case next.Serial <= former.Unverified().Serial:
+		return nil, hash, refused("recipient set %d is not newer than the account's, %d", next.Serial, former.Unverified().Serial)
 	}
 	return next, hash, nil
 }

@@ -272,7 +272,7 @@ func TestImportShare(t *testing.T) {
 	targetHash := signed.Hash()
 	var deals []*recovery.Deal
 	for _, k := range []int{0, 2} {
-		d, err := recovery.MakeDeal(t.Context(), bundle, fmt.Sprintf("c%d", k+1), c.keys[k], signed)
+		d, err := recovery.MakeDeal(t.Context(), bundle, fmt.Sprintf("c%d", k+1), c.keys[k], c.authority.Public().(ed25519.PublicKey), signed)
 		if err != nil {
 			t.Fatal(err)
 		}

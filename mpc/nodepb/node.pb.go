@@ -44,6 +44,7 @@ const (
 	Failure_TOKEN_NOT_FOUND   Failure_Reason = 11
 	Failure_MODULE            Failure_Reason = 12
 	Failure_PRESIGNATURE_GONE Failure_Reason = 13 // used, expired, dropped, or of an earlier process
+	Failure_NO_SUITE          Failure_Reason = 14 // the token can do none of the sealing suites asked for
 )
 
 // Enum value maps for Failure_Reason.
@@ -63,6 +64,7 @@ var (
 		11: "TOKEN_NOT_FOUND",
 		12: "MODULE",
 		13: "PRESIGNATURE_GONE",
+		14: "NO_SUITE",
 	}
 	Failure_Reason_value = map[string]int32{
 		"UNKNOWN":           0,
@@ -79,6 +81,7 @@ var (
 		"TOKEN_NOT_FOUND":   11,
 		"MODULE":            12,
 		"PRESIGNATURE_GONE": 13,
+		"NO_SUITE":          14,
 	}
 )
 
@@ -3272,11 +3275,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x01r\x18\a \x01(\fR\x01r\x12\f\n" +
 	"\x01s\x18\b \x01(\fR\x01s\x12\x1f\n" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
-	"recoveryId\"\xf2\x02\n" +
+	"recoveryId\"\x80\x03\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xef\x01\n" +
+	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xfd\x01\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREFUSED\x10\x01\x12\x13\n" +
@@ -3294,7 +3297,8 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x0fTOKEN_NOT_FOUND\x10\v\x12\n" +
 	"\n" +
 	"\x06MODULE\x10\f\x12\x15\n" +
-	"\x11PRESIGNATURE_GONE\x10\r\"\x9d\x02\n" +
+	"\x11PRESIGNATURE_GONE\x10\r\x12\f\n" +
+	"\bNO_SUITE\x10\x0e\"\x9d\x02\n" +
 	"\n" +
 	"SessionOut\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.HelloH\x00R\x05hello\x12A\n" +

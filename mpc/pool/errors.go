@@ -23,6 +23,8 @@ var (
 	ErrTokenNotFound = errors.New("token not found")
 	// ErrModule: the PKCS#11 module could not be loaded or initialized.
 	ErrModule = errors.New("PKCS#11 module cannot be used")
+	// ErrNoSuite: the token can do none of the sealing suites asked for.
+	ErrNoSuite = errors.New("the token can do none of the wanted suites")
 	// ErrWrappingKey: the pinned wrapping key is missing or not the pinned one.
 	ErrWrappingKey = errors.New("wrapping key unusable")
 	// ErrShareUnusable: a wrapped share did not open or does not match its

@@ -35,6 +35,8 @@ func failureKind(f *nodepb.Failure) error {
 		return ErrModule
 	case nodepb.Failure_HSM_UNAVAILABLE:
 		return ErrHSMUnavailable
+	case nodepb.Failure_NO_SUITE:
+		return ErrNoSuite
 	case nodepb.Failure_WRAPPING_KEY:
 		return ErrWrappingKey
 	case nodepb.Failure_SHARE_UNUSABLE:

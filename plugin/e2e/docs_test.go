@@ -131,6 +131,9 @@ var promises = map[string]string{ // read only
 	`vault write -f mpc/accounts/treasury/refresh`:        `(?m)^share_epoch +2$`,
 	`vault write mpc/config/rotation refresh_period=5m`:   `(?s)aux_period +2h.*refresh_period +5m\n`,
 	`vault read -field=share_epoch mpc/accounts/treasury`: `^2\n$`,
+	`vault write -f mpc/wrapping-keys/rotate`:             `(?m)^version +2$`,
+	`mpckms wrapping-key list`:                            `2 +live, newest`,
+	`mpckms rotation status`:                              `sealed to version 2`,
 	`vault delete mpc/destroy/treasury`:                   `Success`,
 }
 
@@ -198,16 +201,27 @@ var elsewhere = map[string]map[string]string{ // read only
 		"vault write -f mpc/recovery/restored": "TestRestoredStorage writes the same path",
 	},
 	"CONTRIBUTING.md": {
-		"make setup": "a step of make test",
-		"make build": "a step of make test",
-		"make unit":  "a step of make test",
-		"make race":  "a step of make test",
-		"make e2e":   "this is part of it",
-		"make test":  "this is part of it",
-		"make lint":  "a step of make test",
-		"make fuzz":  "takes minutes: run by hand and at night",
-		"make bench": "takes minutes; TestBench runs it with QUICK=1",
-		"make dev":   "TestDevServer runs its script",
+		"make setup":                           "a step of make test",
+		"make build":                           "a step of make test",
+		"make unit":                            "a step of make test",
+		"make race":                            "a step of make test",
+		"make e2e":                             "this is part of it",
+		"make test":                            "this is part of it",
+		"make lint":                            "a step of make test",
+		"make fuzz":                            "takes minutes: run by hand and at night",
+		"make soak":                            "takes minutes; TestSoak has twenty seconds of it",
+		"make soak DURATION=10m":               "takes minutes; TestSoak has twenty seconds of it",
+		"make e2e ARGS='-run TestFailover -v'": "a part of this",
+		"make bench":                           "takes minutes; TestBench runs it with QUICK=1",
+		"make dev":                             "TestDevServer runs its script",
+	},
+	"docs/hsm.md": {
+		"vault write -f mpc/destroy/wrapping-keys": "TestHSMDocument writes the same path",
+		"vault secrets disable mpc":                "TestChangedPIN and others disable their mounts",
+	},
+	"docs/recovery.md": {
+		"mpckms authority pin NEW.pub --set SET": "TestRecoveryDocument/another authority",
+		"mpckms recovery set":                    "from the document itself, with a file",
 	},
 	"SECURITY.md": {
 		"make dev":                             "TestDevServer runs its script",
@@ -341,7 +355,7 @@ func TestPathHelp(t *testing.T) {
 	help := func(path string) string {
 		t.Helper()
 		r := e.CLI(t, "path-help", path)
-		if r.Code != 0 || !strings.Contains(r.Stdout, "  $ vault ") {
+		if r.Code != 0 || !strings.Contains(r.Stdout, "  $ vault ") && !strings.Contains(r.Stdout, "  $ mpckms ") {
 			t.Errorf("path-help %s: exit %d, no example in\n%s%s", path, r.Code, r.Stdout, r.Stderr)
 		}
 		return r.Stdout

@@ -59,6 +59,12 @@ func (v *Vault) register() error {
 	if v.opts.PINFile != "" {
 		module += ";pin-file=" + v.opts.PINFile
 	}
+	if v.opts.AllowSHA1 {
+		module += ";oaep-sha1=for-tests"
+	}
+	if v.opts.MoreModules != "" {
+		module += "," + v.opts.MoreModules
+	}
 	return v.Client.Sys().RegisterPlugin(&api.RegisterPluginInput{
 		Name:    "mpc",
 		Type:    api.PluginTypeSecrets,

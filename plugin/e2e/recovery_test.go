@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,6 +117,31 @@ func TestRecoveryDocument(t *testing.T) {
 		first.refuse(t, "config/recovery", map[string]any{"set": strings.Replace(read("recipients.json"), `"signature":"`, `"signature":"A`, 1)}, badRequest, "set")
 		first.refuse(t, "accounts/toomany", map[string]any{"algorithm": bip340, "threshold": 2, "shares": 4}, badRequest, "4")
 	})
+	t.Run("another authority", func(t *testing.T) {
+		// On the rebuilt mount, which has no set yet: give it one, and then
+		// another authority with a set of its own.
+		sh.run(t, "mpckms recovery set --mount rebuilt recipients.json", "")
+		second.awaitCaughtUp(t)
+		sh.run(t, "mpckms authority init --out new.key --passphrase-file passphrase", "")
+		second.refuse(t, "config/authority", map[string]any{"public_key": readText(t, dir, "new.key.pub")}, badRequest, "set", "serial number")
+		sh.run(t, "mpckms authority sign-set bob.key.pub carol.key.pub alice.key.pub --serial 2 --key new.key --out newset.json --yes --passphrase-file passphrase", "")
+		sh.run(t, "mpckms authority pin new.key.pub --set newset.json --mount rebuilt", "")
+		second.waitNodes(t, 3)
+		second.await(t, 30*time.Second, "the account sealed to the new set", func() bool {
+			a := second.read(t, "accounts/treasury")
+			return a["recipients_current"] == true && fmt.Sprint(a["recovery_recipients"]) == "[bob carol alice]"
+		})
+		second.sign(t, "treasury", []byte("under another authority"))
+	})
+}
+
+func readText(t testing.TB, dir, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // awaitCaughtUp waits until every account has been refreshed at once.

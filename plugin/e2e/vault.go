@@ -43,6 +43,10 @@ type Options struct {
 	PluginDir string
 	// PINFile is put on the module list: the nodes' host provides the PIN.
 	PINFile string
+	// MoreModules are further entries of the module list.
+	MoreModules string
+	// AllowSHA1 puts SoftHSM on the list with its RSA, which is for tests.
+	AllowSHA1 bool
 
 	member member
 }

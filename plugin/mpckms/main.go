@@ -1,9 +1,9 @@
 // Command mpckms is the command line client of the MPC secrets engine, for
 // users who sign and operators who look after the nodes.
 //
-// Border: it only speaks Vault's HTTP API. It links no PKCS#11 library, no
-// protocol library and no cgo, so it builds with CGO_ENABLED=0 for any
-// workstation. This file wires the process to package cli and nothing else.
+// Border: it speaks Vault's HTTP API, and offline it holds keys of the authority
+// and of recovery custodians. It links no PKCS#11 library and no cgo, so it
+// builds with CGO_ENABLED=0 for any workstation. This file wires the process to package cli and nothing else.
 package main
 
 import (

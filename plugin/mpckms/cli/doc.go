@@ -1,16 +1,18 @@
 // Package cli is the mpckms command line: commands, output and error texts.
 //
 // Border: it turns arguments into requests to one mount of the engine through
-// Vault's HTTP API, and answers into text. It holds no key material beyond the
-// caller's Vault token, decides nothing about policy, and knows the engine
-// only by its documented paths and fields, so it may be older or newer than
-// the server.
+// Vault's HTTP API, and answers into text. It decides nothing about policy, and
+// knows the engine only by its documented paths and fields, so it may be older or
+// newer than the server. Besides the caller's Vault token it holds key material
+// in the commands of the authority and of custodians only, which work offline on
+// files (package recovery) and never with a server.
 //
 // Streams: answers go to stdout, everything else (errors, warnings, progress)
 // to stderr. With -o json stdout carries one JSON document, or nothing when
-// the command fails; status is the exception and prints its document always.
+// the command fails; status, and recovery export of all accounts, are exceptions
+// and print their documents always.
 //
 // Exit codes: 0 done; 1 the server or the network refused, or the answer was
-// "no" (an invalid signature, an engine that is not ready); 2 wrong usage or
+// "no" (an invalid signature, an untrusted file, an engine that is not ready); 2 wrong usage or
 // wrong local settings, and nothing was sent.
 package cli

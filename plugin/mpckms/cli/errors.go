@@ -134,12 +134,26 @@ func (r *refusal) permissionAdvice() string {
 		return "No token was sent: run 'vault login', or set VAULT_TOKEN."
 	}
 	s := "The token is expired or revoked, or its policies lack this:\n\n" +
-		"    path \"" + r.path + "\" { capabilities = [\"" + r.req.capability + "\"] }\n\n" +
+		"    path \"" + r.path + "\" { capabilities = [\"" + strings.Join(r.req.needs(), "\", \"") + "\"] }\n\n" +
 		"'vault token lookup' tells whether the token is alive."
 	if !r.req.sys {
 		s += " Vault answers the same where nothing is\nmounted at " + r.client.mount + "/: check with 'mpckms status'."
 	}
 	return s
+}
+
+// needs lists the capabilities that a policy must grant for r. Paths that the
+// engine keeps to operators need sudo as well, and entries of config/ may have to
+// be created.
+func (r request) needs() []string {
+	config := strings.HasPrefix(r.path, "config/")
+	switch {
+	case r.sys || !config && !strings.HasPrefix(r.path, "recovery/") && !strings.HasPrefix(r.path, "destroy/"):
+		return []string{r.capability}
+	case config && r.capability == capUpdate:
+		return []string{capCreate, capUpdate, "sudo"}
+	}
+	return []string{r.capability, "sudo"}
 }
 
 func (r *refusal) address() string {

@@ -4,18 +4,13 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/ed25519"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
-	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"vault-plugin-secrets-mpc/secret"
 )
@@ -30,26 +25,26 @@ const (
 	kindCustodian = "mpc-custodian-key-1"
 )
 
-const (
-	maxKeyFile    = 16 << 10
-	maxInputFile  = 1 << 20
-	minPassphrase = 12 // characters; scrypt slows guessing down, no more
-	maxPassphrase = 1024
-)
-
-// keyFile is what is encrypted.
+// keyFile is what is encrypted. Whoever has one wipes it.
 type keyFile struct {
 	Kind    string `json:"kind"`
 	Name    string `json:"name,omitempty"` // of a custodian
 	Version uint32 `json:"version,omitempty"`
-	Private string `json:"private"` // base64: Ed25519 seed, or P-256 scalar
+	Private []byte `json:"private"` // base64: Ed25519 seed, or P-256 scalar big-endian, 32 bytes each
 }
 
-// sealKey encrypts a key file.
-func sealKey(k keyFile, passphrase *secret.Bytes) ([]byte, error) {
+func (k *keyFile) wipe() { secret.Wipe(k.Private) }
+
+// sealKey encrypts a key file, in age's text form.
+func (a *app) sealKey(k *keyFile, passphrase *secret.Bytes) ([]byte, error) {
+	// age takes the passphrase as a string, which stays in memory until this
+	// short-lived process ends.
 	recipient, err := age.NewScryptRecipient(string(passphrase.Expose()))
 	if err != nil {
 		return nil, err
+	}
+	if a.scryptWork != 0 {
+		recipient.SetWorkFactor(a.scryptWork)
 	}
 	plain, err := json.Marshal(k)
 	if err != nil {
@@ -71,7 +66,7 @@ func sealKey(k keyFile, passphrase *secret.Bytes) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// openKey decrypts a key file of a kind.
+// openKey decrypts a key file of a kind. Its errors say nothing of the content.
 func openKey(path, kind string, passphrase *secret.Bytes) (*keyFile, error) {
 	raw, err := readFile(path, maxKeyFile)
 	if err != nil {
@@ -86,118 +81,33 @@ func openKey(path, kind string, passphrase *secret.Bytes) (*keyFile, error) {
 		return nil, fmt.Errorf("%s does not open: the passphrase is another one, or it is no key file", path)
 	}
 	plain, err := io.ReadAll(io.LimitReader(r, maxKeyFile))
+	defer func() { secret.Wipe(plain) }()
 	if err != nil {
 		return nil, fmt.Errorf("%s is damaged: restore it from its copy", path)
 	}
-	defer secret.Wipe(plain)
 	k := &keyFile{}
 	if err := json.Unmarshal(plain, k); err != nil || k.Kind != kind {
-		return nil, fmt.Errorf("%s is a key file of another kind", path)
+		k.wipe()
+		return nil, fmt.Errorf("%s is a key file of another kind, not %s", path, kind)
 	}
 	return k, nil
 }
 
-// authorityKey returns the Ed25519 key of an authority's key file.
+// authorityKey returns the Ed25519 key of an authority's key file, for the
+// caller to wipe.
 func (k *keyFile) authorityKey() (ed25519.PrivateKey, error) {
-	seed, err := base64.StdEncoding.DecodeString(k.Private)
-	if err != nil || len(seed) != ed25519.SeedSize {
+	if len(k.Private) != ed25519.SeedSize {
 		return nil, errors.New("the key file does not hold an Ed25519 key")
 	}
-	defer secret.Wipe(seed)
-	return ed25519.NewKeyFromSeed(seed), nil
+	return ed25519.NewKeyFromSeed(k.Private), nil
 }
 
-// custodianKey returns the P-256 key of a custodian's key file.
+// custodianKey returns the P-256 key of a custodian's key file. The standard
+// library keeps a copy that cannot be wiped.
 func (k *keyFile) custodianKey() (*ecdh.PrivateKey, error) {
-	scalar, err := base64.StdEncoding.DecodeString(k.Private)
-	if err != nil {
-		return nil, errors.New("the key file does not hold a P-256 key")
-	}
-	defer secret.Wipe(scalar)
-	key, err := ecdh.P256().NewPrivateKey(scalar)
+	key, err := ecdh.P256().NewPrivateKey(k.Private)
 	if err != nil {
 		return nil, errors.New("the key file does not hold a P-256 key")
 	}
 	return key, nil
-}
-
-// passphraseFlags adds the flag that names a file with the passphrase.
-func passphraseFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "passphrase-file", "", "read the passphrase from the first line of this file instead of the terminal")
-}
-
-// passphrase asks for the passphrase of a key file, twice where it is new.
-func (a *app) passphrase(path string, fresh bool) (*secret.Bytes, error) {
-	p, err := a.readPassphrase(path, fresh)
-	if err != nil {
-		return nil, err
-	}
-	if n := p.Len(); fresh && n < minPassphrase || n == 0 || n > maxPassphrase {
-		p.Wipe()
-		return nil, fmt.Errorf("the passphrase must have %d to %d characters: who copies the key file can try passphrases for ever", minPassphrase, maxPassphrase)
-	}
-	return p, nil
-}
-
-func (a *app) readPassphrase(path string, fresh bool) (*secret.Bytes, error) {
-	if path != "" {
-		raw, err := readFile(path, maxPassphrase+2)
-		if err != nil {
-			return nil, err
-		}
-		line, _, _ := bytes.Cut(raw, []byte("\n"))
-		p := secret.Copy(bytes.TrimRight(line, "\r"))
-		secret.Wipe(raw)
-		return p, nil
-	}
-	f, ok := a.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil, errors.New("there is no terminal to ask for the passphrase: use --passphrase-file")
-	}
-	ask := func(prompt string) (*secret.Bytes, error) {
-		fmt.Fprint(a.stderr, prompt)
-		b, err := term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(a.stderr)
-		return secret.New(b), err
-	}
-	p, err := ask("Passphrase: ")
-	if err != nil || !fresh {
-		return p, err
-	}
-	again, err := ask("Once more: ")
-	defer again.Wipe()
-	if err != nil || !again.Equal(p) {
-		p.Wipe()
-		return nil, errors.Join(errors.New("the two passphrases differ: nothing was made"), err)
-	}
-	return p, nil
-}
-
-// readFile reads a file of bounded size.
-func readFile(path string, most int) ([]byte, error) {
-	f, err := os.Open(filepath.Clean(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > most {
-		return nil, fmt.Errorf("%s is longer than %d bytes, more than any valid file", path, most)
-	}
-	return b, nil
-}
-
-// writeNew writes a file that must not exist yet: an overwritten key is lost.
-func writeNew(path string, content []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(filepath.Clean(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(content); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

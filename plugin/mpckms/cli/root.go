@@ -18,7 +18,7 @@ It finds the server as the vault CLI does: VAULT_ADDR, VAULT_TOKEN or the token
 left by "vault login", VAULT_NAMESPACE, VAULT_CACERT, VAULT_CLIENT_TIMEOUT.
 
 Exit codes: 0 done; 1 the server or the network refused, or the answer is no
-(invalid signature, engine not ready); 2 wrong usage or local settings.`
+(invalid signature, untrusted file, engine not ready); 2 wrong usage or local settings.`
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -44,7 +44,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef(cmd, "%v", err)
 	})
-	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(), a.authorityCommand(), a.recoveryCommand(), a.wrappingKeyCommand(), a.rotationCommand())
+	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
+		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand())
 	return root
 }
 
@@ -109,6 +110,16 @@ func accountArg(cmd *cobra.Command, args []string) error {
 		return usagef(cmd, "%q is not an account name: use letters, digits and '_', with '-' and '.' inside", args[0])
 	}
 	return nil
+}
+
+// oneArg takes exactly one argument, described for who forgets it.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usagef(cmd, "give %s, and nothing else", what)
+		}
+		return nil
+	}
 }
 
 // group is a command that only holds others.

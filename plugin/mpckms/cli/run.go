@@ -25,7 +25,8 @@ type Config struct {
 	Args []string
 	// Version is printed by `mpckms version`; "dev" when empty.
 	Version string
-	// Stdin feeds --input-file -. Nil means empty.
+	// Stdin feeds --input-file -, answers questions and, where it is a
+	// terminal, is asked for passphrases. Nil means empty.
 	Stdin io.Reader
 	// Stdout and Stderr must not be nil.
 	Stdout, Stderr io.Writer
@@ -37,6 +38,9 @@ type Config struct {
 	// Pauses of `account sign` while it waits; tests shorten them. Zero
 	// means the defaults.
 	retryPause, progressPause time.Duration
+	// scryptWork is log₂ of the work that guessing a key file's passphrase
+	// takes; tests lower it. Zero means age's default, about a second.
+	scryptWork int
 }
 
 // Run executes one command and returns its exit code.
@@ -69,6 +73,7 @@ type app struct {
 	storedToken    func() (string, error)
 	retryPause     time.Duration
 	progressPause  time.Duration
+	scryptWork     int
 
 	mount  string
 	output string
@@ -81,7 +86,7 @@ func newApp(cfg Config) *app {
 	a := &app{
 		stdin: cfg.Stdin, stdout: cfg.Stdout, stderr: cfg.Stderr,
 		version: cfg.Version, storedToken: cfg.StoredToken,
-		retryPause: cfg.retryPause, progressPause: cfg.progressPause,
+		retryPause: cfg.retryPause, progressPause: cfg.progressPause, scryptWork: cfg.scryptWork,
 	}
 	if a.stdin == nil {
 		a.stdin = eof{}
