@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"maps"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -77,6 +78,7 @@ func TestImportUnderOneName(t *testing.T) {
 	if err := m.b.onlyHere(t.Context(), "carol", mpc.AccountID{7}); err != nil {
 		t.Errorf("another account: %v", err)
 	}
+	m.fails(logical.UpdateOperation, "recovery/import/"+wrappingKeysName, map[string]any{"bundle": "x"}, http.StatusBadRequest, "no account can be called")
 	m.damage(f, prefixAccounts+"bob", "{")
 	if err := m.b.onlyHere(t.Context(), "carol", mpc.AccountID{7}); err != nil {
 		t.Errorf("beside a damaged account: %v", err)

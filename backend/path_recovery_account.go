@@ -178,6 +178,9 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	if name == wrappingKeysName {
+		return nil, invalid("no account can be called %q, since destroy/%s ends a mount: choose another name", name, name)
+	}
 	release, err := b.busy.reserve(prefixAccounts+name, "is being imported")
 	if err != nil {
 		return nil, err
