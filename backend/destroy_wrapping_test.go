@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -150,5 +151,44 @@ func TestAccountCalledWrappingKeys(t *testing.T) {
 	m.fails(logical.ReadOperation, "accounts/wrapping-keys", nil, 404, "there is no account")
 	if m.version(1)["state"] != "live" {
 		t.Error("the wrapping key went with the account")
+	}
+}
+
+// TestDestroyInOtherToken: a version is not taken for destroyed because the
+// token that took its own's place meanwhile does not have it.
+func TestDestroyInOtherToken(t *testing.T) {
+	at := newClock()
+	m := wrapped(t, &logical.InmemStorage{}, newFake(t), at)
+	m.must(logical.DeleteOperation, "destroy/alice", nil)
+	m.must(logical.DeleteOperation, "destroy/bob", nil)
+	m.rotate()
+	if err := m.b.store.PutNodeKeys(t.Context(), "local-1", nodeKeys(2)); err != nil {
+		t.Fatal(err)
+	}
+	m.read()
+	at.add(100 * 24 * time.Hour)
+	conf, err := m.b.store.hsmConfig(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := conf.Token.Serial
+	for _, x := range []struct {
+		serial string
+		want   wrappingState
+	}{{"another", stateRetired}, {own, stateDestroyed}} {
+		conf.Token.Serial = x.serial
+		if err := m.b.store.put(t.Context(), keyHSM, conf); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.b.destroyVersion(t.Context(), 1); err != nil {
+			t.Errorf("with token %s: %v", x.serial, err)
+		}
+		ring, err := m.b.store.keyring(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ring.find(1).State; got != x.want {
+			t.Errorf("with token %s it is %s, not %s", x.serial, got, x.want)
+		}
 	}
 }

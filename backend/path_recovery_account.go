@@ -178,6 +178,9 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	if name == wrappingKeysName {
+		return nil, invalid("no account can be called %q, since destroy/%s ends a mount: choose another name", name, name)
+	}
 	release, err := b.busy.reserve(prefixAccounts+name, "is being imported")
 	if err != nil {
 		return nil, err
@@ -187,8 +190,20 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	// By the account as well: attempts under two names hand out the same shares.
+	releaseID, err := b.busy.reserve("account "+record.AccountID.String(), "is being imported")
+	if err != nil {
+		return nil, err
+	}
+	defer releaseID()
 	before, err := b.replaceable(ctx, name, record)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.onlyHere(ctx, name, record.AccountID); err != nil {
+		return nil, err
+	}
+	if err := b.placeImport(ctx, request); err != nil {
 		return nil, err
 	}
 	lineage, err := b.spares.lineage(ctx)

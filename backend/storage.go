@@ -29,6 +29,8 @@ import (
 //	recipient-sets/<hash>       recipientSetRecord
 //	accounts/<name>             accountRecord   everything of an account but
 //	exposures/<account id>      exposuresRecord … exposures since its epoch began
+//	import-exposures/<account id>/<target>
+//	                            exposuresRecord what nodes saw in attempts to import
 //	heartbeat                   heartbeatRecord when an active server last lived
 //	spares                      sparesRecord    whether exposures may be incomplete
 const (
@@ -41,6 +43,7 @@ const (
 	prefixNodeKeys    = "node-keys/"
 	prefixAccounts    = "accounts/"
 	prefixExposures   = "exposures/"
+	prefixImports     = "import-exposures/"
 	keyHeartbeat      = "heartbeat"
 	keySpares         = "spares"
 	keyPINRefusal     = "pin-refusal"
@@ -276,7 +279,8 @@ type endorsementRecord struct {
 }
 
 // exposuresRecord holds exposures added since an epoch began. It is ignored
-// when the account is in another epoch.
+// when the account is in another epoch. Under prefixImports it holds those of
+// attempts to import, and the first half of the target's hash for an epoch ID.
 type exposuresRecord struct {
 	Version   int                  `json:"version"`
 	EpochID   string               `json:"epoch_id"` // hex, 16 bytes

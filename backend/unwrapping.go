@@ -65,6 +65,8 @@ func (b *backend) destroyVersion(ctx context.Context, version uint32) error {
 	switch {
 	case r == nil || r.State == stateDestroyed || r.State == stateLive:
 		return nil
+	case !ring.configured || r.TokenSerial != ring.serial:
+		return nil // config/hsm names another token by now, in which it would look gone
 	case r.State == stateRetired && b.cfg.now().Before(r.Retired.Add(after)):
 		return nil // retire_after was raised meanwhile
 	case r.State == stateRetired && ring.newest() != nil && ring.newest().KeyVersion == version:

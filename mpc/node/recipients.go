@@ -52,6 +52,11 @@ func (n *Node) recipients(hash [32]byte, signed []byte) (*recovery.RecipientSet,
 // hash: the present one, or a newer one that replaces it. A set can be replaced
 // but not dropped, so that no coordinator can quietly end the recovery of an
 // account.
+//
+// The signature of the former set is not judged: the record names the set by its
+// hash, and the share opens under that record only, so nobody can pass off
+// another. Its authority may have been replaced since, by one that signed the
+// new set; nothing is sealed to the former.
 func (n *Node) nextRecipients(old [32]byte, oldSigned, signed []byte) (*recovery.RecipientSet, [32]byte, error) {
 	if len(oldSigned) == 0 && (len(signed) == 0 || old != mpc.EmptySetHash()) {
 		set, err := n.recipients(old, signed)

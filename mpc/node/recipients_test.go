@@ -182,6 +182,19 @@ func TestRecipients(t *testing.T) {
 	}
 	c.opens(t, moved, movedEnvelopes)
 
+	// The authority of the account's set was replaced, and the one that is
+	// pinned now has signed its successor only.
+	former, formerHash := c.set(t, 5, 3, strangers.authority)
+	if formerHash != hash {
+		t.Fatal("a set has another name for each of its signers")
+	}
+	w.refusedBy("refresh keeping a former authority's set", w.session(w.refreshStart(record, former, nil), handing(envelopes)), "not signed by the authority")
+	handed, handedEnvelopes := w.made(w.session(w.refreshStart(record, newer, former), handing(envelopes)))
+	if handed.RecipientsHash != newerHash {
+		t.Error("the refresh to a new authority's set")
+	}
+	c.opens(t, handed, handedEnvelopes)
+
 	plain, plainEnvelopes := w.account() // allowed: there may be no set yet
 	joined, joinedEnvelopes := w.made(w.session(w.refreshStart(plain, set, nil), handing(plainEnvelopes)))
 	if joined.RecipientsHash != hash {

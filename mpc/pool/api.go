@@ -208,6 +208,13 @@ type ImportRequest struct {
 	Recipients []byte
 	// Target names this mount, as the deals do.
 	Target [32]byte
+	// Exposures says which node has seen which share in earlier attempts to
+	// import what was dealt for this account and target, and Expose stores what
+	// is added, as in RewrapRequest. The same deals give the same shares each
+	// time, so that a node which got another share at each attempt would have t
+	// of them before long.
+	Exposures mpc.Exposures
+	Expose    func(ctx context.Context, added mpc.Exposures) error
 }
 
 // KeyObject is what a token holds under one CKA_ID: so many private and public

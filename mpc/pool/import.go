@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -35,13 +36,14 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 		return nil, err
 	}
 	nodes, version, err := p.holders(ctx, RewrapRequest{
-		Account: mpc.Account{Record: *record}, // a new epoch: nobody has seen a share
-		Expose:  func(context.Context, mpc.Exposures) error { return nil },
+		Account: mpc.Account{Record: *record, Exposures: r.Exposures},
+		Expose:  r.Expose,
 	})
 	if err != nil {
 		return nil, err
 	}
 	result := &KeyResult{Account: mpc.Account{Record: *record, Exposures: mpc.Exposures{}}, WrappingVersion: version}
+	maps.Copy(result.Account.Exposures, r.Exposures) // nodes of earlier attempts have seen shares of this epoch
 	for k, node := range nodes {
 		i := mpc.Index(k + 1)
 		share, err := p.importShare(ctx, r, node, i, version, deals)
