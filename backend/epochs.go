@@ -150,8 +150,9 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 
 // epochFrom checks the shape of what the engine returned and makes an epoch
 // of it. The nodes have checked the mathematics; this guards the one write
-// that replaces good shares.
-func epochFrom(res *pool.KeyResult, started time.Time, lineage string) (*epochRecord, error) {
+// that replaces good shares. recipients is the signed set that the request
+// named, empty for none.
+func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipients []byte) (*epochRecord, error) {
 	record := &res.Account.Record
 	if err := record.Check(); err != nil {
 		return nil, err
@@ -168,6 +169,9 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string) (*epochRe
 	}
 	var err error
 	if e.Shares, err = envelopesOf(res.Account.Shares, record.Shares, res.WrappingVersion); err != nil {
+		return nil, err
+	}
+	if err := checkRecipientSeals(e.Shares, recipients); err != nil {
 		return nil, err
 	}
 	holders := map[mpc.Index]bool{}

@@ -72,7 +72,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	r.Created = b.cfg.now().UTC()
-	epoch, err := epochFrom(res, r.Created, lineage)
+	epoch, err := epochFrom(res, r.Created, lineage, request.Recipients)
 	if err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}

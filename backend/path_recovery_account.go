@@ -222,7 +222,7 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	epoch, err := epochFrom(res, b.cfg.now().UTC(), lineage)
+	epoch, err := epochFrom(res, b.cfg.now().UTC(), lineage, request.Recipients)
 	if err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}

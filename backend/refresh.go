@@ -52,7 +52,7 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, 
 	if err := b.step(ctx, stepRefreshMade); err != nil {
 		return nil, err
 	}
-	next, err := b.nextEpoch(ctx, eng, old, res, lineage, recipients)
+	next, err := b.nextEpoch(ctx, eng, old, res, lineage, request.Recipients, recipients)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +91,8 @@ func (b *backend) settled(ctx context.Context, name string) (Engine, *accountRec
 
 // nextEpoch makes an epoch of what a refresh returned, once every share of it
 // has been opened from the bytes that will be stored.
-func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, res *pool.KeyResult, lineage string, recipients [32]byte) (*epochRecord, error) {
-	next, err := epochFrom(res, b.cfg.now().UTC(), lineage)
+func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, res *pool.KeyResult, lineage string, signed []byte, recipients [32]byte) (*epochRecord, error) {
+	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
 	if err != nil {
 		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
 	}

@@ -62,6 +62,9 @@ func (b *backend) rewrapAccount(ctx context.Context, name string) (*accountRecor
 		return nil, err
 	}
 	envelopes, err := checkRewrapped(r.Current.Shares, res, newest.KeyVersion)
+	if err == nil {
+		err = checkRecipientSeals(envelopes, set)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the rewrap is void, the shares stay under their old wrapping key: %w", err)
 	}

@@ -1,0 +1,47 @@
+package backend
+
+import (
+	"fmt"
+	"slices"
+
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/recovery"
+)
+
+// checkRecipientSeals demands that share i is sealed to the i-th recipient of a
+// signed set, or to none where signed is empty, and to nobody else outside the
+// token's domain. Without this a single node that leaves the recipient out would
+// be noticed by the export, when the HSM is lost. That the seal opens only the
+// recipient can tell.
+func checkRecipientSeals(envelopes [][]byte, signed []byte) error {
+	var set *recovery.RecipientSet
+	if len(signed) > 0 {
+		parsed, err := recovery.ParseSignedSet(signed)
+		if err != nil {
+			return err
+		}
+		set = parsed.Unverified() // it was verified when it was put in force, and by the nodes
+	}
+	for k, e := range envelopes {
+		seals, err := hsm.Seals(e)
+		if err != nil {
+			return fmt.Errorf("share %d: %w", k+1, err)
+		}
+		seals = slices.DeleteFunc(seals, func(s hsm.SealedKey) bool { return s.Domain == hsm.DefaultDomain })
+		if set == nil {
+			if len(seals) > 0 {
+				return fmt.Errorf("nodes sealed share %d to %q, and the account has no recipients", k+1, seals[0].Domain)
+			}
+			continue
+		}
+		want, err := set.ForShare(mpc.Index(k + 1))
+		if err != nil {
+			return err
+		}
+		if len(seals) != 1 || seals[0].Domain != want.Domain || seals[0].Version != want.Version || seals[0].Suite != want.Suite {
+			return fmt.Errorf("nodes did not seal share %d to its recovery recipient %s alone", k+1, set.Recipients[k].Name)
+		}
+	}
+	return nil
+}
