@@ -111,6 +111,7 @@ func TestRecoveryDocument(t *testing.T) {
 		}
 		second.refuse(t, "recovery/import/contracts", map[string]any{"bundle": bundle, "target": target, "deals": deals(alice, carol)}, 409, "another account")
 		second.refuse(t, "recovery/import/treasury", map[string]any{"bundle": bundle, "target": target, "deals": deals(alice, carol)}, 409, "share epoch")
+		second.refuse(t, "recovery/import/again", map[string]any{"bundle": bundle, "target": target, "deals": deals(alice, carol)}, 409, "under the name", "treasury")
 		second.refuse(t, "config/authority", map[string]any{"public_key": "abc"}, badRequest, "hex digits")
 		second.refuse(t, "config/recovery", map[string]any{"set": "{}"}, badRequest, "set")
 		first.refuse(t, "config/authority", map[string]any{"public_key": hex.EncodeToString(make([]byte, 32))}, badRequest, "recipient set", "signed")
