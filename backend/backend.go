@@ -26,6 +26,9 @@ type Config struct {
 	Version string
 	// NewEngine makes the node pool of a mount.
 	NewEngine NewEngineFunc
+	// Authority, where not empty, is the one authority that this host's nodes
+	// take, 64 hex digits: the value of MPC_AUTHORITY.
+	Authority string
 	// Modules is the host's list of PKCS#11 modules, "name=path,name=path":
 	// the value of MPC_PKCS11_MODULES. A broken list is reported by
 	// config/hsm, not at start, so that a mount stays readable.

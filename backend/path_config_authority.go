@@ -45,7 +45,6 @@ func (b *backend) pathConfigAuthority() []*framework.Path {
 				Description:  "Ed25519 public key of the mount's authority, 64 hex digits.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Authority public key"},
 			},
-			"set": setField,
 		},
 		ExistenceCheck: exists,
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -60,9 +59,11 @@ to their own token, and besides only to recipients that it has signed for:
 
   $ vault write mpc/config/authority public_key=@authority.pub
 
-Nodes pin it when they start; pinning one starts them again. While a recipient
-set is in force another authority is only taken together with a set that it has
-signed (field set), of a higher serial number.
+Nodes pin it when they start; pinning one starts them again. It cannot be replaced
+once the mount has accounts or recipients: whoever could, would make himself
+custodian of every key. Pin it before the first account; a host can also fix it
+for its nodes (MPC_AUTHORITY in the plugin's environment), and then no other is
+taken.
 `,
 	}, {
 		Pattern:        "config/recovery$",
@@ -115,29 +116,35 @@ func (b *backend) configAuthorityWrite(ctx context.Context, _ *logical.Request, 
 	if err != nil {
 		return nil, err
 	}
-	next := &recoveryRecord{Version: recordVersion, Authority: given, Pinned: b.cfg.now().UTC()}
-	set := []byte(data.Get("set").(string))
-	switch {
-	case old != nil && old.Authority == given:
-		next = old
-	case old != nil && old.SetHash != "" && len(set) == 0:
-		return nil, invalid("a recipient set of the present authority is in force: send with the new public_key a set that the new authority has signed, with a serial number above %d", old.Serial)
-	case old != nil:
-		next.SetHash, next.Serial = old.SetHash, old.Serial
+	if fixed := b.cfg.Authority; fixed != "" && fixed != given {
+		return nil, invalid("the host of the nodes has fixed another authority (MPC_AUTHORITY in the plugin's environment): nothing was changed; pin that one")
 	}
-	if len(set) > 0 {
-		if err := b.takeSet(ctx, next, set); err != nil {
+	if old != nil && old.Authority == given {
+		return authorityAnswer(old), nil
+	}
+	if old != nil {
+		if err := b.checkReplaceable(ctx, old); err != nil {
 			return nil, err
 		}
 	}
+	next := &recoveryRecord{Version: recordVersion, Authority: given, Pinned: b.cfg.now().UTC()}
 	if err := b.storeRecovery(ctx, next); err != nil {
 		return nil, err
 	}
-	resp := authorityAnswer(next)
-	if len(set) > 0 {
-		b.sealToRecipients(resp)
+	return authorityAnswer(next), nil
+}
+
+// checkReplaceable fails where another authority would get at keys: with
+// recipients of its own it would have every share sealed to them.
+func (b *backend) checkReplaceable(ctx context.Context, old *recoveryRecord) error {
+	names, err := b.store.accountNames(ctx)
+	if err != nil {
+		return err
 	}
-	return resp, nil
+	if old.SetHash != "" || len(names) > 0 {
+		return invalid("another authority is pinned, and the mount has accounts or recipients, which it must not lose to a new one: nothing was changed. If the authority's key is lost, rebuild the accounts on another mount with a new authority (docs/recovery.md)")
+	}
+	return nil
 }
 
 // sealToRecipients has all accounts refreshed, after which their shares are

@@ -30,6 +30,9 @@ type Config struct {
 	// Modules is the list of PKCS#11 modules of this node's host: the value of
 	// modules.Variable.
 	Modules string
+	// Authority, where not empty, is the one authority that this node takes, 64
+	// hex digits: the value of AuthorityVariable, which the host's operator set.
+	Authority string
 	// OpenToken loads a module and logs in.
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -15,8 +16,17 @@ import (
 // for each share. The authority's key is pinned when the node is set up; with
 // none pinned there are no recipients.
 
-// parseAuthority reads the authority's key, nil for none.
-func parseAuthority(b []byte) (ed25519.PublicKey, error) {
+// AuthorityVariable is the environment variable in which a host fixes the
+// authority for its nodes.
+const AuthorityVariable = "MPC_AUTHORITY"
+
+// parseAuthority reads the authority's key, nil for none. fixed is what the host
+// says that it must be, where not empty; none is allowed all the same, and then
+// there are no recipients.
+func parseAuthority(b []byte, fixed string) (ed25519.PublicKey, error) {
+	if fixed != "" && len(b) > 0 && hex.EncodeToString(b) != fixed {
+		return nil, fmt.Errorf("this node's host has fixed another authority (%s)", AuthorityVariable)
+	}
 	if len(b) != 0 && len(b) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("an authority's key has %d bytes, not %d", ed25519.PublicKeySize, len(b))
 	}

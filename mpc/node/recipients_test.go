@@ -5,6 +5,7 @@ import (
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -231,6 +232,18 @@ func TestRecipients(t *testing.T) {
 		c.opens(t, record, again)
 	})
 
+	t.Run("fixed by the host", func(t *testing.T) {
+		own := hex.EncodeToString(c.public())
+		if _, err := parseAuthority(c.public(), own); err != nil {
+			t.Error(err)
+		}
+		if _, err := parseAuthority(strangers.public(), own); err == nil {
+			t.Error("took another authority than the host's")
+		}
+		if key, err := parseAuthority(nil, own); err != nil || key != nil {
+			t.Errorf("without an authority: %v, %v", key, err)
+		}
+	})
 	t.Run("no authority", func(t *testing.T) {
 		bare := newWorld(t, 3)
 		bare.refusedBy("key generation without an authority", bare.session(bare.keygenFor(set, hash), hooks{}), "no authority pinned")

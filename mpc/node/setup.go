@@ -67,7 +67,7 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 	if r.GetNodeId() == "" || len(r.GetWrappingKeys()) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "a node needs a name and a wrapping key")
 	}
-	authority, err := parseAuthority(r.GetAuthority())
+	authority, err := parseAuthority(r.GetAuthority(), n.cfg.Authority)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}

@@ -17,6 +17,7 @@ import (
 
 	"vault-plugin-secrets-mpc/backend"
 	"vault-plugin-secrets-mpc/hsm/modules"
+	"vault-plugin-secrets-mpc/mpc/node"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -46,8 +47,9 @@ func serve() int {
 	err := vaultplugin.Serve(&vaultplugin.ServeOpts{
 		Logger: logger,
 		BackendFactoryFunc: backend.Factory(withFaults(backend.Config{
-			Version: "v" + version,
-			Modules: os.Getenv(modules.Variable),
+			Version:   "v" + version,
+			Modules:   os.Getenv(modules.Variable),
+			Authority: os.Getenv(node.AuthorityVariable),
 			NewEngine: func(c backend.EngineConfig) backend.Engine {
 				return pool.New(pool.Config{
 					Store: c.Store, Logger: c.Logger, Env: nodeEnv(os.Environ()),
@@ -79,7 +81,7 @@ func exitWithVault(parent int) {
 // files and the HSM needs, and what the operator names in MPC_NODE_ENV.
 func nodeEnv(environ []string) []string {
 	allowed := map[string]bool{"PATH": true, "HOME": true, "TMPDIR": true, "LD_LIBRARY_PATH": true,
-		"SOFTHSM2_CONF": true, modules.Variable: true}
+		"SOFTHSM2_CONF": true, modules.Variable: true, node.AuthorityVariable: true}
 	for _, kv := range environ {
 		if list, ok := strings.CutPrefix(kv, "MPC_NODE_ENV="); ok {
 			for name := range strings.SplitSeq(list, ",") {

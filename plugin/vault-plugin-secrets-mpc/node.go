@@ -23,9 +23,10 @@ func serveNode() int {
 	harden(logger)
 	lockMemory(logger)
 	n := node.New(node.Config{
-		Version: "v" + version,
-		Logger:  logger,
-		Modules: os.Getenv(modules.Variable),
+		Version:   "v" + version,
+		Logger:    logger,
+		Modules:   os.Getenv(modules.Variable),
+		Authority: os.Getenv(node.AuthorityVariable),
 		OpenToken: func(ctx context.Context, c pkcs11.Config) (node.Token, error) {
 			t, err := pkcs11.Open(ctx, c)
 			if err != nil {

@@ -98,13 +98,12 @@ type pinDoc struct {
 }
 
 func (a *app) authorityPinCommand() *cobra.Command {
-	var set string
-	cmd := &cobra.Command{
-		Use:   "pin FILE.pub [--set FILE]",
+	return &cobra.Command{
+		Use:   "pin FILE.pub",
 		Short: "Pin an authority's public key on the mount",
 		Long: `Pin an authority's public key: from then on the mount takes recipient sets and
-recovery targets that it has signed, and no others. Another authority replaces
-it, while a recipient set is in force, only with a set that it has signed.`,
+recovery targets that it has signed, and no others. It cannot be replaced once the
+mount has accounts or recipients: pin it before the first account.`,
 		Example: `  mpckms authority pin authority.key.pub`,
 		Args:    oneArg("the authority's public file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -113,13 +112,6 @@ it, while a recipient set is in force, only with a set that it has signed.`,
 				return err
 			}
 			body := map[string]any{"public_key": hex.EncodeToString(key)}
-			if set != "" {
-				raw, _, err := readSet(set)
-				if err != nil {
-					return err
-				}
-				body["set"] = string(raw)
-			}
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -131,8 +123,6 @@ it, while a recipient set is in force, only with a set that it has signed.`,
 			return a.print(doc, func(t *text) { t.pairs("", "Pinned", doc.PublicKey, "Since", doc.Pinned) })
 		},
 	}
-	cmd.Flags().StringVar(&set, "set", "", "a set signed by this authority, where it replaces another")
-	return cmd
 }
 
 // readSet reads a signed set, whoever has signed it.
