@@ -24,7 +24,7 @@ var operationsPromises = promises{ // read only
 	"mpckms status":                                        `(?s)prod.*local-\d +ready`,
 	"vault write mpc/sign/payments":                        `(?m)^signers .*local-\d`,
 	"vault read -field=version mpc/nodes/local-1":          `^` + regexp.QuoteMeta(nextVersion) + `$`,
-	"vault write mpc/config/rotation retire_after":         `(?m)^retire_after +744h\n`,
+	"vault write mpc/config/rotation retire_after":         `(?m)^retire_after +2678400$`,
 	"vault write -f mpc/recovery/restored":                 `(?m)^accounts_affected +1$`,
 	"vault write mpc/config/rotation refresh_period":       `(?s)idle_refresh_period +24h.*rate +50`,
 	"vault write mpc/config/nodes":                         `(?m)^sessions_per_node +16$`,
