@@ -57,6 +57,7 @@ func (a *app) accountCreateCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&algorithm, "algorithm", "", "signature scheme and curve: "+algorithms)
+	complete(cmd, "algorithm", algorithmChoices...)
 	flags.IntVar(&threshold, "threshold", 2, "nodes needed for a signature")
 	flags.IntVar(&shares, "shares", 3, "shares the key consists of")
 	flags.IntVar(&presign, "presign", 0, presignUsage)

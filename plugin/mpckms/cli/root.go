@@ -41,6 +41,7 @@ func (a *app) rootCommand() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.mount, "mount", mount, "where the engine is mounted (env "+envMount+")")
 	flags.StringVarP(&a.output, "output", "o", "table", "output format: table or json")
+	complete(root, "output", "table", "json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef(cmd, "%v", err)
 	})
