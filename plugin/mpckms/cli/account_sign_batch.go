@@ -175,7 +175,7 @@ func (b *batch) sign(waitCtx, ctx context.Context, from, next int, progress *pro
 		case <-ctx.Done():
 			return &refusal{what: "cannot sign the rest", cause: ctx.Err()}
 		case <-waitCtx.Done():
-			return nil // the results say what is missing
+			return b.inTime(ctx, waitCtx, &refusal{cause: waitCtx.Err()})
 		case <-time.After(b.retryPause):
 		}
 		todo = waiting
@@ -218,7 +218,9 @@ func (b *batch) once(ctx context.Context, todo []int, progress *progressLine) (w
 				advice: "mpckms and the plugin may be of versions that do not fit together."}
 		}
 		for _, i := range todo {
-			b.doc.Results[i].Error = brief(err)
+			if !b.doc.Results[i].pending() { // what it waits for says more
+				b.doc.Results[i].Error = brief(err)
+			}
 		}
 		return nil, err
 	}

@@ -30,7 +30,10 @@ func (a *app) rootCommand() *cobra.Command {
   mpckms account sign treasury --input "hello"`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if strings.HasPrefix(cmd.Name(), cobra.ShellCompRequestCmd) {
+				return nil // silent, whatever is wrong
+			}
 			return a.checkGlobals()
 		},
 	}
@@ -47,7 +50,20 @@ func (a *app) rootCommand() *cobra.Command {
 	})
 	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
 		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand())
+	strictCompletion(root)
 	return root
+}
+
+// strictCompletion has cobra's command for shells' scripts treat a wrong word as
+// the other groups of commands do.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			like := group(cmd.Use, cmd.Short)
+			cmd.Args, cmd.RunE = like.Args, like.RunE
+		}
+	}
 }
 
 func (a *app) checkGlobals() error {
