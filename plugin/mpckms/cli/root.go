@@ -50,6 +50,9 @@ func (a *app) rootCommand() *cobra.Command {
 	})
 	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
 		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand())
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout) // before the scripts' commands are made, which keep it
+	root.SetErr(a.stderr)
 	strictCompletion(root)
 	return root
 }

@@ -48,10 +48,6 @@ func Run(ctx context.Context, cfg Config) int {
 	a := newApp(cfg)
 	root := a.rootCommand()
 	root.SetArgs(cfg.Args)
-	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
-
 	err := root.ExecuteContext(ctx)
 	a.bar.clear()
 	if err == nil {
