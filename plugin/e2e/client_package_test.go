@@ -273,11 +273,14 @@ func TestClientPackageKeys(t *testing.T) {
 		t.Errorf("%+v is not %x", jwk, point)
 	}
 
-	der, err := c.CSR(ctx, "gokeys-p256", mpcclient.CSRRequest{CommonName: "gokeys", Organization: []string{"A"}, AltNames: []string{"gokeys.example"}})
+	made, err := c.CSR(ctx, "gokeys-p256", mpcclient.CSRRequest{CommonName: "gokeys", Organization: []string{"A"}, AltNames: []string{"gokeys.example"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ := pem.Decode(der)
+	block, _ := pem.Decode(made.PEM)
+	if block == nil || made.PublicKeyPEM != p256.PublicKeyPEM {
+		t.Fatalf("%+v", made)
+	}
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil || csr.CheckSignature() != nil || csr.Subject.CommonName != "gokeys" || !slices.Equal(csr.DNSNames, []string{"gokeys.example"}) || !key.Equal(csr.PublicKey) {
 		t.Errorf("%+v, %v", csr, err)
