@@ -55,14 +55,20 @@ Lets t nodes sign together:
   $ vault write mpc/sign/alice input=$(printf hello | base64)
   $ vault write mpc/sign/bob input=$(printf hello | base64) hash_algorithm=keccak-256
   $ vault write mpc/sign/bob message_type=digest input=$(printf hello | openssl dgst -sha256 -binary | base64)
+  $ vault write mpc/sign/bob message_type=eip191 input=$(printf hello | base64) signature_format=ethereum
   $ vault write mpc/sign/bob input=$(printf hello | base64) derivation_path=m/0/7
+
+message_type=eip712 takes the JSON of eth_signTypedData_v4, from a file with
+base64 -w0:
+
+  $ vault write mpc/sign/bob message_type=eip712 input=$(printf '{"types":{"Mail":[{"name":"text","type":"string"}]},"primaryType":"Mail","domain":{"name":"example"},"message":{"text":"hello"}}' | base64 -w0)
 
 With derivation_path or taproot_tweak the child's key signs; see
 mpc/accounts/:name/derive. signature_format chooses the encoding: der, compact
 (r and s, 64 bytes), ethereum (r, s and v, 65 bytes, v 27 or 28) or jws
 (base64url of 64 bytes):
 
-  $ vault write mpc/sign/bob input=$(printf hello | base64) hash_algorithm=keccak-256 signature_format=ethereum
+  $ vault write mpc/sign/bob input=$(printf hello | base64) signature_format=jws
 
 A request with a request_id may be repeated for 24 hours, also after a failover,
 and has the same answer each time; with another payload it is refused (409). Use

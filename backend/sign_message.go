@@ -2,7 +2,6 @@ package backend
 
 import (
 	"encoding/base64"
-	"fmt"
 
 	"github.com/hashicorp/vault/sdk/framework"
 
@@ -31,20 +30,11 @@ func messageFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"input": {
 			Type:         framework.TypeString,
-			Description:  "What is signed, in base64: the message, or a 32-byte digest with message_type=digest. At most 512 KiB.",
+			Description:  "What is signed, in base64: what message_type says. At most 512 KiB.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Input"},
 		},
-		"message_type": {
-			Type:         framework.TypeString,
-			Description:  "raw: input is the message (default). digest: input is a 32-byte digest made by the caller; not for ed25519.",
-			Default:      string(mpc.MessageRaw),
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Message type"},
-		},
-		"hash_algorithm": {
-			Type:         framework.TypeString,
-			Description:  "Hash of a raw message before ECDSA on either curve: sha2-256 (default) or keccak-256. BIP-340 and Ed25519 hash by themselves and take none.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Hash algorithm"},
-		},
+		"message_type":   messageTypeField(),
+		"hash_algorithm": hashAlgorithmField(),
 	}
 }
 
@@ -53,6 +43,7 @@ type message struct {
 	input      []byte
 	kind       mpc.MessageType
 	hash       mpc.HashAlgorithm
+	warning    string         // of messageKind
 	derivation mpc.Derivation // as it was sent
 }
 
@@ -90,8 +81,8 @@ func parseSigning(record *mpc.PublicRecord, data *framework.FieldData) (*signing
 			return nil, err
 		}
 	}
-	if h, _ := data.Get("hash_algorithm").(string); m.kind == mpc.MessageDigest && len(m.input) == mpc.DigestSize && h != "" && h != string(mpc.HashNone) {
-		q.warnings = append(q.warnings, fmt.Sprintf("hash_algorithm=%s was ignored: with message_type=digest the input is signed as it is", clip(h)))
+	if m.warning != "" {
+		q.warnings = append(q.warnings, m.warning)
 	}
 	if advice := signatureFormatAdvice(q.format, m); advice != "" {
 		q.warnings = append(q.warnings, advice)
@@ -105,46 +96,11 @@ func parseMessage(alg mpc.Algorithm, data *framework.FieldData) (*message, error
 	if err != nil {
 		return nil, err
 	}
-	m := &message{
-		input: input,
-		kind:  mpc.MessageType(data.Get("message_type").(string)),
-		hash:  mpc.HashAlgorithm(data.Get("hash_algorithm").(string)),
+	k, err := checkMessageKind(alg, data.Get("message_type").(string), data.Get("hash_algorithm").(string), len(input))
+	if err != nil {
+		return nil, err
 	}
-	switch m.kind {
-	case mpc.MessageRaw:
-	case mpc.MessageDigest:
-		if alg == mpc.Ed25519 {
-			return nil, invalid("%s signs messages and takes no digest (Ed25519ph is another scheme): send the bytes to sign as the input with message_type=raw", alg)
-		}
-		if len(input) != mpc.DigestSize {
-			return nil, invalid("with message_type=digest the input must have %d bytes, not %d: send the digest itself in base64, not its hex text", mpc.DigestSize, len(input))
-		}
-	default:
-		return nil, invalid("message_type %q is not raw or digest", clip(string(m.kind)))
-	}
-	if !alg.IsECDSA() {
-		if m.hash != "" && m.hash != mpc.HashNone {
-			return nil, invalid("%s hashes by itself: leave hash_algorithm out", alg)
-		}
-		m.hash = mpc.HashNone
-		return m, nil
-	}
-	switch m.hash {
-	case "":
-		m.hash = mpc.HashSHA256
-	case mpc.HashSHA256, mpc.HashKeccak256:
-	case mpc.HashNone:
-		if m.kind == mpc.MessageDigest {
-			break
-		}
-		return nil, invalid("%s signs a digest: use hash_algorithm=sha2-256 or keccak-256, or message_type=digest", alg)
-	default:
-		return nil, invalid("hash_algorithm %q is not sha2-256 or keccak-256", clip(string(m.hash)))
-	}
-	if m.kind == mpc.MessageDigest {
-		m.hash = mpc.HashNone // it says how the digest was made; nothing is hashed here
-	}
-	return m, nil
+	return &message{input: input, kind: k.kind, hash: k.hash, warning: k.warning}, nil
 }
 
 func decodeBase64(data *framework.FieldData, field string, most int) ([]byte, error) {

@@ -63,11 +63,7 @@ func parseSignatureFormat(a mpc.Algorithm, text string) (signatureFormat, error)
 	if f := signatureFormat(text); slices.Contains(all, f) {
 		return f, nil
 	}
-	names := make([]string, len(all))
-	for i, f := range all {
-		names[i] = string(f)
-	}
-	return "", invalid("%s has no signature_format %q: use %s", a, clip(text), strings.Join(names, ", "))
+	return "", invalid("%s has no signature_format %q: use %s", a, clip(text), alternatives(all))
 }
 
 // encode returns the bytes of a signature in the format. It fails only for
