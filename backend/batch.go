@@ -25,6 +25,17 @@ import (
 // refuse each other nor keep out its single requests.
 const batchWidth = pool.DefaultSessionsPerNode
 
+// batchWidthOf is batchWidth, or for ECDSA one item for each processor. Without
+// presignatures an ECDSA signature is a second of work and more for each node,
+// and a batch that does all at once may be out of time with none done; one after
+// another, what fits into session_timeout is done.
+func batchWidthOf(a mpc.Algorithm) int {
+	if a.NeedsAuxiliaryKeys() {
+		return min(batchWidth, runtime.GOMAXPROCS(0))
+	}
+	return batchWidth
+}
+
 // errItemPanic stands for a panic, whose value is not passed on.
 var errItemPanic = errors.New("the item met a fault of this program and was given up; the other items were not affected. The log says where")
 
@@ -47,7 +58,7 @@ func (b *backend) signBatch(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	b.prepare(batch, record)
-	sideBySide(len(batch.items), batchWidth, func(i int) {
+	sideBySide(len(batch.items), batchWidthOf(record.Algorithm), func(i int) {
 		it := batch.items[i]
 		defer close(it.done)
 		if it.err != nil {
