@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc"
 )
@@ -119,13 +118,6 @@ func (k *messageKind) checkDigest(alg mpc.Algorithm, inputLen int) error {
 		k.hash = mpc.HashNone
 	}
 	return nil
-}
-
-// warn adds a messageKind's warning to an answer, if there is one.
-func warn(resp *logical.Response, warning string) {
-	if warning != "" {
-		resp.AddWarning(warning)
-	}
 }
 
 // alternatives writes "a, b or c".
