@@ -24,20 +24,11 @@ func messageFields() map[string]*framework.FieldSchema {
 		"name": nameField(),
 		"input": {
 			Type:         framework.TypeString,
-			Description:  "What is signed, in base64: the message, or a 32-byte digest with message_type=digest. At most 512 KiB.",
+			Description:  "What is signed, in base64: what message_type says. At most 512 KiB.",
 			DisplayAttrs: &framework.DisplayAttributes{Name: "Input"},
 		},
-		"message_type": {
-			Type:         framework.TypeString,
-			Description:  "raw: input is the message (default). digest: input is a 32-byte digest made by the caller; not for ed25519.",
-			Default:      string(mpc.MessageRaw),
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Message type"},
-		},
-		"hash_algorithm": {
-			Type:         framework.TypeString,
-			Description:  "Hash of a raw message before ECDSA on either curve: sha2-256 (default) or keccak-256. BIP-340 and Ed25519 hash by themselves and take none.",
-			DisplayAttrs: &framework.DisplayAttributes{Name: "Hash algorithm"},
-		},
+		"message_type":   messageTypeField(),
+		"hash_algorithm": hashAlgorithmField(),
 	}
 }
 
@@ -75,6 +66,7 @@ Lets t nodes sign together:
   $ vault write mpc/sign/alice input=$(printf hello | base64)
   $ vault write mpc/sign/bob input=$(printf hello | base64) hash_algorithm=keccak-256
   $ vault write mpc/sign/bob message_type=digest input=$(openssl dgst -sha256 -binary file | base64)
+  $ vault write mpc/sign/bob message_type=eip712 input=$(base64 -w0 typed-data.json)
   $ vault write mpc/sign/bob input=$(printf hello | base64) derivation_path=m/0/7
 
 With derivation_path or taproot_tweak the child's key signs; see
@@ -91,6 +83,7 @@ type message struct {
 	input      []byte
 	kind       mpc.MessageType
 	hash       mpc.HashAlgorithm
+	warning    string         // of messageKind
 	derivation mpc.Derivation // as it was sent
 }
 
@@ -100,46 +93,11 @@ func parseMessage(alg mpc.Algorithm, data *framework.FieldData) (*message, error
 	if err != nil {
 		return nil, err
 	}
-	m := &message{
-		input: input,
-		kind:  mpc.MessageType(data.Get("message_type").(string)),
-		hash:  mpc.HashAlgorithm(data.Get("hash_algorithm").(string)),
+	k, err := checkMessageKind(alg, data.Get("message_type").(string), data.Get("hash_algorithm").(string), len(input))
+	if err != nil {
+		return nil, err
 	}
-	switch m.kind {
-	case mpc.MessageRaw:
-	case mpc.MessageDigest:
-		if alg == mpc.Ed25519 {
-			return nil, invalid("%s signs messages and takes no digest (Ed25519ph is another scheme): send the bytes to sign as the input with message_type=raw", alg)
-		}
-		if len(input) != mpc.DigestSize {
-			return nil, invalid("with message_type=digest the input must have %d bytes, not %d: send the digest itself in base64, not its hex text", mpc.DigestSize, len(input))
-		}
-	default:
-		return nil, invalid("message_type %q is not raw or digest", clip(string(m.kind)))
-	}
-	if !alg.IsECDSA() {
-		if m.hash != "" && m.hash != mpc.HashNone {
-			return nil, invalid("%s hashes by itself: leave hash_algorithm out", alg)
-		}
-		m.hash = mpc.HashNone
-		return m, nil
-	}
-	switch m.hash {
-	case "":
-		m.hash = mpc.HashSHA256
-	case mpc.HashSHA256, mpc.HashKeccak256:
-	case mpc.HashNone:
-		if m.kind == mpc.MessageDigest {
-			break
-		}
-		return nil, invalid("%s signs a digest: use hash_algorithm=sha2-256 or keccak-256, or message_type=digest", alg)
-	default:
-		return nil, invalid("hash_algorithm %q is not sha2-256 or keccak-256", clip(string(m.hash)))
-	}
-	if m.kind == mpc.MessageDigest {
-		m.hash = mpc.HashNone // it says how the digest was made; nothing is hashed here
-	}
-	return m, nil
+	return &message{input: input, kind: k.kind, hash: k.hash, warning: k.warning}, nil
 }
 
 func decodeBase64(data *framework.FieldData, field string, most int) ([]byte, error) {
@@ -326,5 +284,7 @@ func signAnswer(m *message, res *pool.SignResult, record *mpc.PublicRecord, publ
 	if m.derivation.TaprootTweak != "" {
 		out["taproot_tweak"] = m.derivation.TaprootTweak
 	}
-	return &logical.Response{Data: out}
+	resp := &logical.Response{Data: out}
+	warn(resp, m.warning)
+	return resp
 }

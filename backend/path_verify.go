@@ -65,5 +65,7 @@ func (b *backend) verify(ctx context.Context, _ *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{"valid": valid}}, nil
+	resp := &logical.Response{Data: map[string]any{"valid": valid}}
+	warn(resp, m.warning)
+	return resp, nil
 }

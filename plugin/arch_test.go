@@ -25,7 +25,8 @@ const module = "vault-plugin-secrets-mpc"
 var arrows = map[string][]string{
 	"secret": {},
 
-	"mpc":          {},
+	"mpc":          {"mpc/eip712"},
+	"mpc/eip712":   {},
 	"mpc/handler":  {"mpc"},
 	"mpc/curve":    {"mpc"},
 	"mpc/frost":    {"mpc", "mpc/curve", "mpc/handler"},
