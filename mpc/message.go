@@ -2,7 +2,9 @@ package mpc
 
 import "slices"
 
-// MessageType says what the input of a signing request is.
+// MessageType says what the input of a signing request is. Types are ways to
+// arrive at a digest, not separate domains: a raw message hashed by Keccak-256
+// can have the digest of any EIP-191 or EIP-712 message, or be a transaction.
 type MessageType string
 
 // Message types, as the API spells them.

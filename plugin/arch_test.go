@@ -57,7 +57,8 @@ var arrows = map[string][]string{
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"recovery"},
+	"plugin/mpckms/cli":               {"hsm/modules", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/doctor":            {"hsm/modules"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},
 }

@@ -60,8 +60,7 @@ func parseTypes(v any) (structs, error) {
 	names := slices.Sorted(maps.Keys(object)) // so that errors are always the same
 	s := structs{}
 	for _, name := range names {
-		// Some implementations end a type's name at a $.
-		if !identifier(name) || strings.Contains(name, "$") {
+		if !typeName(name) {
 			return nil, in(name, wrong("is not a name for a type: letters, digits and _, at most %d", maxIdentifier))
 		}
 		if elementary(name) {
@@ -94,8 +93,12 @@ func (s structs) define(def *definition, v any) error {
 	seen := map[string]bool{}
 	for i, entry := range list {
 		m, err := s.member(entry)
-		if err == nil && seen[m.name] {
+		switch {
+		case err != nil:
+		case seen[m.name]:
 			err = wrong("has the name of an earlier member")
+		case m.typ.kind == kindStruct && strings.Contains(def.name, ":"):
+			err = wrong("has a type from types, which a type with a colon in its name cannot refer to")
 		}
 		if err != nil {
 			return in("["+strconv.Itoa(i)+"]", err)
@@ -154,7 +157,7 @@ func (s structs) parse(text string) (typ, bool) {
 	if !ok {
 		def := s[base]
 		// The domain is no part of a message: implementations differ there.
-		if def == nil || base == domainType {
+		if def == nil || base == domainType || strings.Contains(base, ":") {
 			return typ{}, false
 		}
 		t = typ{kind: kindStruct, struc: def}
@@ -207,6 +210,22 @@ func positive(digits string) (int, bool) {
 	}
 	n, err := strconv.Atoi(digits)
 	return n, err == nil
+}
+
+// typeName reports whether a name may be a struct's. Some implementations end
+// the name of a type that is referred to at the first character that is none of
+// [A-Za-z0-9_], so there is no $, and parts joined by colons, which are in use
+// ("Application:Action"), only where a type stands alone.
+func typeName(name string) bool {
+	if len(name) > maxIdentifier || strings.Contains(name, "$") {
+		return false
+	}
+	for part := range strings.SplitSeq(name, ":") {
+		if !identifier(part) {
+			return false
+		}
+	}
+	return true
 }
 
 // identifier reports whether a name is one in Solidity: [A-Za-z_$][A-Za-z0-9_$]*.

@@ -167,6 +167,22 @@ for (let i = 0; i < 80; i++) {
 	if (write(said).length < 3000) add("random " + i, primary, types, domain(), message, said);
 }
 
+const action = { "Exchange:UsdSend": [{ name: "chain", type: "string" }, { name: "amount", type: "string" }, { name: "time", type: "uint64" }] };
+const actionMessage = { chain: "Testnet", amount: "12.5", time: 1717171717171n };
+add("a type with a colon", "Exchange:UsdSend", action,
+	{ name: "ExchangeSignTransaction", version: "1", chainId: 421614, verifyingContract: ethers.ZeroAddress }, actionMessage, { ...actionMessage, time: new Raw(1717171717171n) });
+
+// What ethers itself sends to a wallet.
+for (let i = 0; i < 20; i++) {
+	const { primary, types } = randomTypes();
+	const [message] = value(primary, types);
+	const dom = domain();
+	const payload = ethers.TypedDataEncoder.getPayload(dom, types, message);
+	if (write(payload).length > 4000) continue;
+	add("payload " + i, primary, types, dom, message, payload.message);
+	vectors.at(-1).document = JSON.stringify(payload);
+}
+
 function recursive(name, types, primary, message) {
 	const full = { types: { EIP712Domain: [{ name: "name", type: "string" }], ...types }, primaryType: primary, domain: { name }, message };
 	const hash = (v) => Buffer.from(v).toString("hex");

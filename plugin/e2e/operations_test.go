@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,23 +21,22 @@ import (
 const nextVersion = "v99.0.0-next"
 
 var operationsPromises = promises{ // read only
-	"vault write mpc/config/hsm":                           `(?s)pin_set +false.*pin_source +host`,
-	"mpckms status":                                        `(?s)prod.*local-\d +ready`,
-	"vault write mpc/sign/payments":                        `(?m)^signers .*local-\d`,
-	"vault read -field=version mpc/nodes/local-1":          `^` + regexp.QuoteMeta(nextVersion) + `$`,
-	"vault write mpc/config/rotation retire_after":         `(?m)^retire_after +2678400$`,
-	"vault write -f mpc/recovery/restored":                 `(?m)^accounts_affected +1$`,
-	"vault write mpc/config/rotation refresh_period":       `(?s)idle_refresh_period +24h.*rate +50`,
-	"vault write mpc/config/nodes":                         `(?m)^sessions_per_node +16$`,
-	"vault read mpc/config/rotation":                       `(?m)^waiting_in_backoff +0$`,
-	"vault list mpc/nodes":                                 `(?s)local-1.*local-5`,
-	"vault read mpc/nodes/local-2":                         `(?m)^state +ready$`,
-	"vault write mpc/accounts/payments/freeze":             `(?m)^state +frozen$`,
-	"vault read -field=state mpc/accounts/payments":        `^frozen$`,
-	"vault write -f mpc/accounts/payments/unfreeze":        `(?m)^state +active$`,
-	"vault write -f mpc/destroy/wrapping-keys":             `(?m)^destroyed +\[1\]$`,
-	"vault plugin deregister -version=v0.1.0 secret mpc":   `Success`,
-	"vault operator raft snapshot save before-v0.2.0.snap": ``,
+	"vault write mpc/config/hsm":                         `(?s)pin_set +false.*pin_source +host`,
+	"mpckms status":                                      `(?s)prod.*local-\d +ready`,
+	"vault write mpc/sign/payments":                      `(?m)^signers .*local-\d`,
+	"vault read -field=version mpc/nodes/local-1":        `^` + regexp.QuoteMeta(nextVersion) + `$`,
+	"vault write mpc/config/rotation retire_after":       `(?m)^retire_after +2678400$`,
+	"vault write -f mpc/recovery/restored":               `(?m)^accounts_affected +1$`,
+	"vault write mpc/config/rotation refresh_period":     `(?s)idle_refresh_period +24h.*rate +50`,
+	"vault write mpc/config/nodes":                       `(?m)^sessions_per_node +16$`,
+	"vault read mpc/config/rotation":                     `(?m)^waiting_in_backoff +0$`,
+	"vault list mpc/nodes":                               `(?s)local-1.*local-5`,
+	"vault read mpc/nodes/local-2":                       `(?m)^state +ready$`,
+	"vault write mpc/accounts/payments/freeze":           `(?m)^state +frozen$`,
+	"vault read -field=state mpc/accounts/payments":      `^frozen$`,
+	"vault write -f mpc/accounts/payments/unfreeze":      `(?m)^state +active$`,
+	"vault write -f mpc/destroy/wrapping-keys":           `(?m)^destroyed +\[1\]$`,
+	"vault plugin deregister -version=v0.1.0 secret mpc": `Success`,
 }
 
 // TestOperationsDocument runs the commands of docs/operations.md in order on a
@@ -114,6 +114,60 @@ func TestOperationsDocument(t *testing.T) {
 	}
 	if strings.Contains(string(v.Log(t)), token.PIN) {
 		t.Error("the PIN is in the log")
+	}
+}
+
+// TestUpgradeByFailover: in a cluster the active server changes after the mount
+// was switched to another version; the server that takes over runs that one, with
+// the nodes' keys as they were.
+func TestUpgradeByFailover(t *testing.T) {
+	c := harness.StartCluster(t, 3)
+	c.Enable(t, "mpc")
+	first := &engine{c.Leader(t), "mpc"}
+	first.write(t, "config/nodes", map[string]any{"local": 3})
+	first.ConfigHSM(t, "mpc")
+	first.settled(t, 3)
+	key := first.create(t, "payments", ed25519, 2, 3)["public_key_hex"]
+	identity := first.nodes(t)["local-1"]["identity"]
+
+	file := "vault-plugin-secrets-mpc-" + nextVersion
+	binary, err := os.ReadFile(filepath.Join(buildPlugin(t, nextVersion), "vault-plugin-secrets-mpc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range c.Servers { // first of all, and to every server
+		if err := os.WriteFile(filepath.Join(v.Dir, "plugins", file), binary, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{
+		{"plugin", "register", "-command=" + file, "-version=" + nextVersion, fmt.Sprintf("-sha256=%x", sha256.Sum256(binary)),
+			"-env=SOFTHSM2_CONF=" + c.Token.Conf, "-env=MPC_PKCS11_MODULES=softhsm=" + c.Token.Module, "secret", "mpc"},
+		{"secrets", "tune", "-plugin-version=" + nextVersion, "mpc"},
+	} {
+		if r := first.CLI(t, args...); r.Code != 0 {
+			t.Fatalf("vault %s: %+v", strings.Join(args, " "), r)
+		}
+	}
+	first.sign(t, "payments", []byte("tuned, not reloaded"))
+	if v := first.nodes(t)["local-1"]["version"]; v != harness.PluginVersion {
+		t.Errorf("before the failover nodes run %v", v)
+	}
+	old, below := c.StepDown(t)
+	e2e.WaitGone(t, below, 30*time.Second)
+	second := &engine{c.AwaitElection(t, old).Leader, "mpc"}
+	second.settled(t, 3)
+	for id, n := range second.nodes(t) {
+		if n["version"] != nextVersion {
+			t.Errorf("%s runs %v after the failover", id, n["version"])
+		}
+	}
+	if now := second.nodes(t)["local-1"]["identity"]; now != identity {
+		t.Errorf("local-1 has the identity %v, it was %v", now, identity)
+	}
+	second.sign(t, "payments", []byte("by the next version"))
+	if now := second.read(t, "accounts/payments")["public_key_hex"]; now != key {
+		t.Errorf("the key is %v, it was %v", now, key)
 	}
 }
 

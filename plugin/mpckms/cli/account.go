@@ -49,13 +49,16 @@ type account struct {
 	LastRefreshError string            `json:"last_refresh_error"`
 	Metadata         map[string]string `json:"metadata"`
 	// Addresses are by chain; the server leaves them out where there are none.
-	Addresses        map[string]string `json:"addresses,omitempty"`
-	Frozen           string            `json:"frozen_time,omitempty"`
-	FrozenReason     string            `json:"frozen_reason,omitempty"`
-	Deleted          string            `json:"deleted_time,omitempty"`
-	DestroyTime      string            `json:"destroy_time,omitempty"` // when a deleted account is removed for good
-	BirthCertificate any               `json:"birth_certificate"`
-	BirthRecordHash  string            `json:"birth_record_hash"` // what the certificate signs
+	Addresses map[string]string `json:"addresses,omitempty"`
+	// RecipientsCurrent: the shares are sealed to the recovery recipients in
+	// force; null where the server does not say.
+	RecipientsCurrent *bool  `json:"recipients_current,omitempty"`
+	Frozen            string `json:"frozen_time,omitempty"`
+	FrozenReason      string `json:"frozen_reason,omitempty"`
+	Deleted           string `json:"deleted_time,omitempty"`
+	DestroyTime       string `json:"destroy_time,omitempty"` // when a deleted account is removed for good
+	BirthCertificate  any    `json:"birth_certificate"`
+	BirthRecordHash   string `json:"birth_record_hash"` // what the certificate signs
 }
 
 func (acc *account) sharing() string {
