@@ -47,8 +47,11 @@ var arrows = map[string][]string{
 
 	"recovery": {"mpc", "mpc/frost", "hsm"},
 
+	"address": {"mpc"},
+	"jwk":     {"mpc"},
+
 	"rotation": {},
-	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
