@@ -56,6 +56,7 @@ type backend struct {
 	runner *rotation.Runner
 	stock  *presigner
 	keeper *keeper
+	signed *signedRequests
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -74,6 +75,7 @@ type backend struct {
 	closed     bool
 	background bool // startBackground has run
 	beating    bool // the heartbeat is being written
+	expiring   bool // old answers are being deleted
 }
 
 // Factory returns the function with which Vault makes a mount's backend. Vault
@@ -136,6 +138,9 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		Interval:  cfg.rotationInterval,
 		Logger:    log.Named("rotation"),
 	})
+	b.signed = newSignedRequests(signedConfig{
+		Store: b.store, Closing: b.ctx, Logger: log.Named("signed-requests"), now: cfg.now, step: b.step,
+	})
 	b.keeper = newKeeper(keeperConfig{Pass: b.wrappingPass, Interval: cfg.wrappingInterval, now: cfg.now})
 	b.Backend = &framework.Backend{
 		BackendType:    logical.TypeLogical,
@@ -186,6 +191,7 @@ func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.store.forgetKeys(keyHSM) // a write that failed may have taken effect
 	b.keeper.Kick()
 	b.beat()
+	b.expireSigned()
 	return nil
 }
 
@@ -239,6 +245,7 @@ func (b *backend) startBackground() {
 			// The next request that needs nodes tries again.
 			b.log.Error("nodes were not started", "error", err)
 		}
+		b.signed.prepare(b.ctx)
 	})
 }
 
@@ -255,6 +262,9 @@ func (b *backend) loadPolicy(ctx context.Context) {
 // invalidate is called when another server changed an entry.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
+	if strings.HasPrefix(key, prefixSigned) {
+		b.signed.invalidate()
+	}
 	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || strings.HasPrefix(key, prefixWrapping) {
 		b.settingsChanged()
 		b.keeper.Kick()

@@ -4,7 +4,8 @@ import "errors"
 
 // Version 1, of the first release, knew neither presignatures, periods of
 // auxiliary keys, limits of sessions nor restored storage. Version 2 knew one
-// wrapping key that stayed, and one clock for shares. Fields that a version
+// wrapping key that stayed, and one clock for shares. Version 3 knew active
+// accounts only. Fields that a version
 // lacks get their defaults; for the time at which auxiliary keys were made and
 // for an epoch's lineage that is "not known".
 
@@ -56,9 +57,6 @@ func (r *exposuresRecord) fromV2() error { r.Version = recordVersion; return nil
 func (r *heartbeatRecord) fromV2() error { r.Version = recordVersion; return nil }
 func (r *sparesRecord) fromV2() error    { r.Version = recordVersion; return nil }
 
-// A version that is not the newest is retired when somebody looks: how long
-// ago it was superseded is not known, and to count from now is on the safe
-// side.
 // Before the nodes' host could provide the PIN it was always stored.
 func (r *hsmRecord) fromV2() error {
 	if r.PINSource != "" {
@@ -68,6 +66,9 @@ func (r *hsmRecord) fromV2() error {
 	return nil
 }
 
+// A version that is not the newest is retired when somebody looks: how long
+// ago it was superseded is not known, and to count from now is on the safe
+// side.
 func (r *wrappingRecord) fromV2() error {
 	if r.State != "" || !r.Retired.IsZero() || !r.Destroyed.IsZero() {
 		return errNotItsVersion
@@ -102,3 +103,33 @@ func (r *recipientSetRecord) fromV1() error { return errNoV1 }
 func (r *pinRefusalRecord) fromV2() error   { return errNotItsVersion }
 func (r *recoveryRecord) fromV2() error     { return errNotItsVersion }
 func (r *recipientSetRecord) fromV2() error { return errNotItsVersion }
+func (r *pinRefusalRecord) fromV3() error   { r.Version = recordVersion; return nil }
+func (r *recoveryRecord) fromV3() error     { r.Version = recordVersion; return nil }
+func (r *recipientSetRecord) fromV3() error { r.Version = recordVersion; return nil }
+func (r *mountRecord) fromV3() error        { r.Version = recordVersion; return nil }
+func (r *nodesRecord) fromV3() error        { r.Version = recordVersion; return nil }
+func (r *nodeKeysRecord) fromV3() error     { r.Version = recordVersion; return nil }
+func (r *exposuresRecord) fromV3() error    { r.Version = recordVersion; return nil }
+func (r *heartbeatRecord) fromV3() error    { r.Version = recordVersion; return nil }
+func (r *sparesRecord) fromV3() error       { r.Version = recordVersion; return nil }
+func (r *hsmRecord) fromV3() error          { r.Version = recordVersion; return nil }
+func (r *wrappingRecord) fromV3() error     { r.Version = recordVersion; return nil }
+func (r *rotationRecord) fromV3() error     { r.Version = recordVersion; return nil }
+
+// Version 3 knew no state of an account but active, and no new name.
+func (r *accountRecord) fromV3() error {
+	if r.Frozen != nil || r.Deleted != nil || r.RenamingTo != "" {
+		return errNotItsVersion
+	}
+	r.Version = recordVersion
+	return nil
+}
+
+// Records of version 4 and no other.
+
+func (r *accountsConfigRecord) fromV1() error { return errNoV1 }
+func (r *accountsConfigRecord) fromV2() error { return errNotItsVersion }
+func (r *accountsConfigRecord) fromV3() error { return errNotItsVersion }
+func (r *signedRequestRecord) fromV1() error  { return errNoV1 }
+func (r *signedRequestRecord) fromV2() error  { return errNotItsVersion }
+func (r *signedRequestRecord) fromV3() error  { return errNotItsVersion }

@@ -129,7 +129,7 @@ many nodes must be ready.
 				},
 				"presign": {
 					Type:         framework.TypeInt,
-					Description:  "ECDSA only: how many presignatures the nodes keep ready, 0 to 64; default 0. Each costs seconds of processor time, makes one signature of a raw message fast, and is void after a refresh.",
+					Description:  "ECDSA only: how many presignatures the nodes keep ready, 0 to 64; default 0. Each costs seconds of processor time, makes one signature on a message that nodes hash (not on a digest) fast, and is void after a refresh.",
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Presignatures", Value: 0},
 				},
 				"metadata": {
@@ -165,8 +165,8 @@ metadata; the other fields cannot be changed. Sign with mpc/sign/alice, remove
 the account with mpc/destroy/alice.
 
 An ECDSA account with presign keeps presignatures in its nodes' memory and
-makes them anew in the background. They serve raw messages under the account's
-own key; digests and child keys are signed without.
+makes them anew in the background. They serve messages that nodes hash under the
+account's own key; digests and child keys are signed without.
 `,
 		},
 	}

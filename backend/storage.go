@@ -22,6 +22,7 @@ import (
 //	config/hsm                  hsmRecord       holds the PIN; seal-wrapped
 //	config/nodes                nodesRecord
 //	config/rotation             rotationRecord
+//	config/accounts             accountsConfigRecord
 //	wrapping-keys/<version>     wrappingRecord
 //	node-keys/<node id>         nodeKeysRecord
 //	pin-refusal                 pinRefusalRecord  the token refused the PIN
@@ -31,6 +32,8 @@ import (
 //	exposures/<account id>      exposuresRecord … exposures since its epoch began
 //	import-exposures/<account id>/<target>
 //	                            exposuresRecord what nodes saw in attempts to import
+//	signed-requests/<hour>/<hash>
+//	                            signedRequestRecord  an answer by its request_id
 //	heartbeat                   heartbeatRecord when an active server last lived
 //	spares                      sparesRecord    whether exposures may be incomplete
 const (
@@ -39,17 +42,19 @@ const (
 	keyHSM            = prefixConfig + "hsm"
 	keyNodes          = prefixConfig + "nodes"
 	keyRotation       = prefixConfig + "rotation"
+	keyAccounts       = prefixConfig + "accounts"
 	prefixWrapping    = "wrapping-keys/"
 	prefixNodeKeys    = "node-keys/"
 	prefixAccounts    = "accounts/"
 	prefixExposures   = "exposures/"
 	prefixImports     = "import-exposures/"
+	prefixSigned      = "signed-requests/"
 	keyHeartbeat      = "heartbeat"
 	keySpares         = "spares"
 	keyPINRefusal     = "pin-refusal"
 	keyRecovery       = prefixConfig + "recovery"
 	prefixRecipients  = "recipient-sets/"
-	recordVersion     = 3       // of every record type; 1 and 2 are still read
+	recordVersion     = 4       // of every record type; 1 to 3 are still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -243,11 +248,49 @@ type accountRecord struct {
 	// Presign is how many presignatures are kept ready, 0 to maxPresign.
 	Presign  int               `json:"presign"`
 	Metadata map[string]string `json:"metadata,omitempty"`
-	Current  epochRecord       `json:"current"`
+	// Frozen, where it is not nil, keeps the account from signing; so does
+	// Deleted. Shares go on being refreshed.
+	Frozen  *frozenRecord  `json:"frozen,omitempty"`
+	Deleted *deletedRecord `json:"deleted,omitempty"`
+	// RenamingTo is the name that the account is being moved to. Nobody uses
+	// this entry any more: the move is finished first, by whoever finds it.
+	RenamingTo string      `json:"renaming_to,omitempty"`
+	Current    epochRecord `json:"current"`
 	// Previous stays until what replaced it has been opened once: the shares
 	// of the same epoch under another wrapping key, or, as older versions of
 	// this program left them, those of the epoch before.
 	Previous *epochRecord `json:"previous,omitempty"`
+}
+
+// frozenRecord says since when an account signs nothing, and why.
+type frozenRecord struct {
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// deletedRecord says when an account was deleted, and from when on nothing
+// brings it back.
+type deletedRecord struct {
+	Time    time.Time `json:"time"`
+	Destroy time.Time `json:"destroy_time"`
+}
+
+// accountsConfigRecord is config/accounts.
+type accountsConfigRecord struct {
+	Version int `json:"version"`
+	// DeletionWait is the shortest time from deletion to destruction.
+	DeletionWait int64 `json:"deletion_wait_seconds"`
+}
+
+// signedRequestRecord is the answer to a signing request that had a request_id,
+// kept so that its repetition is not signed again. The key holds the hour in
+// which it was written (Unix time / 3600) and the hash of account ID and
+// request_id.
+type signedRequestRecord struct {
+	Version int       `json:"version"`
+	Time    time.Time `json:"time"`
+	Payload string    `json:"payload"` // SHA-256 of what was asked for, hex
+	Answer  []byte    `json:"answer"`  // JSON of the answer's fields
 }
 
 type birthRecord struct {
@@ -290,10 +333,11 @@ type exposuresRecord struct {
 // storedRecord is a record of any type.
 type storedRecord interface {
 	// fromV1 makes a record that was decoded from version 1 one of version 2,
-	// fromV2 one of version 2 a current one. Each fails where a field was given
-	// that its version does not have.
+	// and so on; the last makes it a current one. Each fails where a field was
+	// given that its version does not have.
 	fromV1() error
 	fromV2() error
+	fromV3() error
 	check() error
 }
 
@@ -336,6 +380,11 @@ func decodeRecord(raw []byte, into storedRecord) error {
 	}
 	if head.Version <= 2 {
 		if err := into.fromV2(); err != nil {
+			return err
+		}
+	}
+	if head.Version <= 3 {
+		if err := into.fromV3(); err != nil {
 			return err
 		}
 	}
@@ -395,6 +444,21 @@ func (r *rotationRecord) check() error {
 	return nil
 }
 
+func (r *accountsConfigRecord) check() error {
+	if r.DeletionWait < 1 {
+		return errors.New("is out of bounds")
+	}
+	return nil
+}
+
+func (r *signedRequestRecord) check() error {
+	var hash [32]byte
+	if r.Time.IsZero() || len(r.Answer) == 0 {
+		return errors.New("lacks its time or the answer")
+	}
+	return decodeHex(r.Payload, hash[:], "payload hash")
+}
+
 func (r *heartbeatRecord) check() error {
 	if r.Time.IsZero() {
 		return errors.New("has no time")
@@ -439,6 +503,12 @@ func (r *accountRecord) check() error {
 	}
 	if r.Presign < 0 || r.Presign > maxPresign {
 		return errors.New("asks for a number of presignatures that is out of bounds")
+	}
+	if r.Deleted != nil && (r.Deleted.Time.IsZero() || r.Deleted.Destroy.Before(r.Deleted.Time)) || r.Frozen != nil && r.Frozen.Time.IsZero() {
+		return errors.New("is frozen or deleted at no time")
+	}
+	if r.RenamingTo != "" && !accountName.MatchString(r.RenamingTo) {
+		return errors.New("is being given a name that accounts cannot have")
 	}
 	epochs := []*epochRecord{&r.Current}
 	if r.Previous != nil {

@@ -71,11 +71,14 @@ func goldenRecords() map[string]storedRecord {
 		"node-keys": &nodeKeysRecord{Version: recordVersion, Identity: nodeIdentity(1).String(), IdentityEnvelope: []byte("seed"),
 			Aux: &auxRecord{Generation: 2, Made: at, Public: []byte("public"), Envelope: []byte("secret"), Receipts: map[string][]byte{"local-2#7": []byte("receipt")}}},
 		"account": &accountRecord{Version: recordVersion, ID: mpc.AccountID{1, 2, 3}.String(), Created: at, RefreshPeriod: 300, Presign: 5,
-			Metadata: map[string]string{"team": "ops"}, Current: current, Previous: &previous,
+			Metadata: map[string]string{"team": "ops"}, Current: current,
+			Frozen: &frozenRecord{Time: at, Reason: "audit"}, Deleted: &deletedRecord{Time: at, Destroy: at.Add(168 * time.Hour)}, RenamingTo: "bob", Previous: &previous,
 			Birth: birthRecord{RecordHash: strings.Repeat("ab", 32), Certificate: previous.Certificate}},
-		"exposures": &exposuresRecord{Version: recordVersion, EpochID: mpc.EpochID{0xee, 7}.String(), Exposures: map[string]mpc.Index{nodeIdentity(5).String(): 2}},
-		"heartbeat": &heartbeatRecord{Version: recordVersion, Time: at},
-		"spares":    &sparesRecord{Version: recordVersion, Marker: strings.Repeat("5a", 16), Time: at, Reason: "declared by recovery/restored"},
+		"exposures":       &exposuresRecord{Version: recordVersion, EpochID: mpc.EpochID{0xee, 7}.String(), Exposures: map[string]mpc.Index{nodeIdentity(5).String(): 2}},
+		"accounts-config": &accountsConfigRecord{Version: recordVersion, DeletionWait: 86400},
+		"signed-request":  &signedRequestRecord{Version: recordVersion, Time: at, Payload: strings.Repeat("ab", 32), Answer: []byte(`{"signature":"AA=="}`)},
+		"heartbeat":       &heartbeatRecord{Version: recordVersion, Time: at},
+		"spares":          &sparesRecord{Version: recordVersion, Marker: strings.Repeat("5a", 16), Time: at, Reason: "declared by recovery/restored"},
 		"pin-refusal": &pinRefusalRecord{Version: recordVersion, Configuration: at, Time: time.Date(2026, 1, 3, 0, 0, 0, 0, time.UTC),
 			Reason: "the token refused the PIN"},
 		"recovery": &recoveryRecord{Version: recordVersion, Authority: strings.Repeat("ab", 32), Pinned: at,
@@ -84,9 +87,19 @@ func goldenRecords() map[string]storedRecord {
 	}
 }
 
+// goldenV3 has what the records that version 3 wrote are read as.
+func goldenV3() map[string]storedRecord {
+	out := goldenRecords()
+	delete(out, "accounts-config")
+	delete(out, "signed-request")
+	account := out["account"].(*accountRecord)
+	account.Frozen, account.Deleted, account.RenamingTo = nil, nil, ""
+	return out
+}
+
 // goldenV2 has what the records that version 2 wrote are read as.
 func goldenV2() map[string]storedRecord {
-	out := goldenRecords()
+	out := goldenV3()
 	for _, name := range []string{"wrapping-key-destroyed", "pin-refusal", "recovery", "recipient-set"} {
 		delete(out, name)
 	}
@@ -119,7 +132,7 @@ func empty(of storedRecord) storedRecord {
 
 // TestGoldenOlder: what older versions wrote is read for ever.
 func TestGoldenOlder(t *testing.T) {
-	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2()} {
+	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3()} {
 		for name, want := range records {
 			raw, err := os.ReadFile(filepath.Join(goldenDir+version, name+".json"))
 			if err != nil {
@@ -135,8 +148,9 @@ func TestGoldenOlder(t *testing.T) {
 	}
 	// Fields of a later version in an older record were written by nobody.
 	changed := map[string][]string{
-		"1": {"nodes", "rotation", "node-keys", "account", "heartbeat", "spares", "wrapping-key", "wrapping-key-destroyed", "hsm", "pin-refusal", "recovery", "recipient-set"},
-		"2": {"hsm", "pin-refusal", "recovery", "recipient-set", "rotation", "account", "wrapping-key", "wrapping-key-destroyed"},
+		"1": {"nodes", "rotation", "node-keys", "account", "heartbeat", "spares", "wrapping-key", "wrapping-key-destroyed", "hsm", "pin-refusal", "recovery", "recipient-set", "accounts-config", "signed-request"},
+		"2": {"hsm", "pin-refusal", "recovery", "recipient-set", "rotation", "account", "wrapping-key", "wrapping-key-destroyed", "accounts-config", "signed-request"},
+		"3": {"account", "accounts-config", "signed-request"},
 	}
 	for version, names := range changed {
 		for name, record := range goldenRecords() {
@@ -217,6 +231,7 @@ func TestDecodeRefuses(t *testing.T) {
 			"empty":          {},
 			"null":           []byte("null"),
 			"only version":   []byte("{" + today + "}"),
+			"only version 3": []byte(`{"version":3}`),
 			"only version 2": []byte(`{"version":2}`),
 			"only version 1": []byte(`{"version":1}`),
 			"too long":       append(slices.Clone(raw), bytes.Repeat([]byte(" "), maxStoredRecord)...),
@@ -241,6 +256,9 @@ func TestDecodeAccountRefuses(t *testing.T) {
 		"no record":          func(r *accountRecord) { r.Current.Record = nil },
 		"65 presignatures":   func(r *accountRecord) { r.Presign = 65 },
 		"less than none":     func(r *accountRecord) { r.Presign = -1 },
+		"frozen at no time":  func(r *accountRecord) { r.Frozen.Time = time.Time{} },
+		"destroyed before":   func(r *accountRecord) { r.Deleted.Destroy = r.Deleted.Time.Add(-time.Second) },
+		"impossible name":    func(r *accountRecord) { r.RenamingTo = "a/b" },
 		"previous of others": func(r *accountRecord) { r.Previous.Record[30] ^= 0xff },
 	} {
 		r := goldenRecords()["account"].(*accountRecord)

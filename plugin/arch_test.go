@@ -25,7 +25,8 @@ const module = "vault-plugin-secrets-mpc"
 var arrows = map[string][]string{
 	"secret": {},
 
-	"mpc":          {},
+	"mpc":          {"mpc/eip712"},
+	"mpc/eip712":   {},
 	"mpc/handler":  {"mpc"},
 	"mpc/curve":    {"mpc"},
 	"mpc/frost":    {"mpc", "mpc/curve", "mpc/handler"},
@@ -49,6 +50,10 @@ var arrows = map[string][]string{
 
 	"rotation": {},
 	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+
+	// The client knows the engine by its API only, as its users do.
+	"client":      {},
+	"examples/go": {"client"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
@@ -77,7 +82,7 @@ var unreachable = []struct {
 	why        string
 }{
 	{
-		[]string{"backend", "mpc/pool", "plugin/mpckms", "plugin/mpckms/cli", "rotation"},
+		[]string{"backend", "client", "mpc/pool", "plugin/mpckms", "plugin/mpckms/cli", "rotation"},
 		[]string{module + "/hsm/pkcs11", module + "/mpc/node", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 		"only nodes open the token",
 	},
