@@ -268,6 +268,22 @@ func TestDoctorPluginFile(t *testing.T) {
 	check(doctor.Problem, "is not there", "--plugin-file", file+"x")
 }
 
+// A mount that is pinned to no version, or is not there: Vault answers for a
+// plugin only when asked by version.
+func TestDoctorFindsTheVersion(t *testing.T) {
+	for running, want := range map[string]string{"v0.1.0": "v0.1.0", "": "v0.2.0"} {
+		s := healthy(t)
+		s.on("GET sys/internal/ui/mounts/mpc", data(`{"type":"mpc","running_plugin_version":"`+running+`"}`))
+		s.on("GET sys/plugins/catalog", data(`{"detailed":[{"type":"auth","name":"mpc","version":"v9"},{"type":"secret","name":"mpc","version":"v0.1.0"},
+			{"type":"secret","name":"mpc","version":"v0.2.0"},{"type":"secret","name":"other","version":"v9"}]}`))
+		examineWith(t)
+		calls := s.called("GET sys/plugins/catalog/secret/mpc")
+		if len(calls) != 1 || calls[0].query.Get("version") != want {
+			t.Errorf("%q runs: asked for %v, want %s", running, calls, want)
+		}
+	}
+}
+
 func TestDoctorWithoutToken(t *testing.T) {
 	s := healthy(t)
 	t.Setenv("VAULT_TOKEN", "")
