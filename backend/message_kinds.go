@@ -108,7 +108,7 @@ func (k *messageKind) checkDigest(alg mpc.Algorithm, inputLen int) error {
 		advice := "send the digest itself in base64, not its hex text"
 		for _, h := range mpc.Hashes(alg) {
 			if n := h.DigestLength(); n == inputLen && n != mpc.DigestSize {
-				advice = fmt.Sprintf("for a digest of %s name it in hash_algorithm; ECDSA signs its leftmost %d bytes", h, mpc.DigestSize)
+				advice += fmt.Sprintf("; for a digest of %s name it in hash_algorithm, ECDSA signs its leftmost %d bytes", h, mpc.DigestSize)
 			}
 		}
 		return invalid("with message_type=digest%s the input must have %d bytes, not %d: %s", named, want, inputLen, advice)
