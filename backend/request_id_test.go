@@ -96,7 +96,7 @@ func (m *mount) ask(path string, data map[string]any) (map[string]any, int, stri
 	}
 	resp, err := m.b.HandleRequest(context.Background(), &logical.Request{Operation: logical.UpdateOperation, Path: path, Data: body, Storage: m.storage})
 	status, msg := answer(resp, err)
-	if status != 200 {
+	if status != 200 || resp == nil {
 		return nil, status, msg
 	}
 	return resp.Data, status, ""
@@ -257,7 +257,8 @@ func TestSignedIDCoversEverything(t *testing.T) {
 func TestTwins(t *testing.T) {
 	var signed atomic.Int64
 	entered, let := make(chan struct{}, 64), make(chan struct{})
-	m := hooked(t, &logical.InmemStorage{}, func(ctx context.Context, q pool.SignRequest) error {
+	a := &answers{Storage: &logical.InmemStorage{}}
+	m := hooked(t, a, func(ctx context.Context, q pool.SignRequest) error {
 		signed.Add(1)
 		entered <- struct{}{}
 		select {
@@ -306,6 +307,10 @@ func TestTwins(t *testing.T) {
 		if o.data["replayed"] == true {
 			replayed++
 		}
+	}
+	// Who came when the answer was stored already has read it, once each.
+	if a.puts.Load() != 1 || a.gets.Load() > 31 {
+		t.Errorf("%d writes, %d reads", a.puts.Load(), a.gets.Load())
 	}
 	if replayed != 31 || signed.Load() != 1 || len(m.b.signed.running) != 0 {
 		t.Errorf("%d replayed, %d signed, %d still running", replayed, signed.Load(), len(m.b.signed.running))
