@@ -280,6 +280,7 @@ func TestClientPackageKeys(t *testing.T) {
 	block, _ := pem.Decode(made.PEM)
 	if block == nil || made.PublicKeyPEM != p256.PublicKeyPEM {
 		t.Fatalf("%+v", made)
+		return // staticcheck does not know that Fatalf of a TB ends here
 	}
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil || csr.CheckSignature() != nil || csr.Subject.CommonName != "gokeys" || !slices.Equal(csr.DNSNames, []string{"gokeys.example"}) || !key.Equal(csr.PublicKey) {
@@ -292,6 +293,7 @@ func parsedKey(t testing.TB, text string) crypto.PublicKey {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
 		t.Fatalf("no PEM: %s", text)
+		return nil // staticcheck does not know that Fatalf of a TB ends here
 	}
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
