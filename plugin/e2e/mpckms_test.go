@@ -261,7 +261,7 @@ func TestMpckmsBatch(t *testing.T) {
 	}
 	public := parsed.(*ecdsa.PublicKey)
 	var items strings.Builder
-	const count = 40 // more than one request
+	const count = 24 // more than one request
 	for i := range count {
 		fmt.Fprintf(&items, `{"text":"item %d","reference":"ref %d"}`+"\n", i, i)
 	}
