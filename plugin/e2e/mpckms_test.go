@@ -5,7 +5,7 @@ package e2e_test
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
+	goed25519 "crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -259,7 +259,7 @@ func TestMpckmsBatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public := parsed.(ed25519.PublicKey)
+	public := parsed.(goed25519.PublicKey)
 	var items strings.Builder
 	const count = 40 // more than one request
 	for i := range count {
@@ -289,7 +289,7 @@ func TestMpckmsBatch(t *testing.T) {
 			continue
 		}
 		sig, err := base64.StdEncoding.DecodeString(result.Signed.Signature)
-		if err != nil || !ed25519.Verify(public, fmt.Appendf(nil, "item %d", i), sig) {
+		if err != nil || !goed25519.Verify(public, fmt.Appendf(nil, "item %d", i), sig) {
 			t.Errorf("item %d: the signature does not verify", i)
 		}
 	}
