@@ -245,7 +245,7 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%d %v", status, answer)
 		}
 		// The status of a batch with failures is wrapped as well.
-		status, answer := e.post(t, "sign/batch", with(207), "X-Vault-Wrap-TTL", "60s")
+		status, answer = e.post(t, "sign/batch", with(207), "X-Vault-Wrap-TTL", "60s")
 		wrap, _ := answer["wrap_info"].(map[string]any)
 		if status != 200 || answer["data"] != nil {
 			t.Errorf("%d %v", status, answer)
