@@ -49,14 +49,15 @@ type Config struct {
 // backend is one mount.
 type backend struct {
 	*framework.Backend
-	cfg    Config
-	log    hclog.Logger
-	store  *store
-	spares *spareRule
-	runner *rotation.Runner
-	stock  *presigner
-	keeper *keeper
-	signed *signedRequests
+	cfg     Config
+	log     hclog.Logger
+	store   *store
+	spares  *spareRule
+	runner  *rotation.Runner
+	stock   *presigner
+	keeper  *keeper
+	signed  *signedRequests
+	metrics *metrics
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -122,6 +123,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		applyTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.metrics = newMetrics(cfg.Version)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.stock = newPresigner(presignConfig{
@@ -168,6 +170,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
+			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
