@@ -188,7 +188,7 @@ func TestSignBadInput(t *testing.T) {
 		{"alice", map[string]any{"input": text, "message_type": "prehashed"}, 400, "not raw or digest"},
 		{"alice", map[string]any{"input": text, "hash_algorithm": "sha2-256"}, 400, "hashes by itself"},
 		{"bob", map[string]any{"input": text, "hash_algorithm": "none"}, 400, "signs a digest"},
-		{"bob", map[string]any{"input": text, "hash_algorithm": "md5"}, 400, "not sha2-256 or keccak-256"},
+		{"bob", map[string]any{"input": text, "hash_algorithm": "md5"}, 400, "not sha2-256, sha2-384, sha2-512, keccak-256 or sha-256d"},
 		{"bob", map[string]any{"input": text, "derivation_path": "m/0'"}, 400, "step 1 is hardened"},
 		{"bob", map[string]any{"input": text, "derivation_path": "m/"}, 400, "derivation path"},
 		{"bob", map[string]any{"input": text, "taproot_tweak": "bip86"}, 400, "is for bip340-secp256k1"},

@@ -61,6 +61,7 @@ type backend struct {
 	keeper *keeper
 	moves  moves
 	grave  *graveyard
+	signed *signedRequests
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -80,6 +81,7 @@ type backend struct {
 	background bool // startBackground has run
 	beating    bool // the heartbeat is being written
 	tending    bool // tend is running
+	expiring   bool // old answers are being deleted
 }
 
 // Factory returns the function with which Vault makes a mount's backend. Vault
@@ -147,6 +149,9 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		Interval:  cfg.rotationInterval,
 		Logger:    log.Named("rotation"),
 	})
+	b.signed = newSignedRequests(signedConfig{
+		Store: b.store, Closing: b.ctx, Logger: log.Named("signed-requests"), now: cfg.now, step: b.step,
+	})
 	b.keeper = newKeeper(keeperConfig{Pass: b.wrappingPass, Interval: cfg.wrappingInterval, now: cfg.now})
 	b.Backend = &framework.Backend{
 		BackendType:    logical.TypeLogical,
@@ -171,6 +176,9 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAccountRename(),
 			b.pathAccounts(),
 			b.pathDerive(),
+			b.pathAddresses(),
+			b.pathJWK(),
+			b.pathCSR(),
 			b.pathSign(),
 			b.pathVerify(),
 			b.pathDestroy(),
@@ -202,6 +210,7 @@ func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.store.forgetKeys(keyHSM) // a write that failed may have taken effect
 	b.keeper.Kick()
 	b.beat()
+	b.expireSigned()
 	return nil
 }
 
@@ -259,6 +268,7 @@ func (b *backend) startBackground() {
 			// The next request that needs nodes tries again.
 			b.log.Error("nodes were not started", "error", err)
 		}
+		b.signed.prepare(b.ctx)
 	})
 }
 
@@ -275,6 +285,9 @@ func (b *backend) loadPolicy(ctx context.Context) {
 // invalidate is called when another server changed an entry.
 func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
+	if strings.HasPrefix(key, prefixSigned) {
+		b.signed.invalidate()
+	}
 	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || strings.HasPrefix(key, prefixWrapping) {
 		b.settingsChanged()
 		b.keeper.Kick()

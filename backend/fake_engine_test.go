@@ -329,7 +329,7 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 		return nil, err
 	}
 	res.Signature = *sig
-	res.Presigned = q.MessageType == mpc.MessageRaw && q.Derivation == (mpc.Derivation{}) && f.take(r)
+	res.Presigned = q.MessageType.HashedByNodes() && q.Derivation == (mpc.Derivation{}) && f.take(r)
 	return res, ctx.Err()
 }
 

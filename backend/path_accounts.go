@@ -31,6 +31,7 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"shares":              field(framework.TypeInt, "Number of shares."),
 		"public_key":          field(framework.TypeString, "Public key as PEM SubjectPublicKeyInfo."),
 		"public_key_hex":      field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340) or RFC 8032 (Ed25519)."),
+		"addresses":           optional(framework.TypeMap, addressesField+" Those of bip340-secp256k1 are of the key with taproot_tweak=bip86. Absent for ecdsa-p256."),
 		"chain_code":          optional(framework.TypeString, "BIP-32 chain code in hex, for the secp256k1 algorithms, whose keys have children."),
 		"presign":             field(framework.TypeInt, "How many presignatures are kept ready."),
 		"presignatures":       optional(framework.TypeInt, "How many can be used now. The active server knows."),
@@ -113,7 +114,7 @@ many nodes must be ready.
 				},
 				"presign": {
 					Type:         framework.TypeInt,
-					Description:  "ECDSA only: how many presignatures the nodes keep ready, 0 to 64; default 0. Each costs seconds of processor time, makes one signature of a raw message fast, and is void after a refresh.",
+					Description:  "ECDSA only: how many presignatures the nodes keep ready, 0 to 64; default 0. Each costs seconds of processor time, makes one signature on a message that nodes hash (not on a digest) fast, and is void after a refresh.",
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Presignatures", Value: 0},
 				},
 				"metadata": {
@@ -155,8 +156,8 @@ On an account that exists the same command changes presign, refresh_period and
 metadata; the other fields cannot be changed. Sign with mpc/sign/alice.
 
 An ECDSA account with presign keeps presignatures in its nodes' memory and
-makes them anew in the background. They serve raw messages under the account's
-own key; digests and child keys are signed without.
+makes them anew in the background. They serve messages that nodes hash under the
+account's own key; digests and child keys are signed without.
 ` + deleteHelp,
 		},
 	}
@@ -234,6 +235,9 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 	stateAnswer(r, out)
 	if record.Algorithm.Derives() {
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
+	}
+	if err := addAddresses(out, record, mpc.Derivation{}); err != nil {
+		return nil, err
 	}
 	if b.active() { // others do not know
 		out["refresh_failures"], out["idle"] = status.Failures, status.Idle

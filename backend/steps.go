@@ -10,6 +10,9 @@ const (
 	stepCreateMade   = "create: nodes have made the key"
 	stepCreateStored = "create: the account is stored"
 
+	stepSignMade   = "sign: nodes have signed a request that has a request_id"
+	stepSignStored = "sign: the answer is stored"
+
 	stepRefreshMade    = "refresh: nodes have made the next shares"
 	stepRefreshChecked = "refresh: the next shares have been opened"
 	stepRefreshStored  = "refresh: the next shares are stored"

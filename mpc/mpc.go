@@ -108,28 +108,6 @@ func ParseNodeIdentity(s string) (NodeIdentity, error) {
 	return id, nil
 }
 
-// MessageType says what the input of a signing request is.
-type MessageType string
-
-// Message types, as the API spells them.
-const (
-	// MessageRaw is the message itself; nodes hash it where the scheme asks.
-	MessageRaw MessageType = "raw"
-	// MessageDigest is a 32-byte digest made by the caller.
-	MessageDigest MessageType = "digest"
-)
-
-// HashAlgorithm names the hash applied to a raw message before ECDSA.
-type HashAlgorithm string
-
-// Hash algorithms, as the API spells them.
-const (
-	HashSHA256    HashAlgorithm = "sha2-256"
-	HashKeccak256 HashAlgorithm = "keccak-256"
-	// HashNone is for schemes that hash the message themselves.
-	HashNone HashAlgorithm = "none"
-)
-
 // WrappedShare is one share of one epoch as it lies in storage.
 type WrappedShare struct {
 	Index Index

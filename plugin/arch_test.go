@@ -25,7 +25,8 @@ const module = "vault-plugin-secrets-mpc"
 var arrows = map[string][]string{
 	"secret": {},
 
-	"mpc":          {},
+	"mpc":          {"mpc/eip712"},
+	"mpc/eip712":   {},
 	"mpc/handler":  {"mpc"},
 	"mpc/curve":    {"mpc"},
 	"mpc/frost":    {"mpc", "mpc/curve", "mpc/handler"},
@@ -47,12 +48,20 @@ var arrows = map[string][]string{
 
 	"recovery": {"mpc", "mpc/frost", "hsm"},
 
+	"address": {"mpc"},
+	"jwk":     {"mpc"},
+
 	"rotation": {},
-	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+
+	// The client knows the engine by its API only, as its users do.
+	"client":      {},
+	"examples/go": {"client"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"recovery"},
+	"plugin/mpckms/cli":               {"hsm/modules", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/doctor":            {"hsm/modules"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},
 }
@@ -76,7 +85,7 @@ var unreachable = []struct {
 	why        string
 }{
 	{
-		[]string{"backend", "mpc/pool", "plugin/mpckms", "plugin/mpckms/cli", "rotation"},
+		[]string{"backend", "client", "mpc/pool", "plugin/mpckms", "plugin/mpckms/cli", "rotation"},
 		[]string{module + "/hsm/pkcs11", module + "/mpc/node", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
 		"only nodes open the token",
 	},

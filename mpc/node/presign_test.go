@@ -153,6 +153,28 @@ func TestPresignatures(t *testing.T) {
 			t.Error("an offered presignature is still held")
 		}
 	})
+	t.Run("two kinds for one", func(t *testing.T) { // the same bytes, hashed in two ways
+		var id []byte
+		patient(func() { id = fresh() })
+		refused(t, w.online(id, record, aux, func(self uint32, s *nodepb.Start) {
+			s.HashAlgorithm = "keccak-256"
+			if self == 3 {
+				s.MessageType = "eip191"
+			}
+		}), nodepb.Failure_PROTOCOL)
+	})
+	t.Run("typed data", func(t *testing.T) {
+		var id []byte
+		patient(func() { id = fresh() })
+		for i, r := range w.online(id, record, aux, func(_ uint32, s *nodepb.Start) {
+			s.MessageType, s.HashAlgorithm, s.Input = "eip712", "keccak-256", []byte(typedData)
+		}) {
+			valid, err := verify.Message(record, mpc.MessageEIP712, mpc.HashKeccak256, []byte(typedData), r.outcome.GetSignature())
+			if err != nil || !valid {
+				t.Errorf("share %d: %v, %v", i, r.failure, err)
+			}
+		}
+	})
 	t.Run("not for a digest", func(t *testing.T) { // the others: TestPresignatureMisuse
 		var id []byte
 		patient(func() { id = fresh() })

@@ -115,6 +115,10 @@ func TestStock(t *testing.T) {
 	}
 }
 
+// typedData is a document of EIP-712.
+const typedData = `{"types":{"EIP712Domain":[{"name":"name","type":"string"}],"M":[{"name":"x","type":"uint8"}]},` +
+	`"primaryType":"M","domain":{"name":"d"},"message":{"x":1}}`
+
 // TestPresignatureMisuse: what a node does not use a presignature for, and that
 // it is lost all the same. The presignatures here are empty: none is looked at.
 func TestPresignatureMisuse(t *testing.T) {
@@ -134,17 +138,28 @@ func TestPresignatureMisuse(t *testing.T) {
 		change func(s *nodepb.Start)
 		reason nodepb.Failure_Reason
 	}{
-		"a digest":        {func(s *nodepb.Start) { s.MessageType, s.Input = "digest", make([]byte, 32) }, nodepb.Failure_REFUSED},
-		"no kind":         {func(s *nodepb.Start) { s.MessageType = "" }, nodepb.Failure_REFUSED},
-		"a child":         {func(s *nodepb.Start) { s.DerivationPath = "m/1" }, nodepb.Failure_REFUSED},
-		"the root":        {func(s *nodepb.Start) { s.DerivationPath = "m" }, nodepb.Failure_REFUSED},
-		"a tweak":         {func(s *nodepb.Start) { s.TaprootTweak = "bip86" }, nodepb.Failure_REFUSED},
-		"a share as well": {func(s *nodepb.Start) { s.Envelope = envelopes[1] }, nodepb.Failure_REFUSED},
-		"an unknown hash": {func(s *nodepb.Start) { s.HashAlgorithm = "md5" }, nodepb.Failure_REFUSED},
-		"no hash":         {func(s *nodepb.Start) { s.HashAlgorithm = "none" }, nodepb.Failure_REFUSED},
-		"another account": {func(s *nodepb.Start) { s.Record = other(func(r *mpc.PublicRecord) { r.AccountID[0] ^= 1 }) }, nodepb.Failure_REFUSED},
-		"no account":      {func(s *nodepb.Start) { s.Record = nil }, nodepb.Failure_REFUSED},
-		"another signer":  {func(s *nodepb.Start) { s.Members = w.members(1, 2) }, nodepb.Failure_REFUSED},
+		"a digest": {func(s *nodepb.Start) { s.MessageType, s.Input = "digest", make([]byte, 32) }, nodepb.Failure_REFUSED},
+		"a digest of SHA-512": {func(s *nodepb.Start) {
+			s.MessageType, s.Input, s.HashAlgorithm = "digest", make([]byte, 64), "sha2-512"
+		}, nodepb.Failure_REFUSED},
+		"an unknown kind":         {func(s *nodepb.Start) { s.MessageType = "prehashed" }, nodepb.Failure_REFUSED},
+		"EIP-712 that is none":    {func(s *nodepb.Start) { s.MessageType, s.HashAlgorithm = "eip712", "keccak-256" }, nodepb.Failure_REFUSED},
+		"EIP-191 by SHA-256":      {func(s *nodepb.Start) { s.MessageType = "eip191" }, nodepb.Failure_REFUSED},
+		"EIP-191, what it is for": {func(s *nodepb.Start) { s.MessageType, s.HashAlgorithm = "eip191", "keccak-256" }, nodepb.Failure_UNKNOWN},
+		"EIP-712, what it is for": {func(s *nodepb.Start) {
+			s.MessageType, s.HashAlgorithm, s.Input = "eip712", "keccak-256", []byte(typedData)
+		}, nodepb.Failure_UNKNOWN},
+		"SHA-512, what it is for": {func(s *nodepb.Start) { s.HashAlgorithm = "sha2-512" }, nodepb.Failure_UNKNOWN},
+		"no kind":                 {func(s *nodepb.Start) { s.MessageType = "" }, nodepb.Failure_REFUSED},
+		"a child":                 {func(s *nodepb.Start) { s.DerivationPath = "m/1" }, nodepb.Failure_REFUSED},
+		"the root":                {func(s *nodepb.Start) { s.DerivationPath = "m" }, nodepb.Failure_REFUSED},
+		"a tweak":                 {func(s *nodepb.Start) { s.TaprootTweak = "bip86" }, nodepb.Failure_REFUSED},
+		"a share as well":         {func(s *nodepb.Start) { s.Envelope = envelopes[1] }, nodepb.Failure_REFUSED},
+		"an unknown hash":         {func(s *nodepb.Start) { s.HashAlgorithm = "md5" }, nodepb.Failure_REFUSED},
+		"no hash":                 {func(s *nodepb.Start) { s.HashAlgorithm = "none" }, nodepb.Failure_REFUSED},
+		"another account":         {func(s *nodepb.Start) { s.Record = other(func(r *mpc.PublicRecord) { r.AccountID[0] ^= 1 }) }, nodepb.Failure_REFUSED},
+		"no account":              {func(s *nodepb.Start) { s.Record = nil }, nodepb.Failure_REFUSED},
+		"another signer":          {func(s *nodepb.Start) { s.Members = w.members(1, 2) }, nodepb.Failure_REFUSED},
 		"exchanged shares": {func(s *nodepb.Start) {
 			m := w.members(1, 3)
 			m[0].Index, m[1].Index = 3, 1

@@ -45,8 +45,9 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	if err != nil {
 		return nil, err
 	}
+	kind := mpc.MessageType(s.GetMessageType())
 	switch {
-	case mpc.MessageType(s.GetMessageType()) != mpc.MessageRaw:
+	case !kind.HashedByNodes():
 		return nil, refused("a presignature serves messages that nodes hash themselves, not digests")
 	case s.GetDerivationPath() != "" || s.GetTaprootTweak() != "":
 		return nil, refused("a presignature serves the account's own key, not its children")
@@ -57,7 +58,7 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	case record.Hash() != from.record:
 		return nil, fmt.Errorf("%w: it was made for another epoch or policy of the account", errPresignatureGone)
 	}
-	message, err := mpc.SigningInput(record.Algorithm, mpc.MessageRaw, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
+	message, err := mpc.SigningInput(record.Algorithm, kind, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
 	if err != nil {
 		return nil, err
 	}

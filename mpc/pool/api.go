@@ -130,7 +130,8 @@ type SignRequest struct {
 	Account     mpc.Account
 	Input       []byte
 	MessageType mpc.MessageType
-	// Hash is used for raw messages; HashNone where the scheme hashes itself.
+	// Hash is used for raw messages, HashNone where the scheme hashes itself;
+	// for a digest it says how long it is (mpc.SigningInput).
 	Hash mpc.HashAlgorithm
 	// Derivation names the child key to sign with; zero for the account's own.
 	Derivation mpc.Derivation

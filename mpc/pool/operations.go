@@ -121,9 +121,9 @@ func agree(chosen []assignment, outcomes map[mpc.Index]*nodepb.Outcome) (*KeyRes
 }
 
 // Sign makes one signature with t of the n shares, and tries again with other
-// nodes when one fails. An ECDSA signature on a raw message under the account's
-// own key uses up a presignature where there is one. Errors of mpc.SigningInput
-// and derive.Derive come back as they are.
+// nodes when one fails. An ECDSA signature under the account's own key, on a
+// message that nodes hash themselves, uses up a presignature where there is one.
+// Errors of mpc.SigningInput and derive.Derive come back as they are.
 func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
 	record := &r.Account.Record
 	if len(r.Account.Shares) != record.Shares {
@@ -143,7 +143,7 @@ func (p *Pool) Sign(ctx context.Context, r SignRequest) (*SignResult, error) {
 	spent := 0
 	// With a known nonce point, a digest of the caller's choice or a child key
 	// could be used to get a signature on a message that was never asked for.
-	if record.Algorithm.IsECDSA() && r.MessageType == mpc.MessageRaw && r.Derivation == (mpc.Derivation{}) {
+	if record.Algorithm.IsECDSA() && r.MessageType.HashedByNodes() && r.Derivation == (mpc.Derivation{}) {
 		var result *SignResult
 		if result, spent, err = p.signPresigned(ctx, &r, check); result != nil || err != nil {
 			return result, err

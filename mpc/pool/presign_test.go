@@ -94,6 +94,29 @@ func TestPresignatures(t *testing.T) {
 		t.Errorf("%d presignatures after one signature, want 2; %d reported as used", n, used.Load())
 	}
 
+	t.Run("for whatever nodes hash", func(t *testing.T) {
+		f.presign(t, a, 2, time.Minute)
+		before := f.count(a)
+		for _, kind := range []mpc.MessageType{mpc.MessageEIP712, mpc.MessageEIP191} {
+			request := signRequest(a, `{"types":{"EIP712Domain":[{"name":"name","type":"string"}],"M":[{"name":"x","type":"uint8"}]},`+
+				`"primaryType":"M","domain":{"name":"d"},"message":{"x":1}}`)
+			request.MessageType, request.Hash = kind, mpc.HashKeccak256
+			if a.Record.Algorithm == mpc.ECDSAP256 { // which has no messages of Ethereum
+				request.MessageType, request.Hash = mpc.MessageRaw, mpc.HashSHA512
+			}
+			broken := request
+			broken.MessageType, broken.Input = mpc.MessageEIP712, []byte("{}")
+			if _, err := f.Sign(within(t, 20*time.Second), broken); !errors.Is(err, mpc.ErrInput) {
+				t.Errorf("a document that is none: %v", err)
+			}
+			if s := f.mustSign(t, request); s != nil && !s.Presigned {
+				t.Errorf("%s was signed without a presignature", request.MessageType)
+			}
+		}
+		if n := f.count(a); n != before-2 {
+			t.Errorf("%d presignatures are left, want %d", n, before-2)
+		}
+	})
 	t.Run("never for digests, other hashes of the record, children", func(t *testing.T) {
 		digest := signRequest(a, "")
 		digest.MessageType, digest.Input = mpc.MessageDigest, bytes.Repeat([]byte{7}, 32)

@@ -309,7 +309,7 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 			w.inputs[key] = map[string]int{}
 		}
 		w.inputs[key][string(s.GetInput())]++
-		if s.GetMessageType() != string(mpc.MessageRaw) || s.GetDerivationPath() != "" || s.GetTaprootTweak() != "" || len(s.GetEnvelope()) > 0 {
+		if !mpc.MessageType(s.GetMessageType()).HashedByNodes() || s.GetDerivationPath() != "" || s.GetTaprootTweak() != "" || len(s.GetEnvelope()) > 0 {
 			w.wrong("a presignature for %s, path %q, with an envelope of %d bytes", s.GetMessageType(), s.GetDerivationPath(), len(s.GetEnvelope()))
 		}
 		p, ok := n.presignatures[id]

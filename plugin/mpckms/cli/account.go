@@ -8,15 +8,18 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
 func (a *app) accountCommand() *cobra.Command {
-	cmd := group("account", "Create, list, show, change, refresh accounts and sign with them")
+	cmd := group("account", "Create, list, change, freeze, delete accounts and sign with them")
 	cmd.AddCommand(a.accountListCommand(), a.accountCreateCommand(), a.accountShowCommand(),
-		a.accountSetCommand(), a.accountSignCommand(), a.accountVerifyCommand(),
-		a.accountDeriveCommand(), a.accountRefreshCommand())
+		a.accountSetCommand(), a.accountSignCommand(), a.accountSignBatchCommand(), a.accountVerifyCommand(),
+		a.accountDeriveCommand(), a.accountAddressCommand(), a.accountJWKCommand(), a.accountCSRCommand(),
+		a.accountRefreshCommand(), a.accountRenameCommand(), a.accountFreezeCommand(), a.accountUnfreezeCommand(),
+		a.accountDeleteCommand(), a.accountRestoreCommand(), a.accountDestroyCommand())
 	return cmd
 }
 
@@ -45,8 +48,17 @@ type account struct {
 	RefreshPeriod    seconds           `json:"refresh_period"`
 	LastRefreshError string            `json:"last_refresh_error"`
 	Metadata         map[string]string `json:"metadata"`
-	BirthCertificate any               `json:"birth_certificate"`
-	BirthRecordHash  string            `json:"birth_record_hash"` // what the certificate signs
+	// Addresses are by chain; the server leaves them out where there are none.
+	Addresses map[string]string `json:"addresses,omitempty"`
+	// RecipientsCurrent: the shares are sealed to the recovery recipients in
+	// force; null where the server does not say.
+	RecipientsCurrent *bool  `json:"recipients_current,omitempty"`
+	Frozen            string `json:"frozen_time,omitempty"`
+	FrozenReason      string `json:"frozen_reason,omitempty"`
+	Deleted           string `json:"deleted_time,omitempty"`
+	DestroyTime       string `json:"destroy_time,omitempty"` // when a deleted account is removed for good
+	BirthCertificate  any    `json:"birth_certificate"`
+	BirthRecordHash   string `json:"birth_record_hash"` // what the certificate signs
 }
 
 func (acc *account) sharing() string {
@@ -67,6 +79,9 @@ func (acc *account) write(t *text) {
 		"Algorithm", acc.Algorithm,
 		"Signers", acc.sharing(),
 		"State", acc.State,
+		"Frozen", strings.TrimSpace(acc.Frozen+" "+parenthesized(acc.FrozenReason)),
+		"Deleted", acc.Deleted,
+		"Removed for good", acc.DestroyTime,
 		"Public key", acc.PublicKeyHex,
 		"Chain code", acc.ChainCode,
 		"Presignatures", acc.stock(),
@@ -84,19 +99,26 @@ func (acc *account) write(t *text) {
 	if acc.SparesAllowed != nil && !*acc.SparesAllowed {
 		t.line("Until the next refresh no other node may take over a share: Vault's storage may have been restored.")
 	}
-	if len(acc.Metadata) > 0 {
-		t.blank()
-		t.line("Metadata")
-		var pairs []string
-		for _, k := range slices.Sorted(maps.Keys(acc.Metadata)) {
-			pairs = append(pairs, k, acc.Metadata[k])
-		}
-		t.pairs("  ", pairs...)
-	}
+	section(t, "Addresses", acc.Addresses)
+	section(t, "Metadata", acc.Metadata)
 	if acc.PublicKey != "" {
 		t.blank()
 		t.block(acc.PublicKey)
 	}
+}
+
+// section prints a map under a title, sorted; nothing where it is empty.
+func section(t *text, title string, values map[string]string) {
+	if len(values) == 0 {
+		return
+	}
+	t.blank()
+	t.line(title)
+	var pairs []string
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		pairs = append(pairs, k, values[k])
+	}
+	t.pairs("  ", pairs...)
 }
 
 // stock is "3 of 8 ready", or "" for an account that keeps none.

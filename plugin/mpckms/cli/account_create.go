@@ -21,10 +21,14 @@ func (a *app) accountCreateCommand() *cobra.Command {
 		algorithm, refreshPeriod   string
 		threshold, shares, presign int
 		metadata                   []string
+		aux                        follow
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME --algorithm ALGORITHM",
 		Short: "Create an account: nodes generate its key, which never exists as a whole",
+		Long: `Create an account. Its nodes generate the shares of a key that never exists as a
+whole. ECDSA accounts sign once the nodes have their auxiliary keys, which they
+make after they start: on a terminal, create shows how far they are.`,
 		Example: `  mpckms account create treasury --algorithm bip340-secp256k1
   mpckms account create solana --algorithm ed25519 --threshold 3 --shares 5
   mpckms account create hot --algorithm ecdsa-secp256k1 --threshold 2 --shares 3 \
@@ -52,11 +56,20 @@ func (a *app) accountCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.createAccount(cmd, c, args[0], body)
+			if err := a.createAccount(cmd, c, args[0], body); err != nil {
+				return err
+			}
+			if !strings.HasPrefix(algorithm, ecdsaPrefix) || !aux.stays(a) {
+				return nil
+			}
+			err = a.awaitAuxiliary(cmd.Context(), c)
+			return aux.end(a, err, fmt.Sprintf("Account %q is created, and the nodes go on making auxiliary keys", args[0]))
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&algorithm, "algorithm", "", "signature scheme and curve: "+algorithms)
+	aux.register(cmd, "the nodes have their auxiliary keys, which ECDSA needs")
+	complete(cmd, "algorithm", algorithmChoices...)
 	flags.IntVar(&threshold, "threshold", 2, "nodes needed for a signature")
 	flags.IntVar(&shares, "shares", 3, "shares the key consists of")
 	flags.IntVar(&presign, "presign", 0, presignUsage)

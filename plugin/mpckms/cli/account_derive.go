@@ -43,7 +43,8 @@ func (a *app) accountDeriveCommand() *cobra.Command {
 Taproot outputs, BIP-341. 'account sign' with the same flags signs with it.`,
 		Example: `  mpckms account derive hot --derivation-path m/0/7
   mpckms account derive treasury --derivation-path m/0/7 --taproot-tweak bip86`,
-		Args: accountArg,
+		Args:              accountArg,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {

@@ -26,7 +26,8 @@ func (a *app) accountRefreshCommand() *cobra.Command {
 		Long: `Replace all shares of an account by new ones now, without waiting for its
 refresh period. The public key stays the same; shares of the old epoch no longer
 combine with those of the new one.`,
-		Args: accountArg,
+		Args:              accountArg,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {

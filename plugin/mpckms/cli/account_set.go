@@ -19,7 +19,8 @@ func (a *app) accountSetCommand() *cobra.Command {
 and number of shares cannot be changed.`,
 		Example: `  mpckms account set hot --presign 16
   mpckms account set hot --refresh-period 0 --metadata team=treasury`,
-		Args: accountArg,
+		Args:              accountArg,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body := map[string]any{}
 			if cmd.Flags().Changed("presign") {

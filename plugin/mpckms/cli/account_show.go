@@ -4,9 +4,10 @@ import "github.com/spf13/cobra"
 
 func (a *app) accountShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show an account: public key, shares, refresh",
-		Args:  accountArg,
+		Use:               "show NAME",
+		Short:             "Show an account: public key, shares, refresh",
+		Args:              accountArg,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {

@@ -13,8 +13,9 @@ import (
 // signDoc is the JSON document of `account sign`.
 type signDoc struct {
 	Name         string       `json:"name"`
-	Signature    string       `json:"signature"` // base64
+	Signature    string       `json:"signature"` // base64; base64url without padding where Format is jws
 	SignatureHex string       `json:"signature_hex"`
+	Format       string       `json:"signature_format,omitempty"`
 	R            string       `json:"r"`
 	S            string       `json:"s"`
 	V            *json.Number `json:"v"` // null where the scheme has no recovery ID
@@ -27,6 +28,8 @@ type signDoc struct {
 	SessionID    string       `json:"session_id"`
 	Attempts     int          `json:"attempts"`
 	Presigned    *bool        `json:"presigned,omitempty"` // ECDSA: a presignature was used
+	RequestID    string       `json:"request_id,omitempty"`
+	Replayed     bool         `json:"replayed,omitempty"` // the stored answer to an earlier request of this ID
 }
 
 type signer struct {
@@ -40,11 +43,16 @@ func (a *app) accountSignCommand() *cobra.Command {
 		child   childFlags
 		timeout time.Duration
 		noWait  bool
+		id      string
 	)
 	cmd := &cobra.Command{
 		Use:   "sign NAME (--input TEXT | --input-file FILE | --digest HEX)",
 		Short: "Sign a message or a digest",
-		Long: `Sign a message, or a digest made elsewhere, with an account.
+		Long: `Sign a message, or a digest made elsewhere, with an account. Ethereum accounts
+sign messages of EIP-191 and typed data of EIP-712 as well.
+
+With --request-id the same command can be run again after an error without
+signing twice: for 24 hours the same account, ID and input get the same answer.
 
 ECDSA needs auxiliary keys that the nodes make after they start. While they are
 not ready, sign shows the nodes' progress on standard error and waits up to
@@ -53,8 +61,11 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 		Example: `  mpckms account sign treasury --input "hello"
   mpckms account sign treasury --input-file - < message
   mpckms account sign hot --digest 0x9f86d0…0a08 -o json
+  mpckms account sign hot --message-type eip712 --input-file typed-data.json --format ethereum
+  mpckms account sign hot --input-file invoice --format jws --request-id invoice-4711
   mpckms account sign treasury --input-file tx --derivation-path m/0/7 --taproot-tweak bip86`,
-		Args: accountArg,
+		Args:              accountArg,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
 				return usagef(cmd, "--timeout must be longer than 0")
@@ -64,6 +75,9 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 				return err
 			}
 			child.add(body)
+			if id != "" {
+				body["request_id"] = id
+			}
 			c, err := a.connect()
 			if err != nil {
 				return err
@@ -84,9 +98,15 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 	}
 	in.register(cmd)
 	child.register(cmd)
-	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "give up after this long")
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not try again while auxiliary keys are being made")
+	cmd.Flags().StringVar(&id, "request-id", "", "repeat the answer to this ID instead of signing again: 1 to 128 printable characters without spaces")
+	waitFlags(cmd, &timeout, &noWait)
 	return cmd
+}
+
+// waitFlags say how long auxiliary keys are waited for.
+func waitFlags(cmd *cobra.Command, timeout *time.Duration, noWait *bool) {
+	cmd.Flags().DurationVar(timeout, "timeout", 2*time.Minute, "give up after this long")
+	cmd.Flags().BoolVar(noWait, "no-wait", false, "do not try again while auxiliary keys are being made")
 }
 
 func (doc signDoc) write(t *text) {
@@ -106,6 +126,10 @@ func (doc signDoc) write(t *text) {
 	if doc.Presigned != nil {
 		presigned = yesNo(*doc.Presigned)
 	}
+	replayed := ""
+	if doc.Replayed {
+		replayed = "yes: the answer to an earlier request with this ID"
+	}
 	publicKey, pem := doc.PublicKey, ""
 	if strings.Contains(publicKey, "\n") {
 		publicKey, pem = "", publicKey
@@ -114,6 +138,7 @@ func (doc signDoc) write(t *text) {
 		"Account", doc.Name,
 		"Signature", doc.Signature,
 		"Signature hex", doc.SignatureHex,
+		"Format", doc.Format,
 		"r", doc.R,
 		"s", doc.S,
 		"v", v,
@@ -126,6 +151,8 @@ func (doc signDoc) write(t *text) {
 		"Session", doc.SessionID,
 		"Attempts", attempts,
 		"Presigned", presigned,
+		"Request ID", doc.RequestID,
+		"Replayed", replayed,
 	)
 	if pem != "" {
 		t.blank()

@@ -24,10 +24,11 @@ func (a *app) accountVerifyCommand() *cobra.Command {
 		Short: "Ask the engine whether a signature is valid",
 		Long: `Ask the engine whether a signature belongs to a message or digest and an account.
 The exit code is 0 when it is valid and 1 when it is not.`,
-		Args: accountArg,
+		Args:              accountArg,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := base64.StdEncoding.DecodeString(signature); err != nil || signature == "" {
-				return usagef(cmd, "--signature takes the signature in base64, as 'account sign' prints it")
+			if !validSignature(signature, in.format) {
+				return usagef(cmd, "--signature takes the signature in base64 (base64url with --format jws), as 'account sign' prints it")
 			}
 			body, err := in.body(cmd, a.stdin)
 			if err != nil {
@@ -60,6 +61,17 @@ The exit code is 0 when it is valid and 1 when it is not.`,
 	}
 	in.register(cmd)
 	child.register(cmd)
-	cmd.Flags().StringVar(&signature, "signature", "", "the signature in base64")
+	cmd.Flags().StringVar(&signature, "signature", "", "the signature in base64, as 'account sign' prints it with the same --format")
 	return cmd
+}
+
+// validSignature reports whether s is encoded as signatures of a format are.
+// What it says is the server's to judge.
+func validSignature(s, format string) bool {
+	encoding := base64.StdEncoding
+	if format == formatJWS {
+		encoding = base64.RawURLEncoding
+	}
+	_, err := encoding.DecodeString(s)
+	return s != "" && err == nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -31,6 +32,7 @@ const (
 	capList   = "list"
 	capCreate = "create"
 	capUpdate = "update"
+	capDelete = "delete"
 )
 
 // client sends requests to one Vault and one mount. Safe for concurrent use.
@@ -112,8 +114,13 @@ type request struct {
 	capability string
 	path       string
 	sys        bool
-	body       any // JSON; nil for reads and lists
-	account    string
+	body       any // JSON; nil for reads, lists and deletions
+	// query are parameters of reads, lists and deletions.
+	query   map[string][]string
+	account string
+	// withResults: the data of an answer with an error status is decoded as
+	// well, and reported beside the error. A batch has results then.
+	withResults bool
 }
 
 // do sends r and decodes the answer's data into out, which may be nil. It
@@ -132,20 +139,17 @@ func (c *client) do(ctx context.Context, r request, out any) (bool, error) {
 
 	reqCtx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	if r.capability == capDelete {
+		return c.delete(reqCtx, r, path, out, fail)
+	}
 	resp, err := c.send(reqCtx, r, path)
 	if resp != nil && resp.Body != nil {
 		defer resp.Body.Close()
 	}
 	if err != nil {
-		var vaultErr *api.ResponseError
-		if errors.As(err, &vaultErr) {
-			messages := unframed(vaultErr.Errors)
-			if vaultErr.RawError {
-				return fail(vaultErr.StatusCode, messages, errNotVault)
-			}
-			return fail(vaultErr.StatusCode, messages, nil)
-		}
-		return fail(0, nil, err)
+		found := r.withResults && resp != nil && c.results(resp.Body, out)
+		_, err := failed(err, fail)
+		return found, err
 	}
 	if resp.StatusCode == http.StatusNoContent {
 		return false, nil
@@ -172,10 +176,69 @@ func (c *client) do(ctx context.Context, r request, out any) (bool, error) {
 	}
 	if out != nil {
 		if err := json.Unmarshal(answer.Data, out); err != nil {
-			return fail(0, nil, fmt.Errorf("the answer does not have the expected form (%w); mpckms and the plugin may be of versions that do not fit together", err))
+			return fail(0, nil, errForm(err))
 		}
 	}
 	return true, nil
+}
+
+// failed turns an error of the library into a refusal.
+func failed(err error, fail func(int, []string, error) (bool, error)) (bool, error) {
+	var vaultErr *api.ResponseError
+	if !errors.As(err, &vaultErr) {
+		return fail(0, nil, err)
+	}
+	messages := unframed(vaultErr.Errors)
+	if vaultErr.RawError {
+		return fail(vaultErr.StatusCode, messages, errNotVault)
+	}
+	return fail(vaultErr.StatusCode, messages, nil)
+}
+
+// results decodes the data of an answer with an error status, of which the
+// library keeps the body, and reports whether there was any.
+func (c *client) results(body io.Reader, out any) bool {
+	var answer struct {
+		Data     json.RawMessage `json:"data"`
+		Warnings []string        `json:"warnings"`
+	}
+	if json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&answer) != nil || len(answer.Data) == 0 || string(answer.Data) == "null" {
+		return false
+	}
+	for _, w := range answer.Warnings {
+		c.warn(w)
+	}
+	return json.Unmarshal(answer.Data, out) == nil
+}
+
+// delete is do for deletions, whose parameters go into the query. The library
+// has no raw form of it that takes any.
+func (c *client) delete(ctx context.Context, r request, path string, out any, fail func(int, []string, error) (bool, error)) (bool, error) {
+	answer, err := c.vault.Logical().DeleteWithDataWithContext(ctx, path, r.query)
+	if err != nil {
+		return failed(err, fail)
+	}
+	if answer == nil {
+		return false, nil
+	}
+	for _, w := range answer.Warnings {
+		c.warn(w)
+	}
+	if len(answer.Data) == 0 || out == nil {
+		return len(answer.Data) > 0, nil
+	}
+	data, err := json.Marshal(answer.Data)
+	if err == nil {
+		err = json.Unmarshal(data, out)
+	}
+	if err != nil {
+		return fail(0, nil, errForm(err))
+	}
+	return true, nil
+}
+
+func errForm(err error) error {
+	return fmt.Errorf("the answer does not have the expected form (%w); mpckms and the plugin may be of versions that do not fit together", err)
 }
 
 func (c *client) send(ctx context.Context, r request, path string) (*api.Response, error) {
@@ -188,9 +251,10 @@ func (c *client) send(ctx context.Context, r request, path string) (*api.Respons
 	}
 	// Raw reads, because the library's List and Read turn every 404, a
 	// missing mount included, into an empty answer.
-	var params map[string][]string
+	params := r.query
 	if r.capability == capList {
 		params = map[string][]string{"list": {"true"}}
+		maps.Copy(params, r.query)
 	}
 	return c.vault.Logical().ReadRawWithDataWithContext(ctx, path, params)
 }
@@ -199,12 +263,19 @@ func (c *client) send(ctx context.Context, r request, path string) (*api.Respons
 type listing struct {
 	Keys    []string                   `json:"keys"`
 	KeyInfo map[string]json.RawMessage `json:"key_info"`
+	// NextAfter is where the next page begins; empty on the last one.
+	NextAfter string `json:"next_after"`
 }
 
 // list is do for lists: none is not an error.
 func (c *client) list(ctx context.Context, what, path string) (listing, error) {
+	return c.page(ctx, what, path, nil)
+}
+
+// page is list with parameters.
+func (c *client) page(ctx context.Context, what, path string, query map[string][]string) (listing, error) {
 	var l listing
-	_, err := c.do(ctx, request{what: what, capability: capList, path: path}, &l)
+	_, err := c.do(ctx, request{what: what, capability: capList, path: path, query: query}, &l)
 	var r *refusal
 	if errors.As(err, &r) && r.status == http.StatusNotFound && len(r.messages) == 0 {
 		return listing{}, nil // Vault's answer for an empty list

@@ -114,7 +114,7 @@ func (r *refusal) nextStep() string {
 
 // unknownOutcome is said where a write may or may not have been carried out.
 func (r *refusal) unknownOutcome() string {
-	if r.req.body == nil {
+	if r.req.body == nil && r.req.capability != capDelete {
 		return ""
 	}
 	if r.req.capability == capCreate {

@@ -33,7 +33,21 @@ const (
 	node3 = `{"id":"local-3","state":"restarting","version":"","pid":0,"identity":"cc","sessions":0,"restarts":2,
 		"hsm":"not connected","last_error":"the node's process ended: signal: killed","since":"2026-01-02T03:05:00Z",
 		"aux_state":"none","aux_generation":0,"aux_progress":0,"aux_peers_ready":0,"aux_peers":2}`
+	formatsData = `{"signature":"AAEC","signature_hex":"000102","signature_format":"ethereum","r":"00","s":"01","v":1,"digest":"cc",
+		"public_key":"02aabb","share_epoch":7,"signers":[{"index":1,"node":"local-3"}],"session_id":"dd","attempts":1,"request_id":"order-7","replayed":true}`
+	addressData = `{"derivation_path":"m/0/7","public_key_hex":"03ccdd","addresses":{"ethereum":"0x52908400098527886E0F7030069857D2E4169EE7","cosmos":"osmo1abc"}}`
+	jwkData     = `{"jwk":{"kty":"EC","crv":"P-256","x":"AQ","y":"Ag","alg":"ES256","use":"sig","kid":"k"},
+		"jwk_json":"{\"alg\":\"ES256\",\"crv\":\"P-256\",\"kid\":\"k\",\"kty\":\"EC\",\"use\":\"sig\",\"x\":\"AQ\",\"y\":\"Ag\"}"}`
+	csrData    = `{"csr":"-----BEGIN CERTIFICATE REQUEST-----\nMIHR\n-----END CERTIFICATE REQUEST-----\n","public_key":"02aabb"}`
 	healthData = `{"initialized":true,"sealed":false,"standby":false,"version":"1.21.0","cluster_name":"c1"}`
+)
+
+// frozenData and deletedData are the account in its other states.
+var (
+	frozenData = strings.Replace(accountData, `"state":"active"`,
+		`"state":"frozen","frozen_time":"2026-01-02T03:20:00Z","frozen_reason":"audit","addresses":{"ethereum":"0x52908400098527886E0F7030069857D2E4169EE7"}`, 1)
+	deletedData = strings.Replace(accountData, `"state":"active"`,
+		`"state":"deleted","deleted_time":"2026-01-02T03:20:00Z","destroy_time":"2026-02-01T03:20:00Z"`, 1)
 )
 
 // engine is a mount with one account and three nodes.
@@ -46,8 +60,15 @@ func engine(t *testing.T) *server {
 	s.on("GET mpc/nodes/local-1", data(node1))
 	s.on("GET mpc/nodes/local-2", data(node2))
 	s.on("GET mpc/nodes/local-3", data(node3))
-	s.on("LIST mpc/accounts", data(`{"keys":["hot","treasury"],"key_info":{"treasury":`+accountData+`,
-		"hot":{"algorithm":"bip340-secp256k1","threshold":3,"shares":5,"state":"active","share_epoch":1}}}`))
+	everything := data(`{"keys":["hot","treasury"],"key_info":{"treasury":` + accountData + `,
+		"hot":{"algorithm":"bip340-secp256k1","threshold":3,"shares":5,"state":"active","share_epoch":1}}}`)
+	s.on("LIST mpc/accounts", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("state") == "frozen" {
+			data(`{"keys":["cold"],"key_info":{"cold":{"algorithm":"ed25519","threshold":2,"shares":3,"state":"frozen"}},"next_after":"cold"}`)(w, r)
+			return
+		}
+		everything(w, r)
+	})
 	s.on("GET mpc/accounts/treasury", data(accountData))
 	s.on("GET mpc/accounts/fresh", fails(404, "there is no account \"fresh\""))
 	s.on("PUT mpc/accounts/fresh", data(strings.Replace(accountData, "treasury", "fresh", 1)))
@@ -57,6 +78,16 @@ func engine(t *testing.T) *server {
 	s.on("PUT mpc/nodes/local-1/renew", raw(204, ""))
 	s.on("PUT mpc/sign/treasury", data(signData))
 	s.on("PUT mpc/verify/treasury", data(`{"valid":true}`))
+	s.on("PUT mpc/sign/formats", data(formatsData))
+	s.on("PUT mpc/accounts/treasury/freeze", data(frozenData))
+	s.on("PUT mpc/accounts/treasury/unfreeze", data(accountData))
+	s.on("DELETE mpc/accounts/treasury", data(deletedData))
+	s.on("PUT mpc/accounts/treasury/restore", data(accountData))
+	s.on("PUT mpc/accounts/treasury/rename", data(strings.Replace(accountData, `"treasury"`, `"vault"`, 1)))
+	s.on("PUT mpc/destroy/treasury", raw(204, ""))
+	s.on("PUT mpc/accounts/treasury/addresses", data(addressData))
+	s.on("GET mpc/accounts/treasury/jwk", data(jwkData))
+	s.on("PUT mpc/accounts/treasury/csr", data(csrData))
 	return s
 }
 
@@ -77,6 +108,17 @@ func TestGolden(t *testing.T) {
 		{"account_sign", "account sign treasury --input hello"},
 		{"account_verify", "account verify treasury --input hello --signature MEQ="},
 		{"node_renew", "node renew local-1"},
+		{"account_sign_formats", "account sign formats --input hello --format ethereum --request-id order-7"},
+		{"account_freeze", "account freeze treasury --reason audit"},
+		{"account_unfreeze", "account unfreeze treasury"},
+		{"account_delete", "account delete treasury --after 720h"},
+		{"account_restore", "account restore treasury"},
+		{"account_rename", "account rename treasury vault"},
+		{"account_destroy", "account destroy treasury --confirm treasury"},
+		{"account_address", "account address treasury --derivation-path m/0/7 --cosmos-prefix osmo"},
+		{"account_jwk", "account jwk treasury"},
+		{"account_csr", "account csr treasury --common-name www.example.com"},
+		{"account_list_filtered", "account list --state frozen --limit 1"},
 	} {
 		for _, format := range []string{"table", "json"} {
 			t.Run(test.name+"/"+format, func(t *testing.T) {

@@ -26,6 +26,7 @@ func (a *app) nodeRenewCommand() *cobra.Command {
 waiting for aux_period. Signatures go on with the old ones until all nodes have
 checked the new ones, some seconds later; then the old ones are wiped. Refresh
 the ECDSA accounts as well, since a thief needs both.`,
+		ValidArgsFunction: a.nodeIDs,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || !validName(args[0]) {
 				return usagef(cmd, "give the name of one node, such as local-1")

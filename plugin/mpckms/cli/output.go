@@ -10,6 +10,7 @@ import (
 
 // print writes an answer to stdout: doc as JSON, or what table writes.
 func (a *app) print(doc any, table func(*text)) error {
+	a.bar.clear()
 	var out []byte
 	if a.output == "json" {
 		var buf bytes.Buffer
@@ -34,7 +35,8 @@ func (a *app) print(doc any, table func(*text)) error {
 // note writes one line of progress or warning to stderr. A stderr that cannot
 // be written to is no reason to fail.
 func (a *app) note(format string, args ...any) {
-	fmt.Fprintln(a.stderr, a.strike(clean(fmt.Sprintf(format, args...))))
+	line := a.strike(clean(fmt.Sprintf(format, args...)))
+	a.bar.beside(func() { fmt.Fprintln(a.stderr, line) })
 }
 
 func (a *app) printError(err error) {

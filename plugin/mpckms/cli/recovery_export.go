@@ -46,6 +46,7 @@ type exportFailed struct {
 // export is one run of `recovery export`.
 type export struct {
 	*client
+	bar       *bar
 	ctx       context.Context
 	authority ed25519.PublicKey // nil: whoever signed the recipients
 	doc       exportDoc
@@ -70,13 +71,14 @@ With --authority, bundles for custodians that this authority has not signed are
 refused.`,
 		Example: `  mpckms recovery export treasury --out treasury.bundle
   mpckms recovery export --all --out-dir bundles --authority authority.key.pub`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			single := !all && len(args) == 1 && out != "" && dir == ""
 			if !single && !(all && len(args) == 0 && dir != "" && out == "") {
 				return usagef(cmd, "give an account and --out, or --all and --out-dir")
 			}
-			e := &export{ctx: cmd.Context()}
+			e := &export{ctx: cmd.Context(), bar: a.bar}
 			var err error
 			if authority != "" {
 				if e.authority, err = readPublic(cmd, authority); err != nil {
@@ -128,7 +130,8 @@ func (e *export) exportAll(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range list.Keys {
+	for i, name := range list.Keys {
+		e.bar.draw("Exporting", i, len(list.Keys), fmt.Sprintf("%d of %d  %s", i, len(list.Keys), name))
 		err := e.exportTo(name, dir)
 		var r *refusal
 		switch {

@@ -30,7 +30,10 @@ func (a *app) rootCommand() *cobra.Command {
   mpckms account sign treasury --input "hello"`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if strings.HasPrefix(cmd.Name(), cobra.ShellCompRequestCmd) {
+				return nil // silent, whatever is wrong
+			}
 			return a.checkGlobals()
 		},
 	}
@@ -41,12 +44,29 @@ func (a *app) rootCommand() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.mount, "mount", mount, "where the engine is mounted (env "+envMount+")")
 	flags.StringVarP(&a.output, "output", "o", "table", "output format: table or json")
+	complete(root, "output", "table", "json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef(cmd, "%v", err)
 	})
 	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
-		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand())
+		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand())
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout) // before the scripts' commands are made, which keep it
+	root.SetErr(a.stderr)
+	strictCompletion(root)
 	return root
+}
+
+// strictCompletion has cobra's command for shells' scripts treat a wrong word as
+// the other groups of commands do.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			like := group(cmd.Use, cmd.Short)
+			cmd.Args, cmd.RunE = like.Args, like.RunE
+		}
+	}
 }
 
 func (a *app) checkGlobals() error {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -133,8 +134,9 @@ func (a *app) rotationStatusCommand() *cobra.Command {
 
 func (a *app) rotationCatchUpCommand() *cobra.Command {
 	var all bool
+	var end follow
 	cmd := &cobra.Command{
-		Use:   "catch-up [--all]",
+		Use:   "catch-up [--all] [--wait]",
 		Short: "Refresh what is due, as fast as the nodes can",
 		Long: `Refresh what is due, as fast as the nodes can: after nodes or the HSM were away.
 With --all every account, due or not: after a restore of Vault's storage, when
@@ -149,12 +151,21 @@ shares may have been seen, or to give accounts new recovery recipients.`,
 			if _, err := c.do(cmd.Context(), request{what: "catch up with refreshes", capability: capUpdate, path: "rotation/catch-up", body: map[string]any{"all": all}}, &doc); err != nil {
 				return err
 			}
-			return a.print(doc, func(t *text) {
+			var ended error
+			if end.stays(a) {
+				doc, ended = a.awaitCatchUp(cmd.Context(), c, doc)
+				ended = end.end(a, ended, "The catch-up has begun")
+			}
+			err = a.print(doc, func(t *text) {
 				t.pairs("", "Catch-up", doc.String())
-				t.line("'mpckms rotation status' shows how far it is.")
+				if doc.Finished == "" {
+					t.line("'mpckms rotation status' shows how far it is.")
+				}
 			})
+			return errors.Join(err, ended)
 		},
 	}
+	end.register(cmd, "the catch-up has ended")
 	cmd.Flags().BoolVar(&all, "all", false, "refresh every account, due or not")
 	return cmd
 }

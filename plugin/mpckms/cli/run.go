@@ -48,11 +48,8 @@ func Run(ctx context.Context, cfg Config) int {
 	a := newApp(cfg)
 	root := a.rootCommand()
 	root.SetArgs(cfg.Args)
-	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
-
 	err := root.ExecuteContext(ctx)
+	a.bar.clear()
 	if err == nil {
 		return exitOK
 	}
@@ -78,6 +75,9 @@ type app struct {
 	mount  string
 	output string
 
+	// bar is the line of progress, where there is a terminal for it.
+	bar *bar
+
 	// token is kept only to strike it out of anything printed.
 	token string
 }
@@ -88,6 +88,8 @@ func newApp(cfg Config) *app {
 		version: cfg.Version, storedToken: cfg.StoredToken,
 		retryPause: cfg.retryPause, progressPause: cfg.progressPause, scryptWork: cfg.scryptWork,
 	}
+	a.bar = newBar(a.stderr)
+	a.bar.clean = func(s string) string { return a.strike(clean(s)) }
 	if a.stdin == nil {
 		a.stdin = eof{}
 	}

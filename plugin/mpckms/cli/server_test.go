@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,7 @@ type call struct {
 	key   string
 	token string
 	body  map[string]any
+	query url.Values
 }
 
 func newServer(t *testing.T) *server {
@@ -55,10 +57,12 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		method = "LIST"
 	}
 	key := method + " " + strings.TrimPrefix(r.URL.Path, "/v1/")
-	c := call{key: key, token: r.Header.Get("X-Vault-Token")}
-	if b, _ := io.ReadAll(r.Body); len(b) > 0 {
+	c := call{key: key, token: r.Header.Get("X-Vault-Token"), query: r.URL.Query()}
+	b, _ := io.ReadAll(r.Body)
+	if len(b) > 0 {
 		_ = json.Unmarshal(b, &c.body)
 	}
+	r.Body = io.NopCloser(bytes.NewReader(b)) // for answers that look at it
 	s.mu.Lock()
 	s.calls = append(s.calls, c)
 	answer := s.answers[key]

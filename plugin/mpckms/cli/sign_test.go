@@ -26,6 +26,13 @@ func TestSignInputs(t *testing.T) {
 		input, kind string
 		hash        any
 	}{
+		{[]string{"--input", "hello", "--hash", "sha2-512"}, "hello", "raw", "sha2-512"},
+		{[]string{"--input", "hello", "--message-type", "eip191"}, "hello", "eip191", nil},
+		{[]string{"--input-file", file, "--message-type", "eip712"}, binary, "eip712", nil},
+		{[]string{"--input-file", file, "--message-type", "digest"}, binary, "digest", nil},
+		{[]string{"--digest", digest, "--message-type", "digest"}, strings.Repeat("\xab", 32), "digest", nil},
+		{[]string{"--digest", digest + digest[:32], "--hash", "sha2-384"}, strings.Repeat("\xab", 48), "digest", "sha2-384"},
+		{[]string{"--digest", digest + digest, "--hash", "sha2-512"}, strings.Repeat("\xab", 64), "digest", "sha2-512"},
 		{[]string{"--input", "hello"}, "hello", "raw", nil},
 		{[]string{"--input", ""}, "", "raw", nil},
 		{[]string{"--input", "hello", "--hash-algorithm", "keccak-256"}, "hello", "raw", "keccak-256"},
@@ -48,6 +55,38 @@ func TestSignInputs(t *testing.T) {
 			body["message_type"] != test.kind || body["hash_algorithm"] != test.hash {
 			t.Errorf("%v sent %v", test.args, body)
 		}
+	}
+}
+
+func TestSignAsksForFormatAndID(t *testing.T) {
+	s := engine(t)
+	run(t, "account", "sign", "treasury", "--input", "x", "--format", "jws", "--request-id", "order-7").want(t, 0)
+	run(t, "account", "verify", "treasury", "--input", "x", "--format", "jws", "--signature", "-_A").want(t, 0)
+	run(t, "account", "sign", "treasury", "--input", "x").want(t, 0)
+	calls := append(s.called("PUT mpc/sign/treasury"), s.called("PUT mpc/verify/treasury")...)
+	if len(calls) != 3 || calls[0].body["signature_format"] != "jws" || calls[0].body["request_id"] != "order-7" ||
+		calls[2].body["signature_format"] != "jws" || calls[2].body["signature"] != "-_A" {
+		t.Errorf("sent %v", calls)
+	}
+	for _, field := range []string{"signature_format", "request_id", "hash_algorithm"} {
+		if _, there := calls[1].body[field]; there {
+			t.Errorf("%s was sent without a flag", field)
+		}
+	}
+	s.forget()
+	for args, says := range map[string]string{
+		"verify treasury --input x --signature -_A":                    "base64url with --format jws",
+		"verify treasury --input x --signature AA== --format jws":      "base64url with --format jws",
+		"sign treasury --input x --message-type digest":                "--digest HEX",
+		"sign treasury --digest 00 --message-type raw":                 "not of --message-type raw",
+		"sign treasury --digest 00 --hash keccak-256":                  "signed as it is",
+		"sign treasury --digest 00 --hash sha2-512":                    "128 hex digits (64 bytes)",
+		"sign treasury --input x --digest " + strings.Repeat("ab", 32): "exactly one of",
+	} {
+		run(t, append([]string{"account"}, strings.Fields(args)...)...).want(t, 2, says)
+	}
+	if len(s.calls) != 0 {
+		t.Errorf("sent %v", s.calls)
 	}
 }
 

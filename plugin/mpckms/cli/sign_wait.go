@@ -12,7 +12,8 @@ import (
 // signWaiting sends req until it is answered with anything but "auxiliary keys
 // are still being made", for at most timeout. The server waits within its own
 // deadline each time, so trying again at once costs nothing.
-func (a *app) signWaiting(ctx context.Context, c *client, req request, doc *signDoc, timeout time.Duration, noWait bool) error {
+func (a *app) signWaiting(ctx context.Context, c *client, req request, doc any, timeout time.Duration, noWait bool) error {
+	defer a.bar.clear()
 	waitCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	progress := &progressLine{app: a, client: c, account: req.account}
@@ -87,7 +88,7 @@ func gaveUp(r, pending *refusal, progress string, timeout time.Duration) *refusa
 }
 
 // signOnce sends req once and shows the nodes' progress while it is pending.
-func (a *app) signOnce(ctx context.Context, c *client, req request, doc *signDoc, progress *progressLine, quiet bool) (bool, error) {
+func (a *app) signOnce(ctx context.Context, c *client, req request, doc any, progress *progressLine, quiet bool) (bool, error) {
 	if quiet {
 		return c.do(ctx, req, doc)
 	}
@@ -107,8 +108,10 @@ func (a *app) signOnce(ctx context.Context, c *client, req request, doc *signDoc
 // concurrent change), which waiting does not help. The engine's text for it
 // always names what is missing.
 func auxiliaryKeysPending(r *refusal) bool {
-	return r.status == http.StatusConflict && r.said("auxiliary key")
+	return r.status == http.StatusConflict && r.said(auxiliaryKeyWords)
 }
+
+const auxiliaryKeyWords = "auxiliary key"
 
 // ecdsaPrefix starts the names of the algorithms that need auxiliary keys.
 const ecdsaPrefix = "ecdsa-"
@@ -157,9 +160,35 @@ func (p *progressLine) watch(ctx context.Context) {
 		}
 		if line := auxProgress(nodes); line != "" && line != p.last {
 			p.last, p.shown = line, true
-			p.app.note("Auxiliary keys: %s", line)
+			p.app.showAuxiliary(nodes, line)
 		}
 	}
+}
+
+// showAuxiliary draws how far all nodes are, or writes it where no bar can be
+// drawn.
+func (a *app) showAuxiliary(nodes []node, line string) {
+	if a.bar.shown() {
+		a.bar.draw(auxBar, auxPercent(nodes), 100, line)
+		return
+	}
+	a.note("%s: %s", auxBar, line)
+}
+
+// auxBar is what the bar of auxiliary keys is called.
+const auxBar = "Auxiliary keys"
+
+// auxPercent is how far the nodes are together.
+func auxPercent(nodes []node) int {
+	sum := 0
+	for _, n := range nodes {
+		if n.hasAux() {
+			sum += 100
+		} else {
+			sum += min(max(n.AuxProgress, 0), 99) // 100 is for those that are ready
+		}
+	}
+	return sum / max(len(nodes), 1)
 }
 
 // auxProgress is "local-1 40 %, local-2 ready", or "" when all are ready.
