@@ -52,16 +52,17 @@ type Config struct {
 // backend is one mount.
 type backend struct {
 	*framework.Backend
-	cfg    Config
-	log    hclog.Logger
-	store  *store
-	spares *spareRule
-	runner *rotation.Runner
-	stock  *presigner
-	keeper *keeper
-	moves  moves
-	grave  *graveyard
-	signed *signedRequests
+	cfg     Config
+	log     hclog.Logger
+	store   *store
+	spares  *spareRule
+	runner  *rotation.Runner
+	stock   *presigner
+	keeper  *keeper
+	moves   moves
+	grave   *graveyard
+	signed  *signedRequests
+	metrics *metrics
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -132,6 +133,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		applyTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.metrics = newMetrics(cfg.Version)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.grave = newGraveyard()
@@ -184,6 +186,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
+			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,

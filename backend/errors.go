@@ -77,7 +77,6 @@ func (b *backend) translate(op string, err error) (*logical.Response, error) {
 	}
 	status, msg := b.classify(err)
 	if status >= http.StatusInternalServerError {
-		b.log.Error("request failed", "operation", op, "status", status, "error", err)
 		msg = op + ": " + msg
 	}
 	if status == http.StatusBadRequest {
