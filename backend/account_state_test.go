@@ -128,6 +128,42 @@ func TestFrozenPresignatures(t *testing.T) {
 	}
 }
 
+// TestFreezeBesideRefresh: what a refresh tells the presigner may be older than a
+// freeze.
+func TestFreezeBesideRefresh(t *testing.T) {
+	m := configured(t)
+	m.update("accounts/alice", map[string]any{"algorithm": "ecdsa-secp256k1", "presign": 1})
+	before := m.record("alice")
+	m.update("accounts/alice/freeze", nil)
+	m.b.stock.set("alice", before)
+	m.b.stock.work(t.Context())
+	if len(m.fake.stock) != 0 {
+		t.Error("a frozen account has a presignature")
+	}
+}
+
+// TestFreezeBeforeRetry: a signature that has to be begun again, since the account
+// was refreshed meanwhile, is not begun when it was frozen as well.
+func TestFreezeBeforeRetry(t *testing.T) {
+	for _, freeze := range []bool{false, true} {
+		m := configured(t)
+		m.create("alice", "ed25519")
+		v, a, _, err := m.b.readForSigning(t.Context(), "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.update("accounts/alice/refresh", nil)
+		if freeze {
+			m.update("accounts/alice/freeze", nil)
+		}
+		m.fake.spare = true // its exposure is refused, since the epoch is over
+		_, _, err = m.b.signAccount(t.Context(), m.fake, "alice", v.unsettled, a, &message{input: []byte("x"), kind: mpc.MessageRaw, hash: mpc.HashNone})
+		if (err != nil) != freeze || freeze && !strings.Contains(err.Error(), "is frozen") {
+			t.Errorf("frozen: %v, signed: %v", freeze, err)
+		}
+	}
+}
+
 // TestFreezeUnderWay: a presignature is being made while the account is frozen.
 func TestFreezeUnderWay(t *testing.T) {
 	m := configured(t)
