@@ -98,9 +98,11 @@ func (k *fakeKey) sign(r *mpc.PublicRecord, q *pool.SignRequest) (*mpc.Signature
 		s.Bytes, s.RecoveryID = verify.DER(s.R, s.S), 0
 		return s, nil
 	default:
-		sig := secpecdsa.Sign(key, message)
-		a, b := sig.R(), sig.S()
-		s.Bytes, s.R, s.S, s.RecoveryID = sig.Serialize(), a.Bytes(), b.Bytes(), 1
+		// 27 + recovery ID + 4 for a compressed key, r, s.
+		compact := secpecdsa.SignCompact(key, message, true)
+		copy(s.R[:], compact[1:33])
+		copy(s.S[:], compact[33:])
+		s.Bytes, s.RecoveryID = verify.DER(s.R, s.S), int(compact[0])-31
 		return s, nil
 	}
 	copy(s.R[:], s.Bytes[:32])

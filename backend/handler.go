@@ -96,6 +96,12 @@ func refuseUnknownFields(req *logical.Request, data *framework.FieldData) error 
 	if req.Operation != logical.CreateOperation && req.Operation != logical.UpdateOperation {
 		return nil
 	}
+	return onlyKnownFields(req, data)
+}
+
+// onlyKnownFields is that check for any operation: reads that take fields call
+// it themselves.
+func onlyKnownFields(req *logical.Request, data *framework.FieldData) error {
 	var strange []string
 	for name := range req.Data {
 		if _, ok := data.Schema[name]; !ok {

@@ -30,6 +30,7 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"shares":              field(framework.TypeInt, "Number of shares."),
 		"public_key":          field(framework.TypeString, "Public key as PEM SubjectPublicKeyInfo."),
 		"public_key_hex":      field(framework.TypeString, "Public key in hex: 33 bytes SEC 1 compressed (ECDSA), 32 bytes x-only (BIP-340) or RFC 8032 (Ed25519)."),
+		"addresses":           optional(framework.TypeMap, addressesField+" Those of bip340-secp256k1 are of the key with taproot_tweak=bip86. Absent for ecdsa-p256."),
 		"chain_code":          optional(framework.TypeString, "BIP-32 chain code in hex, for the secp256k1 algorithms, whose keys have children."),
 		"presign":             field(framework.TypeInt, "How many presignatures are kept ready."),
 		"presignatures":       optional(framework.TypeInt, "How many can be used now. The active server knows."),
@@ -252,6 +253,9 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 	}
 	if record.Algorithm.Derives() {
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
+	}
+	if err := addAddresses(out, record, mpc.Derivation{}); err != nil {
+		return nil, err
 	}
 	if b.active() { // others do not know
 		out["refresh_failures"], out["idle"] = status.Failures, status.Idle

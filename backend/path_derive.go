@@ -52,6 +52,7 @@ func (b *backend) pathDerive() []*framework.Path {
 				"chain_code":      field(framework.TypeString, "BIP-32 chain code at the end of the path, in hex."),
 				"derivation_path": field(framework.TypeString, "The path that was asked for; m for none."),
 				"taproot_tweak":   field(framework.TypeString, "The tweak that was asked for, empty for none."),
+				"addresses":       field(framework.TypeMap, addressesField+" Those of bip340-secp256k1 are of the tweaked key; where no tweak was asked for, of that with taproot_tweak=bip86."),
 			}),
 		},
 		HelpSynopsis: "The public key of a child of an account's key.",
@@ -92,16 +93,21 @@ func (b *backend) accountDerive(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if d.Path == "" {
-		d.Path = "m"
+	path := d.Path
+	if path == "" {
+		path = "m"
 	}
-	return &logical.Response{Data: map[string]any{
+	out := map[string]any{
 		"public_key":      pemKey,
 		"public_key_hex":  hex.EncodeToString(child.PublicKey),
 		"chain_code":      hex.EncodeToString(child.ChainCode[:]),
-		"derivation_path": d.Path,
+		"derivation_path": path,
 		"taproot_tweak":   d.TaprootTweak,
-	}}, nil
+	}
+	if err := addAddresses(out, record, d); err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: out}, nil
 }
 
 // withDerivation adds the fields of a derivation to those of a message.

@@ -99,17 +99,19 @@ func (f signatureFormat) parseText(text string) ([]byte, error) {
 	if len(text) > base64.StdEncoding.EncodedLen(maxSignature) {
 		return nil, invalid("signature is longer than %d bytes", maxSignature)
 	}
+	encoding, what := base64.StdEncoding.Strict(), "signature is not base64 (standard alphabet, with padding); base64url belongs to signature_format=jws"
 	if f == formatJWS {
-		// The decoder would skip line breaks.
-		b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-		if err != nil || strings.ContainsAny(text, "\r\n") {
-			return nil, invalid("signature is not base64url without padding (RFC 7515), which signature_format=jws has: send what sign returned, or the part of the JWS after the last dot")
+		encoding, what = base64.RawURLEncoding.Strict(), "signature is not base64url without padding (RFC 7515), which signature_format=jws has: send what sign returned, or the part of the JWS after the last dot"
+		if strings.ContainsAny(text, "\r\n") { // the decoder would skip them
+			return nil, invalid("%s", what)
 		}
-		return b, nil
 	}
-	b, err := base64.StdEncoding.Strict().DecodeString(text)
+	b, err := encoding.DecodeString(text)
 	if err != nil {
-		return nil, invalid("signature is not base64 (standard alphabet, with padding); base64url belongs to signature_format=jws")
+		return nil, invalid("%s", what)
+	}
+	if len(b) > maxSignature {
+		return nil, invalid("signature is longer than %d bytes", maxSignature)
 	}
 	return b, nil
 }

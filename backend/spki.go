@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -42,14 +43,8 @@ func publicKeyDER(alg mpc.Algorithm, key []byte) ([]byte, error) {
 		return nil, fmt.Errorf("has %d bytes", len(key))
 	}
 	switch alg {
-	case mpc.Ed25519:
-		return x509.MarshalPKIXPublicKey(ed25519.PublicKey(key))
-	case mpc.ECDSAP256:
-		point, err := nistec.NewP256Point().SetBytes(key)
-		if err != nil {
-			return nil, err
-		}
-		pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point.Bytes())
+	case mpc.Ed25519, mpc.ECDSAP256:
+		pub, err := publicKey(alg, key)
 		if err != nil {
 			return nil, err
 		}
@@ -65,4 +60,22 @@ func publicKeyDER(alg mpc.Algorithm, key []byte) ([]byte, error) {
 		return nil, err
 	}
 	return append(append([]byte(nil), spkiPrefix...), point.SerializeUncompressed()...), nil
+}
+
+// publicKey returns a key of ecdsa-p256 or ed25519 as crypto/x509 takes it.
+func publicKey(alg mpc.Algorithm, key []byte) (crypto.PublicKey, error) {
+	if len(key) != alg.PublicKeySize() {
+		return nil, fmt.Errorf("has %d bytes", len(key))
+	}
+	switch alg {
+	case mpc.Ed25519:
+		return ed25519.PublicKey(key), nil
+	case mpc.ECDSAP256:
+		point, err := nistec.NewP256Point().SetBytes(key)
+		if err != nil {
+			return nil, err
+		}
+		return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point.Bytes())
+	}
+	return nil, mpc.ErrUnknownAlgorithm
 }

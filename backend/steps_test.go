@@ -17,6 +17,7 @@ import (
 // everyStep lists the constants of steps.go.
 var everyStep = []string{
 	stepCreateMade, stepCreateStored,
+	stepSignMade, stepSignStored,
 	stepRefreshMade, stepRefreshChecked, stepRefreshStored,
 	stepRewrapMade, stepRewrapStored,
 	stepSettleChecked, stepSettleDropped, stepSettleBack, stepSettleWent,
@@ -45,6 +46,17 @@ var stepTests = map[string]stepTest{
 				m.create("carol", "ed25519")
 			}
 			m.signs("carol")
+		},
+	},
+	"sign with a request_id": {
+		do: func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "sign/alice", signedOnce) },
+		check: func(m *mount, _ *clock) {
+			stored := len(m.storedAnswers()) == 1
+			first := m.must(logical.UpdateOperation, "sign/alice", signedOnce)
+			second := m.must(logical.UpdateOperation, "sign/alice", signedOnce)
+			if first["replayed"] != stored || second["replayed"] != true || first["signature"] != second["signature"] || len(m.storedAnswers()) != 1 {
+				m.t.Errorf("stored %v, then %v, then %v", stored, first, second)
+			}
 		},
 	},
 	"refresh": {

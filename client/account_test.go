@@ -250,8 +250,11 @@ func TestKeys(t *testing.T) {
 		f.expect("GET", "team/mpc/accounts/alice/jwk", nil, map[string]any{"derivation_path": "m/1"})
 	})
 	t.Run("CSR", func(t *testing.T) {
-		c, f := start(t, answering(map[string]any{"csr": "-----BEGIN CERTIFICATE REQUEST-----\n"}))
-		must[[]byte](t)(c.CSR(ctx, "alice", CSRRequest{CommonName: "a", AltNames: []string{"a.example"}, Organization: []string{"A, Inc."}}))
+		c, f := start(t, answering(map[string]any{"csr": "-----BEGIN CERTIFICATE REQUEST-----\n", "public_key": "PEM"}))
+		got := must[*CSR](t)(c.CSR(ctx, "alice", CSRRequest{CommonName: "a", AltNames: []string{"a.example"}, Organization: []string{"A, Inc."}}))
+		if string(got.PEM) != "-----BEGIN CERTIFICATE REQUEST-----\n" || got.PublicKeyPEM != "PEM" || len(got.Warnings) != 1 {
+			t.Errorf("%+v", got)
+		}
 		f.expect("PUT", "team/mpc/accounts/alice/csr", map[string]any{"common_name": "a", "alt_names": []any{"a.example"}, "organization": []any{"A, Inc."}}, nil)
 	})
 	t.Run("answers without", func(t *testing.T) {

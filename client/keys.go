@@ -35,6 +35,7 @@ type DerivedKey struct {
 	ChainCode    []byte // 32 bytes; children of the child can be derived anywhere
 	Addresses    map[AddressKind]string
 	Key          // that Sign takes
+	Warnings     []string
 }
 
 // Derive returns a child's public key (BIP-32 without hardened steps; BIP-341).
@@ -52,14 +53,15 @@ func (c *Client) Derive(ctx context.Context, account string, key Key) (*DerivedK
 		DerivationPath string                 `json:"derivation_path"`
 		TaprootTweak   string                 `json:"taproot_tweak"`
 	}
-	if _, err := c.do(ctx, r, &d); err != nil {
+	warnings, err := c.do(ctx, r, &d)
+	if err != nil {
 		return nil, err
 	}
 	if len(d.PublicKeyHex) == 0 {
 		return nil, fmt.Errorf("cannot %s: the answer holds no key", r.op)
 	}
 	return &DerivedKey{PublicKey: d.PublicKeyHex, PublicKeyPEM: d.PublicKey, ChainCode: d.ChainCode, Addresses: d.Addresses,
-		Key: Key{d.DerivationPath, d.TaprootTweak}}, nil
+		Key: Key{d.DerivationPath, d.TaprootTweak}, Warnings: warnings}, nil
 }
 
 // AddressKind is a chain and form of address.
@@ -166,10 +168,17 @@ type CSRRequest struct {
 	Template []byte
 }
 
-// CSR returns a certificate request (RFC 2986) in PEM that the account has signed.
+// CSR is a certificate request (RFC 2986).
+type CSR struct {
+	PEM          []byte
+	PublicKeyPEM string   // the account's, as it is in the request
+	Warnings     []string // such as parts of a template that were left out
+}
+
+// CSR returns a certificate request that the account has signed.
 // ecdsa-p256 and ed25519 only. Programs that have an x509 template of their own can
 // use x509.CreateCertificateRequest with Signer as well.
-func (c *Client) CSR(ctx context.Context, account string, req CSRRequest, opts ...Option) ([]byte, error) {
+func (c *Client) CSR(ctx context.Context, account string, req CSRRequest, opts ...Option) (*CSR, error) {
 	body := map[string]any{}
 	setText(body, "common_name", req.CommonName)
 	setText(body, "csr", string(req.Template))
@@ -186,14 +195,20 @@ func (c *Client) CSR(ctx context.Context, account string, req CSRRequest, opts .
 		return nil, err
 	}
 	var d struct {
-		CSR string `json:"csr"`
+		CSR       string `json:"csr"`
+		PublicKey string `json:"public_key"`
 	}
+	var warnings []string
 	o := optionsOf(opts)
-	if err := o.waiting(ctx, func() error { _, err := c.do(ctx, r, &d); return err }); err != nil {
+	err = o.waiting(ctx, func() (err error) {
+		warnings, err = c.do(ctx, r, &d)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	if !strings.HasPrefix(d.CSR, "-----BEGIN CERTIFICATE REQUEST-----") {
 		return nil, fmt.Errorf("cannot %s: the answer holds none", r.op)
 	}
-	return []byte(d.CSR), nil
+	return &CSR{PEM: []byte(d.CSR), PublicKeyPEM: d.PublicKey, Warnings: warnings}, nil
 }

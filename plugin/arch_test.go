@@ -48,8 +48,11 @@ var arrows = map[string][]string{
 
 	"recovery": {"mpc", "mpc/frost", "hsm"},
 
+	"address": {"mpc"},
+	"jwk":     {"mpc"},
+
 	"rotation": {},
-	"backend":  {"rotation", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},

@@ -174,7 +174,7 @@ func missing(err error) bool {
 func (x *examination) doc() doctorDoc {
 	doc := doctorDoc{
 		Problems: x.report.Count(doctor.Problem), Warnings: x.report.Count(doctor.Warning),
-		NotChecked: x.report.Count(doctor.NotChecked), Checks: x.report.Findings,
+		NotChecked: x.report.Count(doctor.NotChecked), Checks: x.report.ByArea(),
 	}
 	if len(x.report.DropIn) > 0 {
 		doc.DropIn = "# /etc/systemd/system/" + x.flags.unit + ".d/mpc-hsm.conf\n[Service]\n" + strings.Join(x.report.DropIn, "\n") + "\n"

@@ -77,8 +77,8 @@ func (x *examination) examineCatalog() {
 		return
 	}
 	r := request{sys: true, path: "sys/plugins/catalog/secret/" + x.mount.Type}
-	if x.mount.Version != "" {
-		r.query = map[string][]string{"version": {x.mount.Version}}
+	if version := x.registeredVersion(); version != "" {
+		r.query = map[string][]string{"version": {version}}
 	}
 	const how = "vault plugin register -sha256=… -version=… -command=vault-plugin-secrets-mpc -env=MPC_PKCS11_MODULES=… secret mpc"
 	_, err := x.ask(r, &x.catalog)
@@ -111,6 +111,34 @@ func (x *examination) examineCatalog() {
 	default:
 		a.OK("running build", "it has the registered SHA-256")
 	}
+}
+
+// registeredVersion is the one to look at: the mount's, else the running one,
+// else the last of those that there are. Vault answers only to a version.
+func (x *examination) registeredVersion() string {
+	if x.mount.Version != "" {
+		return x.mount.Version
+	}
+	var all struct {
+		Detailed []struct {
+			Type    string `json:"type"`
+			Name    string `json:"name"`
+			Version string `json:"version"`
+		} `json:"detailed"`
+	}
+	if _, err := x.ask(request{sys: true, path: "sys/plugins/catalog"}, &all); err != nil {
+		return "" // the question without a version gets an answer of its own
+	}
+	version := ""
+	for _, p := range all.Detailed {
+		if p.Type != "secret" || p.Name != x.mount.Type {
+			continue
+		}
+		if version = p.Version; version == x.mount.RunningVersion {
+			break
+		}
+	}
+	return version
 }
 
 // examineHost looks at this machine, where it is Vault's.

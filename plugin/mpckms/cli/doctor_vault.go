@@ -98,7 +98,7 @@ func (x *examination) examineClock(a *doctor.Area) {
 	case skew > clockWarning+took:
 		a.Warn("clock", says, mend)
 	default:
-		a.OK("clock", says)
+		a.OK("clock", "server and client agree to some seconds")
 	}
 }
 

@@ -1,6 +1,9 @@
 package doctor
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Result is how a check ended.
 type Result string
@@ -43,6 +46,25 @@ func (r *Report) Count(result Result) int {
 	return n
 }
 
+// ByArea returns the findings with those of an area together, areas in the order
+// in which they were first looked at.
+func (r *Report) ByArea() []Finding {
+	all := make([]Finding, 0, len(r.Findings))
+	done := map[string]bool{}
+	for _, first := range r.Findings {
+		if done[first.Area] {
+			continue
+		}
+		done[first.Area] = true
+		for _, f := range r.Findings {
+			if f.Area == first.Area {
+				all = append(all, f)
+			}
+		}
+	}
+	return all
+}
+
 // Area adds findings to a report.
 type Area struct {
 	report *Report
@@ -62,17 +84,8 @@ func (a *Area) Skip(check, why string)           { a.add(check, NotChecked, why,
 // dropIn adds lines that mend the unit, each once.
 func (a *Area) dropIn(lines ...string) {
 	for _, line := range lines {
-		if !contains(a.report.DropIn, line) {
+		if !slices.Contains(a.report.DropIn, line) {
 			a.report.DropIn = append(a.report.DropIn, line)
 		}
 	}
-}
-
-func contains(list []string, s string) bool {
-	for _, have := range list {
-		if have == s {
-			return true
-		}
-	}
-	return false
 }
