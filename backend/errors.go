@@ -95,6 +95,7 @@ func (b *backend) classify(err error) (int, string) {
 		noNode   *pool.NoEligibleNodeError
 		busy     *pool.BusyError
 		doomed   *doomedError
+		moving   *movingError
 		say      = func(what string) string { return err.Error() + ": " + what }
 		operator = http.StatusServiceUnavailable
 	)
@@ -131,7 +132,7 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
 		return http.StatusServiceUnavailable, say("repeat the request")
-	case errors.Is(err, errEpochChanged), errors.As(err, &doomed):
+	case errors.Is(err, errEpochChanged), errors.As(err, &doomed), errors.As(err, &moving):
 		return http.StatusConflict, say("repeat the request")
 	case errors.Is(err, errVoid), errors.Is(err, errRolledBack):
 		return http.StatusInternalServerError, say("nothing is lost, it is tried again by itself; if it happens again, see nodes/ for a node that is ill")

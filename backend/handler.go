@@ -45,6 +45,10 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		var resp *logical.Response
 		if err == nil {
 			resp, err = h(ctx, req, data)
+			var again bool
+			if again, err = b.finished(ctx, err); again { // a rename, by now
+				resp, err = h(ctx, req, data)
+			}
 		}
 		if errors.Is(err, context.Canceled) && b.ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", pool.ErrClosed, err)
@@ -113,7 +117,7 @@ func onlyKnownFields(req *logical.Request, data *framework.FieldData) error {
 	}
 	slices.Sort(strange)
 	known := slices.Sorted(maps.Keys(data.Schema))
-	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" || s == "id" }) // from the path
+	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" || s == "id" || s == "delete_after" }) // from the path, or of a DELETE
 	if len(known) == 0 {
 		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
 	}
