@@ -152,28 +152,6 @@ func published(b *backend) (out []*framework.Path) {
 	return out
 }
 
-// shown is a path as people write it: accounts/:name/derive.
-func shown(p *framework.Path) string {
-	// The framework anchors patterns when it compiles them.
-	s := strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(p.Pattern, "^"), "$"), "?")
-	for strings.Contains(s, "(?P<") {
-		before, rest, _ := strings.Cut(s, "(?P<")
-		name, rest, _ := strings.Cut(rest, ">")
-		depth, end := 1, 0
-		for depth > 0 {
-			switch rest[end] {
-			case '(':
-				depth++
-			case ')':
-				depth--
-			}
-			end++
-		}
-		s = before + ":" + name + rest[end:]
-	}
-	return s
-}
-
 // captured reports whether a field comes from the path.
 func captured(p *framework.Path, field string) bool {
 	return strings.Contains(p.Pattern, "(?P<"+field+">")
@@ -183,7 +161,7 @@ func captured(p *framework.Path, field string) bool {
 func sudo(b *backend, p *framework.Path) bool {
 	return slices.ContainsFunc(b.PathsSpecial.Root, func(root string) bool {
 		prefix, all := strings.CutSuffix(root, "*")
-		return shown(p) == root || all && strings.HasPrefix(shown(p), prefix)
+		return pathName(p) == root || all && strings.HasPrefix(pathName(p), prefix)
 	})
 }
 

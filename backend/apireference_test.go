@@ -67,20 +67,20 @@ func apiReference(t *testing.T, b *backend) []byte {
 	groups := make([][]*framework.Path, len(subjects()))
 	for _, p := range published(b) {
 		i := slices.IndexFunc(subjects(), func(s struct{ title, prefix string }) bool {
-			return strings.HasPrefix(shown(p)+"/", s.prefix)
+			return strings.HasPrefix(pathName(p)+"/", s.prefix)
 		})
 		groups[i] = append(groups[i], p)
 	}
 	var out strings.Builder
 	out.WriteString(referenceHead)
 	for i, s := range subjects() {
-		slices.SortFunc(groups[i], func(x, y *framework.Path) int { return cmp.Compare(shown(x), shown(y)) })
+		slices.SortFunc(groups[i], func(x, y *framework.Path) int { return cmp.Compare(pathName(x), pathName(y)) })
 		if len(groups[i]) == 0 {
 			continue
 		}
 		var links []string
 		for _, p := range groups[i] {
-			links = append(links, fmt.Sprintf("[%s](#%s)", shown(p), anchor(p)))
+			links = append(links, fmt.Sprintf("[%s](#%s)", pathName(p), anchor(p)))
 		}
 		fmt.Fprintf(&out, "**%s:** %s\n\n", s.title, strings.Join(links, " · "))
 	}
@@ -97,18 +97,24 @@ func apiReference(t *testing.T, b *backend) []byte {
 
 // anchor is what GitHub makes of a path's heading.
 func anchor(p *framework.Path) string {
-	return strings.NewReplacer("/", "", ":", "", "`", "").Replace(shown(p))
+	return strings.NewReplacer("/", "", ":", "", "`", "").Replace(pathName(p))
 }
 
 func writePath(out *strings.Builder, b *backend, p *framework.Path) {
-	fmt.Fprintf(out, "### `%s`\n\n%s\n\n", shown(p), strings.TrimSpace(p.HelpSynopsis))
+	fmt.Fprintf(out, "### `%s`\n\n%s\n\n", pathName(p), strings.TrimSpace(p.HelpSynopsis))
 	out.WriteString("| method | capability | |\n|---|---|---|\n")
-	for _, op := range operations(p) {
+	ops := operations(p)
+	for i := 0; i < len(ops); i++ {
+		op, summary := ops[i], p.Operations[ops[i]].Properties().Summary
 		capability := "*" + string(op) + "*"
+		if i+1 < len(ops) && method(ops[i+1]) == method(op) && p.Operations[ops[i+1]].Properties().Summary == summary {
+			i++
+			capability += ", *" + string(ops[i]) + "*"
+		}
 		if sudo(b, p) {
 			capability += ", *sudo*"
 		}
-		fmt.Fprintf(out, "| %s | %s | %s |\n", method(op), capability, cell(p.Operations[op].Properties().Summary))
+		fmt.Fprintf(out, "| %s | %s | %s |\n", method(op), capability, cell(summary))
 	}
 	out.WriteString("\n")
 	writeFields(out, p)
@@ -278,7 +284,7 @@ func writeHelp(out *strings.Builder, help string) {
 		if command {
 			line = line[2:]
 		} else {
-			line = strings.NewReplacer("<", "&lt;", ">", "&gt;", "*", "\\*", "_", "\\_").Replace(line)
+			line = strings.NewReplacer("<", "&lt;", ">", "&gt;", "*", "\\*").Replace(line)
 		}
 		out.WriteString(line)
 	}
