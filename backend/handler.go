@@ -67,7 +67,7 @@ func (b *backend) logRequest(op string, req *logical.Request, data *framework.Fi
 	if status == 0 || status < http.StatusInternalServerError && !b.log.IsDebug() {
 		return
 	}
-	args := []any{"operation", op, "status", status, "took", took.Round(time.Microsecond), "vault_request", req.ID}
+	args := []any{"operation", op, "status", status, "took", took.Round(time.Microsecond).String(), "vault_request", req.ID}
 	if name, ok := data.Raw["name"].(string); ok && data.Schema["name"] != nil {
 		args = append(args, "name", clip(name))
 	}

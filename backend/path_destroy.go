@@ -29,7 +29,7 @@ func (b *backend) pathDestroy() []*framework.Path {
 Removes every share of the account from Vault's storage:
 
   $ vault delete mpc/destroy/alice
-  $ vault write -force mpc/destroy/alice
+  $ vault write -force mpc/destroy/bob
 
 There is no way back but a backup of Vault's storage, and that only while the
 wrapping key it was sealed to exists. It works in every state of the account and
