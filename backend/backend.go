@@ -42,6 +42,9 @@ type Config struct {
 	// wrappingInterval is the timer of what looks after wrapping keys; default
 	// 1 s.
 	wrappingInterval time.Duration
+	// elapsed is the time since the mount was opened by a clock that nobody
+	// sets; default the process's monotonic clock.
+	elapsed func() time.Duration
 	// step is called between two steps of an operation; see steps.go.
 	step func(ctx context.Context, name string) error
 }
@@ -49,14 +52,17 @@ type Config struct {
 // backend is one mount.
 type backend struct {
 	*framework.Backend
-	cfg    Config
-	log    hclog.Logger
-	store  *store
-	spares *spareRule
-	runner *rotation.Runner
-	stock  *presigner
-	keeper *keeper
-	signed *signedRequests
+	cfg     Config
+	log     hclog.Logger
+	store   *store
+	spares  *spareRule
+	runner  *rotation.Runner
+	stock   *presigner
+	keeper  *keeper
+	moves   moves
+	grave   *graveyard
+	signed  *signedRequests
+	metrics *metrics
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -75,6 +81,7 @@ type backend struct {
 	closed     bool
 	background bool // startBackground has run
 	beating    bool // the heartbeat is being written
+	tending    bool // tend is running
 	expiring   bool // old answers are being deleted
 }
 
@@ -111,6 +118,10 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}
+	if cfg.elapsed == nil {
+		opened := time.Now()
+		cfg.elapsed = func() time.Duration { return time.Since(opened) }
+	}
 	log := conf.Logger
 	if log == nil {
 		log = hclog.NewNullLogger()
@@ -122,8 +133,10 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		applyTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.metrics = newMetrics(cfg.Version)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
+	b.grave = newGraveyard()
 	b.stock = newPresigner(presignConfig{
 		Source:   b,
 		Interval: cfg.presignInterval,
@@ -155,9 +168,14 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigNodes(),
 			b.pathConfigRotation(),
 			b.pathConfigAuthority(),
+			b.pathConfigAccounts(),
 			b.pathRotation(),
 			b.pathWrappingKeys(),
 			b.pathNodes(),
+			b.pathAccountList(),
+			b.pathAccountState(),
+			b.pathAccountRestore(),
+			b.pathAccountRename(),
 			b.pathAccounts(),
 			b.pathDerive(),
 			b.pathAddresses(),
@@ -168,6 +186,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
+			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
@@ -212,12 +231,16 @@ func (b *backend) beat() {
 	b.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(b.ctx, heartbeatTimeout)
 		defer cancel()
-		if err := b.spares.beat(ctx); err != nil && b.ctx.Err() == nil {
+		err := b.spares.beat(ctx)
+		if err != nil && b.ctx.Err() == nil {
 			b.log.Warn("the heartbeat was not written; a later start may take storage for restored", "error", err)
 		}
 		b.engMu.Lock()
-		defer b.engMu.Unlock()
 		b.beating = false
+		b.engMu.Unlock()
+		// After it: what was deleted is not looked at in storage that was
+		// exchanged and not noticed yet.
+		b.tend(err == nil)
 	})
 }
 

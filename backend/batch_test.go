@@ -373,6 +373,62 @@ func TestBatchPanic(t *testing.T) {
 	}
 }
 
+// TestBatchRequestIDs: an item that repeats the request_id of another gets its
+// answer, or is refused for another payload, whatever became of the first.
+func TestBatchRequestIDs(t *testing.T) {
+	m := hooked(t, &logical.InmemStorage{}, func(_ context.Context, q pool.SignRequest) error {
+		if string(q.Input) == "fails" {
+			return &pool.NoEligibleNodeError{Index: 1}
+		}
+		return nil
+	})
+	one := func(s, id string) map[string]any { return map[string]any{"input": b64s(s), "request_id": id} }
+	for range 20 {
+		m.b.signed.index.invalidate()
+		status, results, _, _ := m.batchOf("sign/dave", items(one("fails", "x"), one("other", "x"), one("a", "y"), one("a", "y"), one("b", "y")))
+		if status != 400 || results[0]["error_status"] != float64(503) || results[1]["error_status"] != float64(409) ||
+			results[2]["signature"] == nil || results[3]["replayed"] != true || results[3]["signature"] != results[2]["signature"] || results[4]["error_status"] != float64(409) {
+			t.Fatalf("%d %v", status, results)
+		}
+	}
+}
+
+// TestBatchOfDestroyedAccount: a batch never goes on with the key of another
+// account that has taken the name.
+func TestBatchOfDestroyedAccount(t *testing.T) {
+	var m *mount
+	var once sync.Once
+	m = hooked(t, &logical.InmemStorage{}, func(_ context.Context, q pool.SignRequest) error {
+		once.Do(func() {
+			if _, status, msg := m.ask("destroy/carol", nil); status != 200 {
+				t.Errorf("destroy: %d %s", status, msg)
+			}
+			if _, err := m.b.HandleRequest(context.Background(), &logical.Request{Operation: logical.CreateOperation, Path: "accounts/carol",
+				Data: map[string]any{"algorithm": "ed25519"}, Storage: m.storage}); err != nil {
+				t.Error(err)
+			}
+		})
+		return nil
+	})
+	key := m.must(logical.ReadOperation, "accounts/carol", nil)["public_key_hex"]
+	var all []map[string]any
+	for i := range 100 {
+		all = append(all, map[string]any{"input": b64s(fmt.Sprint(i))})
+	}
+	status, results, _, _ := m.batchOf("sign/carol", items(all...))
+	refused := 0
+	for i, r := range results {
+		if r["error_status"] == float64(409) || r["error_status"] == float64(404) { // 404 before the name is taken again
+			refused++
+		} else if r["public_key"] != key {
+			t.Errorf("item %d: %v", i, r)
+		}
+	}
+	if now := m.must(logical.ReadOperation, "accounts/carol", nil)["public_key_hex"]; status != 400 || refused < 50 || now == key {
+		t.Errorf("%d, %d refused, the key was %v and is %v", status, refused, key, now)
+	}
+}
+
 // TestBatchEndsWithMount: Clean ends a batch under way, with all its goroutines.
 func TestBatchEndsWithMount(t *testing.T) {
 	entered := make(chan struct{}, maxBatchItems)

@@ -107,7 +107,8 @@ func (b *backend) unconfiguredEngine() (Engine, error) {
 		return nil, pool.ErrClosed
 	}
 	if b.eng == nil {
-		b.eng = b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used, OnPINRefused: b.pinRefused})
+		eng := b.cfg.NewEngine(EngineConfig{Store: b.store, Logger: b.log.Named("pool"), OnPresignatureUsed: b.stock.used, OnPINRefused: b.pinRefused})
+		b.eng = measured{eng, b.metrics}
 	}
 	return b.eng, nil
 }

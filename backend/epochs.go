@@ -51,7 +51,8 @@ func (b *backend) lockAccount(name string) func() {
 	return l.Unlock
 }
 
-// needAccount reads an account that the caller says exists.
+// needAccount reads an account that the caller says exists. One that has left for
+// another name is a movingError.
 func (b *backend) needAccount(ctx context.Context, name string) (*accountRecord, error) {
 	r, err := b.store.account(ctx, name)
 	if err != nil {
@@ -59,6 +60,9 @@ func (b *backend) needAccount(ctx context.Context, name string) (*accountRecord,
 	}
 	if r == nil {
 		return nil, noAccount(name)
+	}
+	if r.left(name) {
+		return nil, &movingError{name, r.RenamingTo}
 	}
 	return r, nil
 }
@@ -75,7 +79,7 @@ func (b *backend) updateAccount(ctx context.Context, name string, id mpc.EpochID
 	if err != nil {
 		return nil, err
 	}
-	if r == nil {
+	if r == nil || r.left(name) {
 		return nil, errEpochChanged
 	}
 	if current, err := r.Current.account(); err != nil {
@@ -101,7 +105,9 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 		if err != nil {
 			return err
 		}
-		if r == nil {
+		// Exposures of an account that has left are written under its new name,
+		// whose lock is another.
+		if r == nil || r.left(name) {
 			return errEpochChanged
 		}
 		start, err := r.Current.account()

@@ -77,7 +77,6 @@ func (b *backend) translate(op string, err error) (*logical.Response, error) {
 	}
 	status, msg := b.classify(err)
 	if status >= http.StatusInternalServerError {
-		b.log.Error("request failed", "operation", op, "status", status, "error", err)
 		msg = op + ": " + msg
 	}
 	if status == http.StatusBadRequest {
@@ -96,6 +95,7 @@ func (b *backend) classify(err error) (int, string) {
 		noNode   *pool.NoEligibleNodeError
 		busy     *pool.BusyError
 		doomed   *doomedError
+		moving   *movingError
 		say      = func(what string) string { return err.Error() + ": " + what }
 		operator = http.StatusServiceUnavailable
 	)
@@ -132,7 +132,7 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
 		return http.StatusServiceUnavailable, say("repeat the request")
-	case errors.Is(err, errEpochChanged), errors.As(err, &doomed):
+	case errors.Is(err, errEpochChanged), errors.As(err, &doomed), errors.As(err, &moving):
 		return http.StatusConflict, say("repeat the request")
 	case errors.Is(err, errVoid), errors.Is(err, errRolledBack):
 		return http.StatusInternalServerError, say("nothing is lost, it is tried again by itself; if it happens again, see nodes/ for a node that is ill")

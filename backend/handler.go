@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,7 +27,8 @@ const requestTimeout = 5 * time.Second
 const operationPrefix = "mpc"
 
 // handle wraps a handler with what all share: unknown fields are refused, the
-// deadline is set, and errors are translated. timeout 0 means requestTimeout.
+// deadline is set, errors are translated, and the request is counted. timeout 0
+// means requestTimeout.
 func (b *backend) handle(op string, timeout time.Duration, h framework.OperationFunc) framework.OperationFunc {
 	if timeout == 0 {
 		timeout = requestTimeout
@@ -35,6 +37,7 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		defer context.AfterFunc(b.ctx, cancel)()
+		started := time.Now()
 		err := refuseUnknownFields(req, data)
 		if err == nil {
 			err = refuseFractions(req, data)
@@ -42,15 +45,44 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		var resp *logical.Response
 		if err == nil {
 			resp, err = h(ctx, req, data)
+			var again bool
+			if again, err = b.finished(ctx, err); again { // a rename, by now
+				resp, err = h(ctx, req, data)
+			}
 		}
 		if errors.Is(err, context.Canceled) && b.ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", pool.ErrClosed, err)
 		}
+		cause := err
 		if err != nil {
-			return b.translate(op, err)
+			resp, err = b.translate(op, err)
 		}
-		return resp, nil
+		took := time.Since(started)
+		b.logRequest(op, req, data, took, b.metrics.answered(op, req, took, resp, err), cause)
+		return resp, err
 	}
+}
+
+// logRequest writes a line that fits the audit log by Vault's ID of the request:
+// who asked is there, and what happened here. An answer by 5xx is an error of
+// ours, everything else is of interest to whoever looks for it. status 0: another
+// server answers.
+func (b *backend) logRequest(op string, req *logical.Request, data *framework.FieldData, took time.Duration, status int, cause error) {
+	if status == 0 || status < http.StatusInternalServerError && !b.log.IsDebug() {
+		return
+	}
+	args := []any{"operation", op, "status", status, "took", took.Round(time.Microsecond), "vault_request", req.ID}
+	if name, ok := data.Raw["name"].(string); ok && data.Schema["name"] != nil {
+		args = append(args, "name", clip(name))
+	}
+	if cause != nil {
+		args = append(args, "error", cause)
+	}
+	if status >= http.StatusInternalServerError {
+		b.log.Error("request failed", args...)
+		return
+	}
+	b.log.Debug("request answered", args...)
 }
 
 // exists wraps an existence check in the same way.
@@ -85,7 +117,7 @@ func onlyKnownFields(req *logical.Request, data *framework.FieldData) error {
 	}
 	slices.Sort(strange)
 	known := slices.Sorted(maps.Keys(data.Schema))
-	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" || s == "id" }) // from the path
+	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" || s == "id" || s == "delete_after" }) // from the path, or of a DELETE
 	if len(known) == 0 {
 		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"maps"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ const (
 )
 
 func accountAnswerFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
+	out := map[string]*framework.FieldSchema{
 		"name":                field(framework.TypeString, "Name of the account."),
 		"id":                  field(framework.TypeString, "Random ID to which everything authenticated is bound, in hex."),
 		"algorithm":           field(framework.TypeString, "Signature algorithm."),
@@ -39,7 +40,6 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"epoch_id":            field(framework.TypeString, "Random ID of the share epoch, in hex."),
 		"record_hash":         field(framework.TypeString, "SHA-256 of the epoch's public record, in hex."),
 		"wrapping_version":    field(framework.TypeInt, "Version of the wrapping key that the shares are sealed to."),
-		"state":               field(framework.TypeString, "active."),
 		"created_time":        field(framework.TypeString, "When the account was created."),
 		"last_refresh_time":   field(framework.TypeString, "When the account got its present shares."),
 		"next_refresh_time":   field(framework.TypeString, "When it gets the next ones."),
@@ -56,6 +56,8 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"birth_certificate":   field(framework.TypeSlice, "Signatures of the nodes that made the key: node, identity (hex), signature (base64)."),
 		"birth_record_hash":   field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
 	}
+	maps.Copy(out, stateFields())
+	return out
 }
 
 func (b *backend) pathAccounts() []*framework.Path {
@@ -64,24 +66,6 @@ func (b *backend) pathAccounts() []*framework.Path {
 	refreshed := accountAnswerFields()
 	refreshed["session_id"] = field(framework.TypeString, "ID of the protocol session, in hex.")
 	return []*framework.Path{
-		{
-			Pattern: "accounts/?$",
-			DisplayAttrs: &framework.DisplayAttributes{
-				OperationPrefix: operationPrefix, OperationSuffix: "accounts", Navigation: true, ItemType: "Account",
-			},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: b.operation("List the accounts.", false, b.handle("accounts", 0, b.accountsList),
-					map[string]*framework.FieldSchema{"keys": optional(framework.TypeStringSlice, "Names of the accounts.")}),
-			},
-			HelpSynopsis: "The accounts of this mount.",
-			HelpDescription: `
-Lists the accounts:
-
-  $ vault list mpc/accounts
-
-One is created with: vault write mpc/accounts/alice algorithm=bip340-secp256k1
-`,
-		},
 		{
 			Pattern: "accounts/" + namePattern + "/refresh$",
 			DisplayAttrs: &framework.DisplayAttributes{
@@ -138,6 +122,12 @@ many nodes must be ready.
 					Description:  "Up to 32 key-value pairs for people; not secret. Replaces what was there.",
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Metadata"},
 				},
+				"delete_after": {
+					Type:         framework.TypeDurationSecond,
+					Description:  "Only with DELETE, as a query parameter: how long the account can be restored, at least deletion_wait of config/accounts (default), at most 87600h.",
+					Query:        true,
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Delete after"},
+				},
 			},
 			ExistenceCheck: b.exists(func(ctx context.Context, data *framework.FieldData) (bool, error) {
 				name, err := checkAccountName(data)
@@ -151,6 +141,7 @@ many nodes must be ready.
 				logical.CreateOperation: b.operation("Create an account.", true, b.handle("accounts/create", 0, b.accountCreate), created),
 				logical.UpdateOperation: b.operation("Change an account's settings.", true, b.handle("accounts/update", 0, b.accountUpdate), created),
 				logical.ReadOperation:   b.operation("Read an account.", false, b.handle("accounts/read", 0, b.accountRead), accountAnswerFields()),
+				logical.DeleteOperation: b.operation("Delete an account, which can be restored for a while.", true, b.handle("accounts/delete", 0, b.accountDelete), accountAnswerFields()),
 			},
 			HelpSynopsis: "A threshold key: create it, read its public facts, change its settings.",
 			HelpDescription: `
@@ -162,23 +153,14 @@ Creates an account whose private key exists only as wrapped shares:
 
 The algorithms are bip340-secp256k1, ed25519, ecdsa-secp256k1 and ecdsa-p256.
 On an account that exists the same command changes presign, refresh_period and
-metadata; the other fields cannot be changed. Sign with mpc/sign/alice, remove
-the account with mpc/destroy/alice.
+metadata; the other fields cannot be changed. Sign with mpc/sign/alice.
 
 An ECDSA account with presign keeps presignatures in its nodes' memory and
 makes them anew in the background. They serve messages that nodes hash under the
 account's own key; digests and child keys are signed without.
-`,
+` + deleteHelp,
 		},
 	}
-}
-
-func (b *backend) accountsList(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := b.store.accountNames(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(names), nil
 }
 
 func (b *backend) accountRead(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -237,7 +219,6 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 		"epoch_id":            record.EpochID.String(),
 		"record_hash":         hex.EncodeToString(hash[:]),
 		"wrapping_version":    int(r.Current.WrappingVersion),
-		"state":               "active",
 		"created_time":        rfc3339(r.Created),
 		"last_refresh_time":   rfc3339(r.Current.Started),
 		"next_refresh_time":   rfc3339(status.Next),
@@ -251,6 +232,7 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 		"birth_certificate":   certificate,
 		"birth_record_hash":   r.Birth.RecordHash,
 	}
+	stateAnswer(r, out)
 	if record.Algorithm.Derives() {
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
 	}

@@ -32,6 +32,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if name == wrappingKeysName {
 		return nil, invalid("no account can be called %q, since destroy/%s ends a mount: choose another name", name, name)
 	}
+	if from := b.moves.into(name); from != "" { // that account comes first
+		return nil, &movingError{from, name}
+	}
 	request, err := b.createRequest(ctx, data)
 	if err != nil {
 		return nil, err
@@ -45,15 +48,15 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	defer release()
-	taken := func() error {
+	free := func() error {
 		if old, err := b.store.account(ctx, name); err != nil {
 			return err
 		} else if old != nil {
-			return conflict("account %q exists already: choose another name, or read it", name)
+			return taken(name, old)
 		}
 		return nil
 	}
-	if err := taken(); err != nil {
+	if err := free(); err != nil {
 		return nil, err
 	}
 	eng, err := b.engine(ctx)
@@ -82,7 +85,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	r.Current = *epoch
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
-	if err := b.putNewAccount(ctx, name, r, taken); err != nil {
+	if err := b.putNewAccount(ctx, name, r, free); err != nil {
 		return nil, err
 	}
 	if err := b.step(ctx, stepCreateStored); err != nil {
@@ -97,9 +100,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	return resp, nil
 }
 
-func (b *backend) putNewAccount(ctx context.Context, name string, r *accountRecord, taken func() error) error {
+func (b *backend) putNewAccount(ctx context.Context, name string, r *accountRecord, free func() error) error {
 	defer b.lockAccount(name)()
-	if err := taken(); err != nil {
+	if err := free(); err != nil {
 		return err
 	}
 	return b.store.putAccount(ctx, name, r)
@@ -203,6 +206,9 @@ func (b *backend) changeSettings(ctx context.Context, name string, data *framewo
 	if r, err = b.needAccount(ctx, name); err != nil {
 		return nil, false, err
 	}
+	if r.Deleted != nil {
+		return nil, false, conflict("account %q was deleted: nothing was changed; %s", name, wayBack(name, r.Deleted))
+	}
 	a, err := r.Current.account()
 	if err != nil {
 		return nil, false, err
@@ -225,6 +231,9 @@ func (b *backend) changeSettings(ctx context.Context, name string, data *framewo
 
 // takeSettings validates and sets what may be changed at any time.
 func takeSettings(r *accountRecord, alg mpc.Algorithm, data *framework.FieldData) error {
+	if _, ok := data.GetOk("delete_after"); ok {
+		return invalid("delete_after goes with the deletion: vault delete <mount>/accounts/<name> delete_after=240h")
+	}
 	if v, ok := data.GetOk("presign"); ok {
 		r.Presign = v.(int)
 		switch {

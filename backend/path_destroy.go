@@ -29,7 +29,9 @@ Removes every share of the account from Vault's storage:
   $ vault write -force mpc/destroy/alice
 
 There is no way back but a backup of Vault's storage, and that only while the
-wrapping key it was sealed to exists. The path needs the sudo capability.
+wrapping key it was sealed to exists. It works in every state of the account and
+waits for nothing; vault delete mpc/accounts/alice leaves time to think. The path
+needs the sudo capability.
 `,
 	}}
 }
@@ -49,7 +51,9 @@ func (b *backend) destroy(ctx context.Context, _ *logical.Request, data *framewo
 	return nil, nil
 }
 
-func (b *backend) destroyAccount(ctx context.Context, name string) (mpc.AccountID, error) {
+// destroyAccount removes an account unless one of the conditions, which are asked
+// under the account's lock, returns an error.
+func (b *backend) destroyAccount(ctx context.Context, name string, conditions ...func(*accountRecord) error) (mpc.AccountID, error) {
 	defer b.lockAccount(name)()
 	var id mpc.AccountID
 	// Only existence and ID are needed: a record that is damaged or too new
@@ -57,6 +61,14 @@ func (b *backend) destroyAccount(ctx context.Context, name string) (mpc.AccountI
 	r, err := b.needAccount(ctx, name)
 	if err != nil {
 		return id, err
+	}
+	if r.arrived(name) { // the entry it came from would bring it back
+		return id, &movingError{name, name}
+	}
+	for _, c := range conditions {
+		if err := c(r); err != nil {
+			return id, err
+		}
 	}
 	if err := decodeHex(r.ID, id[:], "account ID"); err != nil {
 		return id, err
@@ -66,9 +78,13 @@ func (b *backend) destroyAccount(ctx context.Context, name string) (mpc.AccountI
 	}
 	b.runner.Remove(name)
 	b.stock.remove(name)
+	b.grave.forget(name)
+	if err := b.step(ctx, stepRemoveAccount); err != nil {
+		return id, err
+	}
 	if err := b.store.delete(ctx, prefixExposures+r.ID); err != nil {
 		// Nothing refers to it; the next start removes it.
 		b.log.Warn("exposures of a destroyed account stay for now", "error", err)
 	}
-	return id, nil
+	return id, b.step(ctx, stepRemoveExposures)
 }

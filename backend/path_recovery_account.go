@@ -49,7 +49,8 @@ the token and to one recovery recipient each:
 
 It works without the HSM. Keep bundles outside of Vault: any t recipients can
 rebuild the account from one, however old it is. Nobody else can do anything
-with it. The path needs the sudo capability.
+with it. Frozen and deleted accounts are exported as well. The path needs the sudo
+capability.
 `,
 	}, {
 		Pattern: "recovery/target$",
@@ -93,8 +94,9 @@ Makes new shares of an account's key out of what custodians dealt to this mount:
 
 The key itself is not put together, neither here nor at any custodian. Public key,
 threshold and account ID stay. The name must be free, or be that of the same
-account, whose shares are then replaced, once every new one has been opened. The
-path needs the sudo capability.
+account, whose shares are then replaced, once every new one has been opened. An
+account that is frozen stays frozen; a deleted one is restored first. The path
+needs the sudo capability.
 `,
 	}}
 }
@@ -346,6 +348,12 @@ func (b *backend) replaceable(ctx context.Context, name string, record *mpc.Publ
 	r, err := b.store.account(ctx, name)
 	if err != nil || r == nil {
 		return nil, err
+	}
+	if r.left(name) {
+		return nil, &movingError{name, r.RenamingTo}
+	}
+	if r.Deleted != nil {
+		return nil, conflict("account %q was deleted: nothing was imported; %s", name, wayBack(name, r.Deleted))
 	}
 	a, err := r.Current.account()
 	if err != nil {

@@ -22,7 +22,7 @@ func (b *backend) presignEngine(ctx context.Context) (presignEngine, error) { re
 // presignAccount implements presignSource.
 func (b *backend) presignAccount(ctx context.Context, name string) (*presignAccount, error) {
 	r, err := b.store.account(ctx, name)
-	if err != nil || r == nil {
+	if err != nil || r == nil || r.left(name) || r.state() != stateActive {
 		return nil, err
 	}
 	a, err := b.store.usable(ctx, r)

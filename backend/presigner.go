@@ -32,7 +32,8 @@ const (
 type presignSource interface {
 	// presignEngine returns the engine, started if need be.
 	presignEngine(ctx context.Context) (presignEngine, error)
-	// presignAccount reads an account anew; nil for one that is gone.
+	// presignAccount reads an account anew; nil for one that is gone or does not
+	// sign.
 	presignAccount(ctx context.Context, name string) (*presignAccount, error)
 }
 
@@ -172,7 +173,7 @@ func (p *presigner) touchLocked(name string) {
 }
 
 func (p *presigner) setLocked(name string, r *accountRecord) {
-	if r.Presign == 0 {
+	if r.Presign == 0 || r.state() != stateActive || r.left(name) {
 		p.removeLocked(name)
 		return
 	}

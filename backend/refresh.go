@@ -20,12 +20,13 @@ type refreshed struct {
 }
 
 // refreshAccount gives an account new shares, one call at a time per account.
-func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, error) {
+func (b *backend) refreshAccount(ctx context.Context, name string) (out *refreshed, err error) {
 	release, err := b.busy.reserve(prefixAccounts+name, "is being refreshed")
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	defer func() { b.metrics.refreshed(err) }()
 	eng, r, err := b.settled(ctx, name)
 	if err != nil && !errors.Is(err, errRolledBack) {
 		return nil, err

@@ -96,7 +96,7 @@ func (m *mount) ask(path string, data map[string]any) (map[string]any, int, stri
 	}
 	resp, err := m.b.HandleRequest(context.Background(), &logical.Request{Operation: logical.UpdateOperation, Path: path, Data: body, Storage: m.storage})
 	status, msg := answer(resp, err)
-	if status != 200 {
+	if status != 200 || resp == nil {
 		return nil, status, msg
 	}
 	return resp.Data, status, ""
@@ -180,6 +180,22 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
+// TestReplayAsksTheAccount: a stored answer is given out where the account may
+// sign, and only there; it follows the account to another name.
+func TestReplayAsksTheAccount(t *testing.T) {
+	m := hooked(t, &logical.InmemStorage{}, pass)
+	first := m.must(logical.UpdateOperation, "sign/dave", signedOnce)
+	m.must(logical.UpdateOperation, "accounts/dave/freeze", map[string]any{"reason": "inquiry"})
+	m.fails(logical.UpdateOperation, "sign/dave", signedOnce, 409, "frozen")
+	m.must(logical.UpdateOperation, "accounts/dave/unfreeze", nil)
+	m.must(logical.UpdateOperation, "accounts/dave/rename", map[string]any{"new_name": "david"})
+	if got := m.must(logical.UpdateOperation, "sign/david", signedOnce); got["replayed"] != true || got["signature"] != first["signature"] {
+		t.Errorf("under the new name: %v", got)
+	}
+	m.must(logical.DeleteOperation, "accounts/david", nil)
+	m.fails(logical.UpdateOperation, "sign/david", signedOnce, 409, "deleted")
+}
+
 // TestStoredAnswer: what is stored, and where.
 func TestStoredAnswer(t *testing.T) {
 	clk := newClock()
@@ -257,7 +273,8 @@ func TestSignedIDCoversEverything(t *testing.T) {
 func TestTwins(t *testing.T) {
 	var signed atomic.Int64
 	entered, let := make(chan struct{}, 64), make(chan struct{})
-	m := hooked(t, &logical.InmemStorage{}, func(ctx context.Context, q pool.SignRequest) error {
+	a := &answers{Storage: &logical.InmemStorage{}}
+	m := hooked(t, a, func(ctx context.Context, q pool.SignRequest) error {
 		signed.Add(1)
 		entered <- struct{}{}
 		select {
@@ -306,6 +323,10 @@ func TestTwins(t *testing.T) {
 		if o.data["replayed"] == true {
 			replayed++
 		}
+	}
+	// Who came when the answer was stored already has read it, once each.
+	if a.puts.Load() != 1 || a.gets.Load() > 31 {
+		t.Errorf("%d writes, %d reads", a.puts.Load(), a.gets.Load())
 	}
 	if replayed != 31 || signed.Load() != 1 || len(m.b.signed.running) != 0 {
 		t.Errorf("%d replayed, %d signed, %d still running", replayed, signed.Load(), len(m.b.signed.running))

@@ -27,7 +27,7 @@ func (b *backend) RewrapAccount(ctx context.Context, name string) (rotation.Reco
 	return scheduleOf(name, r), nil
 }
 
-func (b *backend) rewrapAccount(ctx context.Context, name string) (*accountRecord, error) {
+func (b *backend) rewrapAccount(ctx context.Context, name string) (out *accountRecord, err error) {
 	release, err := b.busy.reserve(prefixAccounts+name, "is being rewrapped")
 	if err != nil {
 		return nil, err
@@ -45,6 +45,7 @@ func (b *backend) rewrapAccount(ctx context.Context, name string) (*accountRecor
 	if newest == nil || r.refers().sealed >= newest.KeyVersion {
 		return r, nil
 	}
+	defer func() { b.metrics.rewrapped(err) }()
 	old, err := b.store.usable(ctx, r)
 	if err != nil {
 		return nil, err

@@ -33,10 +33,13 @@ func (b *backend) RefreshAccount(ctx context.Context, name string) (rotation.Rec
 	return scheduleOf(name, res.record), nil
 }
 
-// goneOr turns "no such account" into what the runner understands.
+// goneOr turns "no such account" into what the runner understands. One that has
+// left for another name is told to the runner under that name by who finishes
+// the move.
 func goneOr(err error) error {
 	var f *fault
-	if errors.As(err, &f) && f.status == http.StatusNotFound {
+	var moving *movingError
+	if errors.As(err, &f) && f.status == http.StatusNotFound || errors.As(err, &moving) {
 		return rotation.ErrGone
 	}
 	return err
@@ -47,6 +50,7 @@ func goneOr(err error) error {
 func (b *backend) accountChanged(name string, r *accountRecord) {
 	b.runner.Set(scheduleOf(name, r))
 	b.stock.set(name, r)
+	b.grave.set(name, r)
 }
 
 // Schedule implements rotation.Store. An account that cannot be read is
@@ -62,7 +66,14 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 	ids := map[string]bool{}
 	complete, err := b.readAll(ctx, func(name string, r *accountRecord) {
 		ids[r.ID] = true
+		if r.RenamingTo != "" {
+			b.moves.note(name, r.RenamingTo)
+		}
+		if r.left(name) {
+			return // it is scheduled under its new name
+		}
 		b.stock.found(name, r)
+		b.grave.found(name, r)
 		out = append(out, scheduleOf(name, r))
 	})
 	if err != nil {
@@ -70,6 +81,7 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 	}
 	b.stock.listed()
 	b.keeper.Kick()
+	b.tendSoon()
 	for _, id := range orphans {
 		if _, err := hex.DecodeString(id); complete && err == nil && !ids[id] {
 			if err := b.store.delete(ctx, prefixExposures+id); err != nil {

@@ -14,7 +14,15 @@ type signable struct {
 	lineage string
 	// unsettled says that the epoch before is still in the entry.
 	unsettled bool
+	// frozen and deleted are nil in an account that signs.
+	frozen  *frozenRecord
+	deleted *deletedRecord
+	// renamingTo is that of the entry.
+	renamingTo string
 }
+
+// usable is nil for an account that may sign. Every route to a signature asks.
+func (v *signable) usable(name string) error { return notSigning(name, v.frozen, v.deleted) }
 
 // addedExposures are those of an exposuresRecord; the zero value stands for no
 // record. It is cached and shared.
@@ -49,7 +57,10 @@ func newSignable(r *accountRecord) (*signable, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &signable{account: a, lineage: r.Current.Lineage, unsettled: r.Previous != nil}, nil
+	return &signable{
+		account: a, lineage: r.Current.Lineage, unsettled: r.Previous != nil,
+		frozen: r.Frozen, deleted: r.Deleted, renamingTo: r.RenamingTo,
+	}, nil
 }
 
 // forUse returns the account as the pool takes it, with every exposure so far.

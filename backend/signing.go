@@ -10,13 +10,19 @@ import (
 )
 
 // needSignable reads what signing needs of an account that the caller says
-// exists.
+// exists. Whether it may sign is for readForSigning: verifying and deriving are
+// allowed in every state.
 func (b *backend) needSignable(ctx context.Context, name string) (*signable, error) {
 	v, err := b.store.signable(ctx, name)
-	if err == nil && v == nil {
-		err = noAccount(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case v == nil:
+		return nil, noAccount(name)
+	case v.renamingTo != "" && v.renamingTo != name:
+		return nil, &movingError{name, v.renamingTo}
 	}
-	return v, err
+	return v, nil
 }
 
 // readForSigning reads what a signature needs, and how long it may take.
@@ -24,6 +30,9 @@ func (b *backend) readForSigning(ctx context.Context, name string) (*signable, *
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	v, err := b.needSignable(ctx, name)
+	if err == nil {
+		err = v.usable(name) // not if it is frozen or deleted
+	}
 	if err != nil {
 		return nil, nil, 0, err
 	}
@@ -103,7 +112,7 @@ func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unse
 		return nil, nil, err
 	}
 	id := a.Record.AccountID
-	r, err := b.needAccount(ctx, name) // as it is in storage
+	r, err := b.needSigning(ctx, name) // as it is in storage
 	if err != nil {
 		return nil, nil, err
 	}

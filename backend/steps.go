@@ -25,6 +25,14 @@ const (
 	stepSettleBack    = "settle: the account is about to go back"
 	stepSettleWent    = "settle: the account has gone back"
 
+	stepRenameMarked  = "rename: the old name is marked"
+	stepRenameArrived = "rename: the account is stored under the new name"
+	stepRenameRemoved = "rename: the old name is removed"
+	stepRenameDone    = "rename: the mark is removed"
+
+	stepRemoveAccount   = "remove: the account is removed"
+	stepRemoveExposures = "remove: its exposures are removed"
+
 	stepRotateMade    = "rotate: the new wrapping key is in the token"
 	stepRotateStored  = "rotate: the new wrapping key is stored"
 	stepRotateRetired = "rotate: the old wrapping keys are retired"

@@ -253,7 +253,8 @@ type accountRecord struct {
 	Frozen  *frozenRecord  `json:"frozen,omitempty"`
 	Deleted *deletedRecord `json:"deleted,omitempty"`
 	// RenamingTo is the name that the account is being moved to. Nobody uses
-	// this entry any more: the move is finished first, by whoever finds it.
+	// this entry any more: the move is finished first, by whoever finds it. An
+	// entry with its own name there has arrived and is used; see moves.go.
 	RenamingTo string      `json:"renaming_to,omitempty"`
 	Current    epochRecord `json:"current"`
 	// Previous stays until what replaced it has been opened once: the shares

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -58,7 +59,7 @@ var _ pool.KeyStore = (*store)(nil)
 func (s *store) get(ctx context.Context, key string, into storedRecord) (bool, error) {
 	entry, err := s.s.Get(ctx, key)
 	if err != nil {
-		return false, fmt.Errorf("reading %s from storage: %w", key, err)
+		return false, storageError(ctx, "reading", key, err)
 	}
 	if entry == nil {
 		return false, nil
@@ -67,6 +68,15 @@ func (s *store) get(ctx context.Context, key string, into storedRecord) (bool, e
 		return false, &damagedError{key, err}
 	}
 	return true, nil
+}
+
+// storageError says what was done with storage when it failed. What comes back
+// from Vault is text, so a deadline that passed meanwhile is only known from ctx.
+func storageError(ctx context.Context, doing, key string, err error) error {
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		return fmt.Errorf("%s %s in storage: %w: %w", doing, key, ended, err)
+	}
+	return fmt.Errorf("%s %s in storage: %w", doing, key, err)
 }
 
 // damagedError: a record was read and makes no sense. It quotes nothing of it.
@@ -91,7 +101,7 @@ func (s *store) put(ctx context.Context, key string, record any) error {
 	done(err)
 	s.written(key, err)
 	if err != nil {
-		return fmt.Errorf("writing %s to storage: %w", key, err)
+		return storageError(ctx, "writing", key, err)
 	}
 	return nil
 }
@@ -101,7 +111,7 @@ func (s *store) delete(ctx context.Context, key string) error {
 	s.refs.deleted(key, err)
 	s.written(key, err)
 	if err != nil {
-		return fmt.Errorf("deleting %s from storage: %w", key, err)
+		return storageError(ctx, "deleting", key, err)
 	}
 	return nil
 }
@@ -109,7 +119,7 @@ func (s *store) delete(ctx context.Context, key string) error {
 func (s *store) list(ctx context.Context, prefix string) ([]string, error) {
 	keys, err := s.s.List(ctx, prefix)
 	if err != nil {
-		return nil, fmt.Errorf("listing %s in storage: %w", prefix, err)
+		return nil, storageError(ctx, "listing", prefix, err)
 	}
 	return keys, nil
 }

@@ -139,14 +139,23 @@ func TestRunnerRewraps(t *testing.T) {
 	if p.Rewrap.Version != 2 || p.Rewrap.Done != 3 || p.Rewrap.Total != 4 || p.Rewrap.LastError == nil || p.Rewrap.LastError.Key != "bad" || p.LastError != nil {
 		t.Errorf("progress: %+v", p)
 	}
+	if p.Failing != 1 || p.Overdue != 0 {
+		t.Errorf("%d accounts fail and %d are overdue, want 1 and 0", p.Failing, p.Overdue)
+	}
 	s, _ := r.Status("bad")
 	if s.LastRewrapError != "no" || s.LastError != "" || s.NextRewrap.IsZero() || !s.Next.Equal(epoch.Add(48*time.Hour)) {
 		t.Errorf("a failed rewrap: %+v", s)
 	}
 	// Its refresh is not held up, and brings it there.
-	w.advance(48 * time.Hour)
+	w.advance(48*time.Hour + time.Second)
+	if p := r.Progress(); p.Overdue == 0 {
+		t.Errorf("no account is overdue after its period: %+v", p)
+	}
 	w.failWrap["bad"] = errors.New("still no")
 	settle(r)
+	if p := r.Progress(); p.Failing != 0 || p.Overdue != 0 {
+		t.Errorf("after the refresh %d accounts fail and %d are overdue", p.Failing, p.Overdue)
+	}
 	if s, _ := r.Status("bad"); s.LastRewrapError != "" || r.Progress().Rewrap.Done != 4 {
 		t.Errorf("after its refresh: %+v, %+v", s, r.Progress().Rewrap)
 	}

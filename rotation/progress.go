@@ -41,7 +41,11 @@ type Progress struct {
 	// are not, Running how many are being refreshed or rewrapped, Waiting how
 	// many wait after a failed refresh.
 	Accounts, Due, Running, Waiting int
-	Refreshed, Failed               uint64
+	// Overdue is how many have shares that are older than their period, Failing
+	// how many failed at their last refresh or rewrap; also while they are tried
+	// again.
+	Overdue, Failing  int
+	Refreshed, Failed uint64
 	LastError                       *Failure
 	// Oldest is when the oldest shares were made; the zero time without
 	// accounts.
@@ -123,6 +127,12 @@ func (r *Runner) Progress() Progress {
 		}
 		if period > 0 {
 			p.Demand += 1 / period.Seconds()
+			if now.Sub(it.record.LastRefresh) > period {
+				p.Overdue++
+			}
+		}
+		if it.refresh.lastErr != nil || it.rewrap.lastErr != nil {
+			p.Failing++
 		}
 		switch {
 		case it.running:

@@ -32,7 +32,7 @@ var readmePromises = promises{ // read only
 	`vault write mpc/accounts/payments/freeze`:            `(?s)frozen_reason +laptop lost.*state +frozen`,
 	`mpckms account list --state frozen`:                  `payments`,
 	`vault write -f mpc/accounts/payments/unfreeze`:       `(?m)^state +active$`,
-	`vault delete mpc/accounts/web`:                       `Success`,
+	`vault delete mpc/accounts/web`:                       `Success|deleted`,
 	`vault write -f mpc/accounts/web/restore`:             `(?m)^state +active$`,
 	`vault write -f mpc/accounts/treasury/refresh`:        `(?m)^share_epoch +2$`,
 	`vault read -field=share_epoch mpc/accounts/treasury`: `^2\n$`,

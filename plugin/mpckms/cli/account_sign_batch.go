@@ -13,10 +13,14 @@ import (
 )
 
 const (
-	// batchItems is how many items go into one request: few enough that a bar
-	// moves, enough that the server has something to do side by side. The
-	// engine takes 128.
-	batchItems = 32
+	// A request has few items at first, and then as many as took about batchPace
+	// the last time: all items of a request share the engine's session_timeout
+	// (30 s by default), and a signature takes between milliseconds and, for
+	// ECDSA without presignatures on a busy machine, seconds. It has at most
+	// batchItems, the most the engine takes, and batchGrowth times as many as
+	// the last.
+	batchFirst, batchGrowth, batchItems = 4, 4, 128
+	batchPace                           = 5 * time.Second
 	// batchBytes bounds the input of one request, in base64. The engine takes
 	// 4 MiB before base64.
 	batchBytes = 5 << 20
@@ -108,6 +112,7 @@ type batch struct {
 	shared  map[string]any // fields of every request
 	items   []batchItem
 	noWait  bool
+	took    time.Duration // for the last request
 	doc     batchDoc
 }
 
@@ -123,10 +128,11 @@ func (b *batch) run(ctx context.Context, timeout time.Duration) error {
 		b.doc.Results[i] = batchResult{Item: i + 1, Reference: b.items[i].reference, Error: "not signed: an earlier request failed"}
 	}
 	var stopped error
-	for from := 0; from < len(b.items) && stopped == nil; {
+	for from, size := 0, batchFirst; from < len(b.items) && stopped == nil; {
 		b.bar.draw("Signing", from, len(b.items), fmt.Sprintf("%d of %d", from, len(b.items)))
-		next := b.chunk(from)
+		next := b.chunk(from, size)
 		stopped = b.sign(waitCtx, ctx, from, next, progress)
+		size = nextSize(next-from, b.took, b.batchPace)
 		from = next
 	}
 	for _, r := range b.doc.Results {
@@ -144,12 +150,21 @@ func (b *batch) run(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
-// chunk returns the end of the request that begins with an item.
-func (b *batch) chunk(from int) int {
+// nextSize is how many items the next request has, after one with that many has
+// taken so long.
+func nextSize(items int, took, pace time.Duration) int {
+	most := min(items*batchGrowth, batchItems)
+	fit := int64(items) * int64(pace/time.Microsecond) / max(int64(took/time.Microsecond), 1)
+	return int(max(min(fit, int64(most)), 1))
+}
+
+// chunk returns the end of the request that begins with an item and has at most
+// so many.
+func (b *batch) chunk(from, items int) int {
 	size := 0
 	for i := from; i < len(b.items); i++ {
 		size += b.items[i].size
-		if i > from && (i-from == batchItems || size > batchBytes) {
+		if i > from && (i-from == items || size > batchBytes) {
 			return i
 		}
 	}
@@ -209,10 +224,12 @@ func (b *batch) once(ctx context.Context, todo []int, progress *progressLine) (w
 			Status int    `json:"error_status"`
 		} `json:"batch_results"`
 	}
+	begun := time.Now()
 	found, err := b.signOnce(ctx, b.client, request{
 		what:       fmt.Sprintf("sign items %d to %d with account %q", todo[0]+1, todo[len(todo)-1]+1, b.account),
 		capability: capUpdate, path: "sign/" + b.account, body: body, account: b.account, withResults: true,
 	}, &answer, progress, b.noWait)
+	b.took = time.Since(begun)
 	if !found || len(answer.Results) != len(todo) {
 		if err == nil {
 			err = &refusal{what: fmt.Sprintf("the server answered %d items with %d results", len(todo), len(answer.Results)),

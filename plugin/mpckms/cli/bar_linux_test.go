@@ -52,7 +52,7 @@ func (s *screen) run(t *testing.T, cfg Config) (code int, stdout, shown string) 
 	var out lockedBuffer
 	cfg.Stdout, cfg.Stderr = &out, s.tty
 	cfg.StoredToken = func() (string, error) { return "", nil }
-	cfg.retryPause, cfg.progressPause = time.Millisecond, time.Millisecond
+	cfg.retryPause, cfg.progressPause, cfg.batchPace = time.Millisecond, time.Millisecond, time.Hour
 	code = Run(t.Context(), cfg)
 	if err := s.tty.Close(); err != nil {
 		t.Fatal(err)
@@ -218,9 +218,9 @@ func TestBatchShowsABar(t *testing.T) {
 	_ = s
 	code, stdout, shown := newScreen(t, 100).run(t, Config{
 		Args:  []string{"account", "sign-batch", "treasury", "--file", "-", "-o", "json"},
-		Stdin: strings.NewReader(strings.Repeat(`{"text":"x"}`, 2*batchItems)),
+		Stdin: strings.NewReader(strings.Repeat(`{"text":"x"}`, 40)),
 	})
-	if code != 0 || strings.Contains(stdout, "\x1b") || !strings.Contains(shown, "Signing [############------------]  50 %  32 of 64") || left(shown) != "" {
+	if code != 0 || strings.Contains(stdout, "\x1b") || !strings.Contains(shown, "Signing [############------------]  50 %  20 of 40") || left(shown) != "" {
 		t.Errorf("exit code %d, left %q: %q", code, left(shown), shown)
 	}
 }

@@ -9,8 +9,9 @@
 //
 // Streams: answers go to stdout, everything else (errors, warnings, progress)
 // to stderr. With -o json stdout carries one JSON document, or nothing when
-// the command fails; status, and recovery export of all accounts, are exceptions
-// and print their documents always.
+// the command fails; status, doctor, sign-batch, and recovery export of all
+// accounts, are exceptions and print their documents always. A bar of progress is
+// drawn on stderr where that is a terminal; elsewhere progress is lines.
 //
 // Exit codes: 0 done; 1 the server or the network refused, or the answer was
 // "no" (an invalid signature, an untrusted file, an engine that is not ready); 2 wrong usage or

@@ -186,7 +186,11 @@ func (r *refusal) noRoute() bool {
 	return r.status == http.StatusNotFound && r.said("no handler for route")
 }
 
-func (r *refusal) unsupportedPath() bool { return r.said("unsupported path") }
+// unsupportedPath recognizes Vault's words and those of the engine itself, which
+// an older version uses for what it does not have yet.
+func (r *refusal) unsupportedPath() bool {
+	return r.said("unsupported path") || r.status == http.StatusNotFound && r.said("there is no path")
+}
 
 // denied tells Vault's own refusal from an engine's 403 with a reason.
 func (r *refusal) denied() bool {

@@ -42,6 +42,8 @@ func TestServerErrors(t *testing.T) {
 			[]string{`nothing is mounted at "mpc/"`, "vault secrets enable -path=mpc mpc", "--mount"}},
 		{"other engine", "account list", "LIST mpc/accounts", fails(404, "1 error occurred:\n\t* unsupported path\n\n"),
 			[]string{"does not know mpc/accounts", "mpckms status"}},
+		{"older engine", "account freeze a", "PUT mpc/accounts/a/freeze", fails(404, `there is no path "accounts/a/freeze" here; paths are …`),
+			[]string{"does not know mpc/accounts/a/freeze", "an older version of the plugin"}},
 		{"in Vault's frame", "account show a", "GET mpc/accounts/a", fails(404, "1 error occurred:\n\t* there is no account \"a\"\n\n"),
 			[]string{`cannot show account "a": there is no account "a" (status 404)`}},
 		{"no such account", "account show a", "GET mpc/accounts/a", fails(404, `no account "a"`),

@@ -38,6 +38,8 @@ type Config struct {
 	// Pauses of `account sign` while it waits; tests shorten them. Zero
 	// means the defaults.
 	retryPause, progressPause time.Duration
+	// batchPace is how long a request of a batch should take; see nextSize.
+	batchPace time.Duration
 	// scryptWork is log₂ of the work that guessing a key file's passphrase
 	// takes; tests lower it. Zero means age's default, about a second.
 	scryptWork int
@@ -70,6 +72,7 @@ type app struct {
 	storedToken    func() (string, error)
 	retryPause     time.Duration
 	progressPause  time.Duration
+	batchPace      time.Duration
 	scryptWork     int
 
 	mount  string
@@ -86,7 +89,7 @@ func newApp(cfg Config) *app {
 	a := &app{
 		stdin: cfg.Stdin, stdout: cfg.Stdout, stderr: cfg.Stderr,
 		version: cfg.Version, storedToken: cfg.StoredToken,
-		retryPause: cfg.retryPause, progressPause: cfg.progressPause, scryptWork: cfg.scryptWork,
+		retryPause: cfg.retryPause, progressPause: cfg.progressPause, batchPace: cfg.batchPace, scryptWork: cfg.scryptWork,
 	}
 	a.bar = newBar(a.stderr)
 	a.bar.clean = func(s string) string { return a.strike(clean(s)) }
@@ -104,6 +107,9 @@ func newApp(cfg Config) *app {
 	}
 	if a.progressPause == 0 {
 		a.progressPause = 2 * time.Second
+	}
+	if a.batchPace == 0 {
+		a.batchPace = batchPace
 	}
 	return a
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // batchServer answers batch items as the engine does: it "signs" every input but
@@ -131,11 +132,11 @@ func TestSignBatchFailures(t *testing.T) {
 		}
 		signing(w, r)
 	})
-	res, doc = signBatch(t, strings.Repeat(`{"text":"x"}`, 3*batchItems))
-	res.want(t, 1, "cannot sign items 33 to 64", "no node is ready")
-	if doc.Failed != 2*batchItems || doc.Results[batchItems-1].Sign == nil || !strings.Contains(doc.Results[batchItems].Error, "no node is ready") ||
-		doc.Results[2*batchItems].Error != "not signed: an earlier request failed" || requests.Load() != 2 {
-		t.Errorf("%d failed, %d requests: %+v", doc.Failed, requests.Load(), doc.Results[batchItems])
+	res, doc = signBatch(t, strings.Repeat(`{"text":"x"}`, 30))
+	res.want(t, 1, "cannot sign items 5 to 20", "no node is ready")
+	if doc.Failed != 26 || doc.Results[3].Sign == nil || !strings.Contains(doc.Results[4].Error, "no node is ready") ||
+		doc.Results[20].Error != "not signed: an earlier request failed" || requests.Load() != 2 {
+		t.Errorf("%d failed, %d requests: %+v", doc.Failed, requests.Load(), doc.Results[4])
 	}
 
 	s.on("PUT mpc/sign/treasury", data(`{"batch_results":[]}`))
@@ -212,6 +213,32 @@ func TestBatchItemsRefused(t *testing.T) {
 	run(t, "account", "sign-batch", "treasury", "--file", "-", "--timeout", "0s").want(t, 2, "--timeout")
 	if len(s.calls) != 0 {
 		t.Errorf("sent %v", s.calls)
+	}
+}
+
+// Requests become as long as their items are quick.
+func TestBatchPace(t *testing.T) {
+	for _, test := range []struct {
+		items int
+		took  time.Duration
+		want  int
+	}{
+		{4, 0, 16}, {4, time.Millisecond, 16}, {16, 500 * time.Millisecond, 64}, {64, time.Second, 128}, {128, time.Second, 128},
+		{4, 4 * time.Second, 5}, {5, 10 * time.Second, 2}, {2, time.Minute, 1}, {1, time.Hour, 1}, {1, time.Second, 4},
+	} {
+		if got := nextSize(test.items, test.took, batchPace); got != test.want {
+			t.Errorf("after %d in %v: %d, want %d", test.items, test.took, got, test.want)
+		}
+	}
+	s := batchServer(t)
+	res, doc := signBatch(t, strings.Repeat(`{"text":"x"}`, 300))
+	res.want(t, 0)
+	var sizes []int
+	for _, c := range s.called("PUT mpc/sign/treasury") {
+		sizes = append(sizes, len(c.body["batch_input"].([]any)))
+	}
+	if fmt.Sprint(sizes) != "[4 16 64 128 88]" || len(doc.Results) != 300 {
+		t.Errorf("%d results in requests of %v", len(doc.Results), sizes)
 	}
 }
 
