@@ -110,7 +110,7 @@ func decodeBase64(data *framework.FieldData, field string, most int) ([]byte, er
 		return nil, invalid("%s is missing: send it in base64", field)
 	}
 	if len(text) > base64.StdEncoding.EncodedLen(most) {
-		return nil, invalid("%s is longer than %d bytes: send a digest with message_type=digest", field, most)
+		return nil, invalid("%s is longer than %d bytes: send its digest with message_type=digest, which all algorithms but ed25519 take", field, most)
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
