@@ -61,7 +61,7 @@ Lets t nodes sign together:
 message_type=eip712 takes the JSON of eth_signTypedData_v4, from a file with
 base64 -w0:
 
-  $ vault write mpc/sign/bob message_type=eip712 input=$(printf '{"types":{"Mail":[{"name":"text","type":"string"}]},"primaryType":"Mail","domain":{"name":"example"},"message":{"text":"hello"}}' | base64 -w0)
+  $ vault write mpc/sign/bob message_type=eip712 input=$(printf '{"types":{"EIP712Domain":[{"name":"name","type":"string"}],"Mail":[{"name":"text","type":"string"}]},"primaryType":"Mail","domain":{"name":"example"},"message":{"text":"hello"}}' | base64 -w0)
 
 With derivation_path or taproot_tweak the child's key signs; see
 mpc/accounts/:name/derive. signature_format chooses the encoding: der, compact
