@@ -169,3 +169,35 @@ func TestRenameUndoneHiccup(t *testing.T) {
 		m.signs("carol")
 	}
 }
+
+// TestReferencesAfterHiccup: an entry was removed although storage said otherwise.
+// It does not keep a wrapping key from being destroyed for ever.
+func TestReferencesAfterHiccup(t *testing.T) {
+	for name, remove := range map[string]func(*mount){
+		"destroy": func(m *mount) { m.do(logical.DeleteOperation, "destroy/bob", nil) },
+		"rename": func(m *mount) {
+			m.do(logical.UpdateOperation, "accounts/bob/rename", toRename("robert"))
+			m.b.tend(false)
+			m.must(logical.DeleteOperation, "destroy/robert", nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &hiccup{Storage: &logical.InmemStorage{}}
+			m := wrapped(t, h, newFake(t), newClock())
+			h.armed, h.late, h.left = true, true, map[string]int{"destroy": 0, "rename": 2}[name]
+			remove(m)
+			if !h.failed {
+				t.Fatal("no write has failed")
+			}
+			if left := keysUnder(t, m, prefixAccounts); len(left) != 1 {
+				t.Fatalf("left: %v", left)
+			}
+			if !m.b.store.refs.isComplete() { // as scanIfNeeded does
+				m.read()
+			}
+			if got := m.references(1); got != "1/1" {
+				t.Errorf("references to version 1: %s", got)
+			}
+		})
+	}
+}
