@@ -51,6 +51,7 @@ type message struct {
 // verification.
 type signing struct {
 	message
+	algorithm mpc.Algorithm
 	account   mpc.AccountID
 	format    signatureFormat
 	publicKey []byte // of the child, where one is asked for
@@ -65,7 +66,7 @@ func parseSigning(record *mpc.PublicRecord, data *framework.FieldData) (*signing
 		return nil, err
 	}
 	m.derivation = parseDerivation(data)
-	q := &signing{message: *m, account: record.AccountID, publicKey: record.PublicKey} // the same in every epoch
+	q := &signing{message: *m, algorithm: record.Algorithm, account: record.AccountID, publicKey: record.PublicKey} // the same in every epoch
 	if m.derivation != (mpc.Derivation{}) {
 		child, err := derive.Derive(record, m.derivation)
 		if err != nil {
