@@ -59,7 +59,7 @@ func TestFreeze(t *testing.T) {
 		t.Errorf("frozen: %v", first)
 	}
 	m.rests("alice", "frozen", `is frozen since `+first["frozen_time"].(string)+` (lost laptop)`)
-	m.fails(logical.UpdateOperation, "accounts/alice/csr", map[string]any{"common_name": "a"}, http.StatusConflict, "is frozen")
+	m.fails(logical.UpdateOperation, "accounts/alice/csr", map[string]any{"common_name": "a"}, http.StatusConflict, "has been frozen")
 	// What needs no share goes on.
 	if v := m.update("verify/alice", map[string]any{"input": "aGVsbG8=", "signature": s["signature"]}); v["valid"] != true {
 		t.Error("verify does not work on a frozen account")
@@ -158,7 +158,7 @@ func TestFreezeBeforeRetry(t *testing.T) {
 		}
 		m.fake.spare = true // its exposure is refused, since the epoch is over
 		_, _, err = m.b.signAccount(t.Context(), m.fake, "alice", v.unsettled, a, &message{input: []byte("x"), kind: mpc.MessageRaw, hash: mpc.HashNone})
-		if (err != nil) != freeze || freeze && !strings.Contains(err.Error(), "is frozen") {
+		if (err != nil) != freeze || freeze && !strings.Contains(err.Error(), "has been frozen") {
 			t.Errorf("frozen: %v, signed: %v", freeze, err)
 		}
 	}
@@ -223,7 +223,7 @@ func TestNothingIsSignedAfterFreeze(t *testing.T) {
 					return
 				case ok:
 					signed[before%2].Add(1)
-				case !strings.Contains(msg, "is frozen"):
+				case !strings.Contains(msg, "has been frozen"):
 					t.Errorf("%d %s", status, msg)
 					return
 				default:
@@ -235,11 +235,11 @@ func TestNothingIsSignedAfterFreeze(t *testing.T) {
 	for range 200 {
 		m.update("accounts/alice/freeze", nil)
 		phase.Add(1)
-		if m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "is frozen"); t.Failed() {
+		if m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "has been frozen"); t.Failed() {
 			break
 		}
 		m.update("accounts/alice/refresh", nil)
-		m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "is frozen")
+		m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "has been frozen")
 		phase.Add(1)
 		m.update("accounts/alice/unfreeze", nil)
 		m.signs("alice")
@@ -309,10 +309,10 @@ func TestStateIsNotOverwritten(t *testing.T) {
 				if name == "rename" {
 					// Who freezes a name that is being left is told so.
 					m.update("accounts/alicia/freeze", nil)
-					m.rests("alicia", "frozen", "is frozen")
+					m.rests("alicia", "frozen", "has been frozen")
 					return
 				}
-				m.rests("alice", "frozen", "is frozen")
+				m.rests("alice", "frozen", "has been frozen")
 			})
 		}
 		if len(met) == 0 {

@@ -143,7 +143,7 @@ func TestFreezeWhileSigning(t *testing.T) {
 					return
 				case err == nil:
 					made.Add(1)
-				case strings.Contains(err.Error(), "is frozen"):
+				case strings.Contains(err.Error(), "has been frozen"):
 					refused.Add(1)
 				default:
 					t.Error(err)
@@ -431,7 +431,7 @@ func TestFrozenEverywhere(t *testing.T) {
 	standby := &engine{c.Standbys(t)[0], "mpc"}
 	standby.write(t, "accounts/alice/rename", map[string]any{"new_name": "alicia"})
 	standby.cli(t, 0, "delete", "mpc/accounts/bob")
-	everywhere("alicia", 409, "is frozen")
+	everywhere("alicia", 409, "has been frozen")
 	everywhere("alice", 404, "there is no account")
 	everywhere("bob", 409, "was deleted")
 
@@ -439,7 +439,7 @@ func TestFrozenEverywhere(t *testing.T) {
 	c.AwaitElection(t, old)
 	next := &engine{c.Leader(t), "mpc"}
 	next.waitNodes(t, 3)
-	everywhere("alicia", 409, "is frozen")
+	everywhere("alicia", 409, "has been frozen")
 	everywhere("alice", 404, "there is no account")
 	everywhere("bob", 409, "was deleted")
 	standby = &engine{c.Standbys(t)[0], "mpc"}
