@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -199,5 +200,48 @@ func TestReferencesAfterHiccup(t *testing.T) {
 				t.Errorf("references to version 1: %s", got)
 			}
 		})
+	}
+}
+
+// TestRefreshOfTheMoved: a refresh that finds its account on the way to another name
+// has not failed; an operator would be called for nothing.
+func TestRefreshOfTheMoved(t *testing.T) {
+	m := stoppedRename(t, stepRenameMarked)
+	if _, err := m.b.RefreshAccount(t.Context(), "carol"); !errors.Is(err, rotation.ErrGone) {
+		t.Fatal(err)
+	}
+	if v, _ := value(m.scrape(), "mpc_refreshes_total", "result=failed"); v != 0 {
+		t.Errorf("%v refreshes have failed", v)
+	}
+}
+
+// TestReadLater: an account could not be read when all were, once. It is refreshed
+// all the same from when it can be.
+func TestReadLater(t *testing.T) {
+	f := &flaky{Storage: &logical.InmemStorage{}}
+	at := newClock()
+	m := wrapped(t, f, newFake(t), at)
+	m.must(logical.DeleteOperation, "accounts/alice", nil)
+	m.b.Cleanup(t.Context())
+	m = openAt(t, f, m.fake, at.now)
+	f.noReads = prefixAccounts + "alice"
+	m.b.startBackground()
+	m.b.tasks.Wait()
+	for deadline := time.Now().Add(20 * time.Second); !m.b.runner.Progress().Loaded && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	}
+	if _, known := m.b.runner.Status("bob"); !known {
+		t.Fatal("bob is not known")
+	}
+	f.mu.Lock()
+	f.noReads = ""
+	f.mu.Unlock()
+	at.add(keeperBackoffMax)
+	m.pass()
+	if _, known := m.b.runner.Status("alice"); !known {
+		t.Error("alice is not refreshed")
+	}
+	at.add(defaultDeletionWait)
+	if !m.b.grave.anyPast(at.now()) {
+		t.Error("alice is never destroyed")
 	}
 }
