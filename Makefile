@@ -115,6 +115,10 @@ proto: ## regenerate mpc/nodepb from node.proto (needs protoc 3.21 or newer)
 	PATH='$(CURDIR)/bin/tools':$$PATH protoc --go_out=. --go_opt=module=vault-plugin-secrets-mpc \
 		--go-grpc_out=. --go-grpc_opt=module=vault-plugin-secrets-mpc mpc/nodepb/node.proto
 
+.PHONY: api
+api: ## rewrite docs/openapi.json and docs/api.md from the path definitions
+	go test -count=1 -run '^TestAPIDocuments$$' ./backend -update-docs
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (20s); FUZZ=regexp picks some
 	@scripts/fuzz.sh '$(FUZZTIME)'

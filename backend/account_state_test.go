@@ -59,7 +59,7 @@ func TestFreeze(t *testing.T) {
 		t.Errorf("frozen: %v", first)
 	}
 	m.rests("alice", "frozen", `is frozen since `+first["frozen_time"].(string)+` (lost laptop)`)
-	m.fails(logical.UpdateOperation, "accounts/alice/csr", map[string]any{"common_name": "a"}, http.StatusConflict, "is frozen")
+	m.fails(logical.UpdateOperation, "accounts/alice/csr", map[string]any{"common_name": "a"}, http.StatusConflict, "has been frozen")
 	// What needs no share goes on.
 	if v := m.update("verify/alice", map[string]any{"input": "aGVsbG8=", "signature": s["signature"]}); v["valid"] != true {
 		t.Error("verify does not work on a frozen account")
@@ -128,6 +128,42 @@ func TestFrozenPresignatures(t *testing.T) {
 	}
 }
 
+// TestFreezeBesideRefresh: what a refresh tells the presigner may be older than a
+// freeze.
+func TestFreezeBesideRefresh(t *testing.T) {
+	m := configured(t)
+	m.update("accounts/alice", map[string]any{"algorithm": "ecdsa-secp256k1", "presign": 1})
+	before := m.record("alice")
+	m.update("accounts/alice/freeze", nil)
+	m.b.stock.set("alice", before)
+	m.b.stock.work(t.Context())
+	if len(m.fake.stock) != 0 {
+		t.Error("a frozen account has a presignature")
+	}
+}
+
+// TestFreezeBeforeRetry: a signature that has to be begun again, since the account
+// was refreshed meanwhile, is not begun when it was frozen as well.
+func TestFreezeBeforeRetry(t *testing.T) {
+	for _, freeze := range []bool{false, true} {
+		m := configured(t)
+		m.create("alice", "ed25519")
+		v, a, _, err := m.b.readForSigning(t.Context(), "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.update("accounts/alice/refresh", nil)
+		if freeze {
+			m.update("accounts/alice/freeze", nil)
+		}
+		m.fake.spare = true // its exposure is refused, since the epoch is over
+		_, _, err = m.b.signAccount(t.Context(), m.fake, "alice", v.unsettled, a, &message{input: []byte("x"), kind: mpc.MessageRaw, hash: mpc.HashNone})
+		if (err != nil) != freeze || freeze && !strings.Contains(err.Error(), "has been frozen") {
+			t.Errorf("frozen: %v, signed: %v", freeze, err)
+		}
+	}
+}
+
 // TestFreezeUnderWay: a presignature is being made while the account is frozen.
 func TestFreezeUnderWay(t *testing.T) {
 	m := configured(t)
@@ -187,7 +223,7 @@ func TestNothingIsSignedAfterFreeze(t *testing.T) {
 					return
 				case ok:
 					signed[before%2].Add(1)
-				case !strings.Contains(msg, "is frozen"):
+				case !strings.Contains(msg, "has been frozen"):
 					t.Errorf("%d %s", status, msg)
 					return
 				default:
@@ -199,11 +235,11 @@ func TestNothingIsSignedAfterFreeze(t *testing.T) {
 	for range 200 {
 		m.update("accounts/alice/freeze", nil)
 		phase.Add(1)
-		if m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "is frozen"); t.Failed() {
+		if m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "has been frozen"); t.Failed() {
 			break
 		}
 		m.update("accounts/alice/refresh", nil)
-		m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "is frozen")
+		m.fails(logical.UpdateOperation, "sign/alice", hello, http.StatusConflict, "has been frozen")
 		phase.Add(1)
 		m.update("accounts/alice/unfreeze", nil)
 		m.signs("alice")
@@ -273,10 +309,10 @@ func TestStateIsNotOverwritten(t *testing.T) {
 				if name == "rename" {
 					// Who freezes a name that is being left is told so.
 					m.update("accounts/alicia/freeze", nil)
-					m.rests("alicia", "frozen", "is frozen")
+					m.rests("alicia", "frozen", "has been frozen")
 					return
 				}
-				m.rests("alice", "frozen", "is frozen")
+				m.rests("alice", "frozen", "has been frozen")
 			})
 		}
 		if len(met) == 0 {

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,10 +35,7 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		defer cancel()
 		defer context.AfterFunc(b.ctx, cancel)()
 		started := time.Now()
-		err := refuseUnknownFields(req, data)
-		if err == nil {
-			err = refuseFractions(req, data)
-		}
+		err := checkFields(req, data)
 		var resp *logical.Response
 		if err == nil {
 			resp, err = h(ctx, req, data)
@@ -56,6 +50,8 @@ func (b *backend) handle(op string, timeout time.Duration, h framework.Operation
 		cause := err
 		if err != nil {
 			resp, err = b.translate(op, err)
+		} else if resp != nil {
+			resp.Warnings = append(resp.Warnings, ignoredFields(req, data)...)
 		}
 		took := time.Since(started)
 		b.logRequest(op, req, data, took, b.metrics.answered(op, req, took, resp, err), cause)
@@ -71,7 +67,7 @@ func (b *backend) logRequest(op string, req *logical.Request, data *framework.Fi
 	if status == 0 || status < http.StatusInternalServerError && !b.log.IsDebug() {
 		return
 	}
-	args := []any{"operation", op, "status", status, "took", took.Round(time.Microsecond), "vault_request", req.ID}
+	args := []any{"operation", op, "status", status, "took", took.Round(time.Microsecond).String(), "vault_request", req.ID}
 	if name, ok := data.Raw["name"].(string); ok && data.Schema["name"] != nil {
 		args = append(args, "name", clip(name))
 	}
@@ -92,48 +88,6 @@ func (b *backend) exists(f func(ctx context.Context, data *framework.FieldData) 
 		defer cancel()
 		return f(ctx, data)
 	}
-}
-
-// refuseUnknownFields fails for a field of the body that the path does not
-// have. Vault would only warn, and a misspelt policy or period would be lost.
-func refuseUnknownFields(req *logical.Request, data *framework.FieldData) error {
-	if req.Operation != logical.CreateOperation && req.Operation != logical.UpdateOperation {
-		return nil
-	}
-	return onlyKnownFields(req, data)
-}
-
-// onlyKnownFields is that check for any operation: reads that take fields call
-// it themselves.
-func onlyKnownFields(req *logical.Request, data *framework.FieldData) error {
-	var strange []string
-	for name := range req.Data {
-		if _, ok := data.Schema[name]; !ok {
-			strange = append(strange, clip(name))
-		}
-	}
-	if len(strange) == 0 {
-		return nil
-	}
-	slices.Sort(strange)
-	known := slices.Sorted(maps.Keys(data.Schema))
-	known = slices.DeleteFunc(known, func(s string) bool { return s == "name" || s == "id" || s == "delete_after" }) // from the path, or of a DELETE
-	if len(known) == 0 {
-		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
-	}
-	return invalid("unknown field %s: the fields are %s", strings.Join(strange, ", "), strings.Join(known, ", "))
-}
-
-// refuseFractions fails for a fraction where a whole number is due. The
-// framework would cut it off, and a threshold of 2.9 would quietly become 2.
-func refuseFractions(req *logical.Request, data *framework.FieldData) error {
-	for name, raw := range req.Data {
-		f, ok := raw.(float64)
-		if ok && f != math.Trunc(f) && data.Schema[name] != nil && data.Schema[name].Type == framework.TypeInt {
-			return invalid("%s must be a whole number, not %v", name, f)
-		}
-	}
-	return nil
 }
 
 // operation describes one operation of a path. effects says that it does more
@@ -247,6 +201,14 @@ func (s *busySet) tryReserve(key, doing string) (func(), chan struct{}, error) {
 		delete(s.what, key)
 		close(r.ended)
 	}, nil, nil
+}
+
+// taken reports whether somebody has reserved the name.
+func (s *busySet) taken(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, taken := s.what[key]
+	return taken
 }
 
 // reserveAll keeps everybody from reserving names under a prefix, for the reason

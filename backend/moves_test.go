@@ -142,7 +142,7 @@ func TestRename(t *testing.T) {
 	// The old name can be taken anew.
 	m.create("caroline", "ed25519")
 	m.signs("caroline")
-	m.rests("carol", "frozen", "is frozen")
+	m.rests("carol", "frozen", "has been frozen")
 }
 
 // TestRenamePresigned: presignatures go by the account's ID and stay.

@@ -184,7 +184,17 @@ func (b *backend) accountUpdate(ctx context.Context, _ *logical.Request, data *f
 		}
 		b.forgetPresignatures(ctx, id)
 	}
-	return b.settingsAnswer(ctx, name, r)
+	resp, err := b.settingsAnswer(ctx, name, r)
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range []string{"algorithm", "threshold", "shares"} {
+		if _, sent := data.GetOk(field); sent {
+			resp.AddWarning(fmt.Sprintf("account %q exists already: no key was made, and %s has no effect; presign, refresh_period and metadata were taken as far as they were sent", name, field))
+			break
+		}
+	}
+	return resp, nil
 }
 
 // settingsAnswer is accountAnswer with a word on settings that fit badly.

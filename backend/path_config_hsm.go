@@ -199,7 +199,23 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 	if _, err := b.applySettings(ctx); err != nil {
 		return nil, fmt.Errorf("the token's configuration is stored, but nodes were not started: %w", err)
 	}
-	return b.hsmAnswer(ctx, next)
+	resp, err := b.hsmAnswer(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	return resp, b.warnOfSuite(ctx, next, resp)
+}
+
+// warnOfSuite says where the suite that was chosen is not the one in use.
+func (b *backend) warnOfSuite(ctx context.Context, next *hsmRecord, resp *logical.Response) error {
+	ring, err := b.store.keyring(ctx)
+	if err != nil {
+		return err
+	}
+	if newest := ring.newest(); newest != nil && newest.Suite != next.Suite {
+		resp.AddWarning(fmt.Sprintf("suite %s holds for wrapping keys that are made from now on, and version %d, which is in use, has %s: make a new version with wrapping-keys/rotate", next.Suite, newest.KeyVersion, newest.Suite))
+	}
+	return nil
 }
 
 // nextHSM validates the fields over what is stored. Token facts are missing

@@ -11,6 +11,9 @@ import (
 
 func (b *backend) pathDestroy() []*framework.Path {
 	destroy := b.handle("destroy", 0, b.destroy)
+	post := b.noContent("Destroy an account.", destroy)
+	// OpenAPI has one ID for each method of a path.
+	post.DisplayAttrs = &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "destroy", OperationSuffix: "account-by-post"}
 	return []*framework.Path{b.pathDestroyWrappingKeys(), { // the first that matches takes the request
 		Pattern: "destroy/" + namePattern + "$",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -19,14 +22,14 @@ func (b *backend) pathDestroy() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{"name": nameField()},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.DeleteOperation: b.noContent("Destroy an account.", destroy),
-			logical.UpdateOperation: b.noContent("Destroy an account.", destroy),
+			logical.UpdateOperation: post,
 		},
 		HelpSynopsis: "Remove an account and its shares for good.",
 		HelpDescription: `
 Removes every share of the account from Vault's storage:
 
   $ vault delete mpc/destroy/alice
-  $ vault write -force mpc/destroy/alice
+  $ vault write -force mpc/destroy/bob
 
 There is no way back but a backup of Vault's storage, and that only while the
 wrapping key it was sealed to exists. It works in every state of the account and

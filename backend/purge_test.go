@@ -202,6 +202,28 @@ func TestPurgeWaits(t *testing.T) {
 	})
 }
 
+// TestPurgeCountsAnew: a clock that was right in between ends the hour of one
+// account, whatever another one's time is.
+func TestPurgeCountsAnew(t *testing.T) {
+	start := time.Now()
+	y := newGraveyard()
+	y.set("alice", &accountRecord{ID: "1", Deleted: &deletedRecord{Time: start, Destroy: start.Add(1000 * time.Hour)}})
+	y.set("bob", &accountRecord{ID: "2", Deleted: &deletedRecord{Time: start, Destroy: start.Add(100 * time.Hour)}})
+	at := func(now, up time.Duration, want int) {
+		t.Helper()
+		if !y.anyPast(start.Add(now)) {
+			t.Error("nothing is past")
+		}
+		if got := y.look(start.Add(now), up, time.Time{}); len(got) != want {
+			t.Errorf("after %v: %v", up, got)
+		}
+	}
+	at(2000*time.Hour, 1*time.Hour, 0)
+	at(200*time.Hour, 90*time.Minute, 0) // set right
+	at(2000*time.Hour, 2*time.Hour, 1)   // bob alone
+	at(2000*time.Hour, 3*time.Hour, 2)
+}
+
 // TestPurgeSurprised: what is in storage counts, not what is remembered.
 func TestPurgeSurprised(t *testing.T) {
 	for name, c := range map[string]struct {

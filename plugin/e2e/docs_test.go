@@ -190,6 +190,10 @@ var elsewhere = map[string]map[string]string{ // read only
 		"make bench":                           "takes minutes; TestBench runs it with QUICK=1",
 		"make dev":                             "TestDevServer runs its script",
 	},
+	"docs/api.md": {
+		"make api":              "TestAPIDocuments in backend compares its outcome",
+		"vault path-help mpc/…": "TestPathHelp",
+	},
 	"docs/hsm.md": {
 		"vault write -f mpc/destroy/wrapping-keys": "TestHSMDocument writes the same path",
 		"vault secrets disable mpc":                "TestChangedPIN and others disable their mounts",

@@ -143,7 +143,7 @@ func TestFreezeWhileSigning(t *testing.T) {
 					return
 				case err == nil:
 					made.Add(1)
-				case strings.Contains(err.Error(), "is frozen"):
+				case strings.Contains(err.Error(), "has been frozen"):
 					refused.Add(1)
 				default:
 					t.Error(err)
@@ -399,5 +399,55 @@ func (k *killer) renameAndRemove(t *testing.T) {
 		k.await(t, 30*time.Second, "the end of its exposures", func() bool {
 			return !slices.Contains(k.RawList(t, "mpc"), "exposures/"+id)
 		})
+	}
+}
+
+// TestFrozenEverywhere: freeze, rename and deletion by way of any of three
+// servers hold on all of them, and after a failover.
+func TestFrozenEverywhere(t *testing.T) {
+	c := harness.StartCluster(t, 3)
+	c.Enable(t, "mpc")
+	leader := &engine{c.Leader(t), "mpc"}
+	leader.write(t, "config/nodes", map[string]any{"local": 3})
+	leader.ConfigHSM(t, "mpc")
+	leader.waitNodes(t, 3)
+	key := leader.create(t, "alice", ed25519, 2, 3)["public_key_hex"]
+	leader.create(t, "bob", ed25519, 2, 3)
+	everywhere := func(name string, status int, text string) {
+		t.Helper()
+		servers := append(c.Standbys(t), c.Leader(t))
+		for _, v := range servers {
+			e := &engine{v, "mpc"}
+			e.refuse(t, "sign/"+name, map[string]any{"input": b64([]byte("x"))}, status, text)
+		}
+	}
+	for _, v := range c.Standbys(t) {
+		e := &engine{v, "mpc"}
+		leader.write(t, "accounts/alice/unfreeze", nil)
+		leader.sign(t, "alice", []byte("not frozen"))
+		e.write(t, "accounts/alice/freeze", map[string]any{"reason": "by way of a standby"})
+		everywhere("alice", 409, "by way of a standby")
+	}
+	standby := &engine{c.Standbys(t)[0], "mpc"}
+	standby.write(t, "accounts/alice/rename", map[string]any{"new_name": "alicia"})
+	standby.cli(t, 0, "delete", "mpc/accounts/bob")
+	everywhere("alicia", 409, "has been frozen")
+	everywhere("alice", 404, "there is no account")
+	everywhere("bob", 409, "was deleted")
+
+	old, _ := c.KillLeader(t)
+	c.AwaitElection(t, old)
+	next := &engine{c.Leader(t), "mpc"}
+	next.waitNodes(t, 3)
+	everywhere("alicia", 409, "has been frozen")
+	everywhere("alice", 404, "there is no account")
+	everywhere("bob", 409, "was deleted")
+	standby = &engine{c.Standbys(t)[0], "mpc"}
+	standby.write(t, "accounts/alicia/unfreeze", nil)
+	standby.write(t, "accounts/bob/restore", nil)
+	next.sign(t, "alicia", []byte("after all of it"))
+	next.sign(t, "bob", []byte("after all of it"))
+	if now := next.read(t, "accounts/alicia")["public_key_hex"]; now != key {
+		t.Errorf("the key is %v, it was %v", now, key)
 	}
 }

@@ -1,0 +1,210 @@
+//go:build e2e
+
+package e2e_test
+
+import (
+	"cmp"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-mpc/plugin/e2e"
+)
+
+// TestHelpExamples runs every command of every path's help as it is written, on
+// a mount called mpc whose token is called prod. A path that is new is picked up
+// by itself; what its examples need goes into one of the tables below.
+
+// lateExamples are run after those of all other paths, lowest number first: what
+// changes the mount for good, or removes what other examples use.
+var lateExamples = map[string]int{ // read only
+	"nodes/:id/renew":       1, // the processor is busy with it
+	"config/authority":      1,
+	"config/recovery":       2,
+	"recovery/export/:name": 3,
+	"recovery/target":       4,
+	"recovery/import/:name": 5,
+	"recovery/restored":     6,
+	"accounts/:name/rename": 7,
+	"config/nodes":          8,
+	"destroy/:name":         9,
+	"destroy/wrapping-keys": 10,
+}
+
+// prerequisites are run before the command that begins so. Accounts need none:
+// before the commands of each path alice (bip340-secp256k1), bob
+// (ecdsa-secp256k1) and web (ecdsa-p256) are there and active.
+var prerequisites = map[string]string{ // read only
+	"vault write mpc/accounts/web/csr csr=@template.csr": "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout template.key -subj /CN=www.example.com -out template.csr",
+	"vault read mpc/accounts list=true state=frozen":     "vault write mpc/accounts/zoe algorithm=ed25519 metadata=team=ops; vault write -force mpc/accounts/zoe/freeze",
+	"vault write -force mpc/accounts/alice/restore":      "vault delete mpc/accounts/alice",
+	"vault write -force mpc/accounts/alice/unfreeze":     "vault write -force mpc/accounts/alice/freeze",
+	"vault read mpc/wrapping-keys/3":                     "vault write -force mpc/wrapping-keys/rotate; vault write -force mpc/wrapping-keys/rotate",
+	"vault write mpc/config/authority":                   "printf 'correct horse battery\\n' > passphrase; mpckms authority init --out authority --passphrase-file passphrase",
+	"vault write mpc/config/recovery": `for who in alice bob carol; do mpckms recovery keygen --name $who --out $who.key --passphrase-file passphrase; done;
+		mpckms authority sign-set alice.key.pub bob.key.pub carol.key.pub --serial 1 --key authority --out recipients.json --yes --passphrase-file passphrase`,
+	"vault read -field=bundle mpc/recovery/export/treasury": "vault write mpc/accounts/treasury algorithm=bip340-secp256k1",
+	"mpckms recovery import treasury": `mpckms authority sign-target target.json --key authority --out target.signed.json --yes --passphrase-file passphrase;
+		for who in alice carol; do mpckms recovery deal --key $who.key --bundle treasury.bundle --target target.signed.json --authority authority.pub --out $who.deal --passphrase-file passphrase; done`,
+	"vault write mpc/accounts/alice/rename":        "vault delete mpc/destroy/treasury",
+	"vault write -force mpc/destroy/wrapping-keys": "for name in $(vault list -format=json mpc/accounts | tr -d '[]\",'); do vault delete mpc/destroy/$name; done",
+}
+
+// aftermaths are run after the command that begins so.
+var aftermaths = map[string]string{ // read only
+	"vault write mpc/accounts/bob presign=8": "vault write mpc/accounts/bob presign=0", // each takes seconds of processor time
+}
+
+// notHere are examples that cannot be run, and why.
+var notHere = map[string]string{} // read only
+
+// helpOf returns the examples in a path's help.
+func helpOf(t *testing.T, e *engine, path string) (examples []string) {
+	t.Helper()
+	out := e.CLI(t, "path-help", strings.TrimSuffix("mpc/"+path, "/"))
+	if out.Code != 0 {
+		t.Fatalf("path-help %s: %+v", path, out)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^ +\$ (.+)$`).FindAllStringSubmatch(out.Stdout, -1) {
+		examples = append(examples, m[1])
+	}
+	if len(examples) == 0 {
+		t.Errorf("the help of mpc/%s has no example:\n%s", path, out.Stdout)
+	}
+	return examples
+}
+
+// helpedPaths lists the paths of a mount as its help has them, in the order in
+// which their examples are run.
+func helpedPaths(t *testing.T, e *engine) (paths []string) {
+	t.Helper()
+	root := e.CLI(t, "path-help", "mpc").Stdout
+	for _, m := range regexp.MustCompile(`(?m)^    \^(.+)\$$`).FindAllStringSubmatch(root, -1) {
+		path := strings.TrimSuffix(m[1], "?")
+		paths = append(paths, regexp.MustCompile(`\(\?P<(\w+)>[^)]*\)`).ReplaceAllString(path, ":$1"))
+	}
+	slices.SortStableFunc(paths, func(a, b string) int {
+		return cmp.Or(cmp.Compare(lateExamples[a], lateExamples[b]), cmp.Compare(a, b))
+	})
+	if len(paths) < 30 {
+		t.Fatalf("the mount's help lists %d paths: %q", len(paths), paths)
+	}
+	for late := range lateExamples {
+		if !slices.Contains(paths, late) {
+			t.Errorf("lateExamples: there is no path %s", late)
+		}
+	}
+	return paths
+}
+
+func TestHelpExamples(t *testing.T) {
+	v := harness.StartVault(t, e2e.Options{})
+	token := v.AddToken(t, "prod")
+	v.Enable(t, "mpc")
+	e := &engine{v, "mpc"}
+	sh := newShell(t, v)
+	sh.dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(sh.dir, "pin-file"), []byte(token.PIN), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.write(t, "config/nodes", map[string]any{"local": 3}) // with fewer, the auxiliary keys are there sooner
+	run := examples{sh: sh, used: map[string]bool{}}
+	for _, command := range helpOf(t, e, "") {
+		run.one(t, command)
+	}
+	e.waitNodes(t, 3)
+	e.waitAuxiliary(t)
+	for _, path := range helpedPaths(t, e) {
+		if path == ":path" || path == "(:path" {
+			continue // answers what is no path
+		}
+		e.ensureAccounts(t, path)
+		help := regexp.MustCompile(`:\w+`).ReplaceAllString(path, "1") // fits names, IDs and versions
+		for _, command := range helpOf(t, e, help) {
+			run.one(t, command)
+		}
+		switch path {
+		case "config/recovery":
+			e.awaitCaughtUp(t)
+		case "nodes/:id/renew":
+			e.await(t, 5*time.Minute, "new auxiliary keys", func() bool {
+				return number(t, e.nodes(t)["local-2"]["aux_generation"]) > 1
+			})
+		}
+	}
+	for _, table := range []map[string]string{prerequisites, aftermaths, notHere} {
+		for beginning := range table {
+			if !run.used[beginning] {
+				t.Errorf("no help has an example %q any more: remove it from its table", beginning)
+			}
+		}
+	}
+	if run.count < 60 {
+		t.Errorf("%d examples were run", run.count)
+	}
+}
+
+// examples runs commands and remembers which entries of the tables were needed.
+type examples struct {
+	sh    shell
+	used  map[string]bool
+	count int
+}
+
+func (x *examples) one(t *testing.T, command string) {
+	t.Helper()
+	if x.find(notHere, command) != "" {
+		return
+	}
+	before, after := x.find(prerequisites, command), x.find(aftermaths, command)
+	x.count++
+	t.Run(command, func(t *testing.T) {
+		for _, line := range []string{before, command, after} {
+			if line == "" {
+				continue
+			}
+			started := time.Now()
+			out := x.sh.run(t, line, "")
+			if strings.Contains(out, "Endpoint ignored") {
+				t.Errorf("$ %s\nsends what is not taken:\n%s", line, out)
+			}
+			t.Logf("%6.2f s", time.Since(started).Seconds())
+		}
+	})
+}
+
+func (x *examples) find(table map[string]string, command string) string {
+	for beginning, value := range table {
+		if strings.HasPrefix(command, beginning) {
+			x.used[beginning] = true
+			return value
+		}
+	}
+	return ""
+}
+
+// ensureAccounts makes alice, bob and web what every example may count on.
+func (e *engine) ensureAccounts(t *testing.T, path string) {
+	t.Helper()
+	if path == "config/hsm" || path == "destroy/wrapping-keys" {
+		return
+	}
+	for name, algorithm := range map[string]string{"alice": bip340, "bob": ecdsaCurve, "web": ecdsaP256} {
+		s, err := e.Client.Logical().Read("mpc/accounts/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s == nil {
+			e.create(t, name, algorithm, 2, 3)
+			continue
+		}
+		if s.Data["state"] == "deleted" {
+			e.write(t, "accounts/"+name+"/restore", nil)
+		}
+		e.write(t, "accounts/"+name+"/unfreeze", nil)
+	}
+}
