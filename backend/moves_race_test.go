@@ -245,3 +245,32 @@ func TestReadLater(t *testing.T) {
 		t.Error("alice is never destroyed")
 	}
 }
+
+// TestRenameRepeated: clients repeat a request that was answered by 5xx. A rename
+// that was begun by the first one is not refused then because of itself.
+func TestRenameRepeated(t *testing.T) {
+	for n, late := range map[int]bool{0: true, 1: true, 2: false} {
+		h := &hiccup{Storage: &logical.InmemStorage{}, late: late}
+		m := openAt(t, h, newFake(t), newClock().now)
+		configure(m)
+		toBeRenamed(m)
+		h.left, h.armed = n, true
+		if _, status, msg := m.do(logical.UpdateOperation, "accounts/carol/rename", toRename("caroline")); status < 500 {
+			t.Errorf("write %d: %d %s", n, status, msg)
+		}
+		if d := m.update("accounts/carol/rename", toRename("caroline")); d["name"] != "caroline" {
+			t.Errorf("write %d: %v", n, d)
+		}
+		checkRenamed(m, whole(m, "carol", "caroline"), "carol-anne")
+	}
+}
+
+// TestRenameRepeatedTooLate: the name that a cut-off rename was for is another's by
+// now, and the rename is repeated.
+func TestRenameRepeatedTooLate(t *testing.T) {
+	m := stoppedRename(t, stepRenameMarked)
+	m.create("caroline", "ed25519")
+	m.fails(logical.UpdateOperation, "accounts/carol/rename", toRename("caroline"), http.StatusConflict, `"carol" keeps its name`)
+	m.signs("carol")
+	m.signs("caroline")
+}
