@@ -51,7 +51,7 @@ func notSigning(name string, frozen *frozenRecord, deleted *deletedRecord) error
 		if frozen.Reason != "" {
 			why = fmt.Sprintf(" (%s)", frozen.Reason)
 		}
-		return conflict("account %q is frozen since %s%s and signs nothing: vault write -force <mount>/accounts/%s/unfreeze ends that", name, rfc3339(frozen.Time), why, name)
+		return conflict("account %q has been frozen since %s%s and signs nothing: vault write -force <mount>/accounts/%s/unfreeze ends that", name, rfc3339(frozen.Time), why, name)
 	}
 	return nil
 }

@@ -21,9 +21,12 @@ const (
 	// maxBatchInput bounds the inputs of all items together, in bytes after
 	// base64: t nodes get each input.
 	maxBatchInput = 4 << 20
-	maxReference  = 256 // bytes
-	minPartial    = 200
-	maxPartial    = 599
+	// maxBatchText bounds the text of a list, in bytes: inputs in base64, and 16 KiB
+	// for the rest of each item.
+	maxBatchText = 8 << 20
+	maxReference = 256 // bytes
+	minPartial   = 200
+	maxPartial   = 599
 )
 
 // batchDefaults are the fields that a batch may give once for all its items.
@@ -140,18 +143,52 @@ func batchList(raw any) ([]any, error) {
 	case []any:
 		return v, nil
 	case string:
-		dec := json.NewDecoder(strings.NewReader(v))
-		dec.UseNumber()
-		var list []any
-		if err := dec.Decode(&list); err != nil || list == nil {
-			return nil, invalid("batch_input is not a JSON list of objects, like [{\"input\":\"aGVsbG8=\"},{\"input\":\"d29ybGQ=\"}]")
-		}
-		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-			return nil, invalid("batch_input goes on after the end of its JSON list")
-		}
-		return list, nil
+		return batchText(v)
 	}
 	return nil, invalid("batch_input is not a list of objects")
+}
+
+// batchText reads the list from its text, and of it no more than a batch may have:
+// read whole, a text of a megabyte can become 50 MB of values.
+func batchText(text string) ([]any, error) {
+	if len(text) > maxBatchText {
+		return nil, invalid("batch_input has more than %d bytes: send less in one batch, or digests with message_type=digest", maxBatchText)
+	}
+	noList := invalid("batch_input is not a JSON list of objects, like [{\"input\":\"aGVsbG8=\"},{\"input\":\"d29ybGQ=\"}]")
+	dec := json.NewDecoder(strings.NewReader(text))
+	if begin, err := dec.Token(); err != nil || begin != json.Delim('[') {
+		return nil, noList
+	}
+	list := []any{}
+	for dec.More() {
+		if len(list) == maxBatchItems {
+			return nil, invalid("batch_input must have 1 to %d items, not more", maxBatchItems)
+		}
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return nil, noList
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &fields); err != nil || fields == nil {
+			list = append(list, nil) // no object
+			continue
+		}
+		item := make(map[string]any, len(fields))
+		for name, value := range fields {
+			var text string
+			if item[name] = value; value[0] == '"' && json.Unmarshal(value, &text) == nil {
+				item[name] = text // all else stays as it is: items have texts only
+			}
+		}
+		list = append(list, item)
+	}
+	if _, err := dec.Token(); err != nil { // the closing bracket
+		return nil, noList
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, invalid("batch_input goes on after the end of its JSON list")
+	}
+	return list, nil
 }
 
 // newItem checks the form of an item and puts in the defaults. Items have text

@@ -185,6 +185,15 @@ func TestBatchRefused(t *testing.T) {
 		{map[string]any{"batch_input": `null`}, "not a JSON list"},
 		{map[string]any{"batch_input": `[{"input":"aGVsbG8="}] x`}, "after the end"},
 		{map[string]any{"batch_input": 7}, "batch_input"},
+		{map[string]any{"batch_input": `[{"input":"aGVsbG8="},7]`}, "batch_input[1] is not an object"},
+		{map[string]any{"batch_input": `[null]`}, "batch_input[0] is not an object"},
+		{map[string]any{"batch_input": `[{"input":7}]`}, "must be a text"},
+		{map[string]any{"batch_input": `[{"input":null}]`}, "must be a text"},
+		{map[string]any{"batch_input": `[{"input":"aGVsbG8="}`}, "not a JSON list"},
+		{map[string]any{"batch_input": `[{"input":"aGVsbG8="},]`}, "not a JSON list"},
+		{map[string]any{"batch_input": "[" + strings.Repeat("{},", maxBatchItems) + "{}]"}, "1 to 128 items"},
+		{map[string]any{"batch_input": "[]"}, "1 to 128 items, not 0"},
+		{map[string]any{"batch_input": strings.Repeat(" ", maxBatchText) + "[]"}, "more than 8388608 bytes"},
 		{with("input", b64s("a")), "input beside batch_input"},
 		{with("request_id", "x"), "request_id beside batch_input"},
 		{with("partial_failure_response_code", 199), "200 to 599"},
@@ -224,6 +233,25 @@ func TestBatchRefused(t *testing.T) {
 	resp, _, _ := m.do(logical.UpdateOperation, "sign/alice", map[string]any{"input": b64s("a"), "partial_failure_response_code": 207})
 	if resp == nil || fmt.Sprint(resp.Warnings) != "[partial_failure_response_code was ignored: it is for batch_input]" {
 		t.Errorf("%+v", resp)
+	}
+}
+
+// TestBatchTextMemory: a list as text is not read further than a batch may go.
+func TestBatchTextMemory(t *testing.T) {
+	m := hooked(t, &logical.InmemStorage{}, pass)
+	for name, text := range map[string]string{
+		"numbers":         "[" + strings.Repeat("0,", 500_000) + "0]",
+		"lists":           "[" + strings.Repeat("[],", 330_000) + "[]]",
+		"objects":         "[" + strings.Repeat(`{"a":0},`, 120_000) + "0]",
+		"one of all that": `[{"input":[` + strings.Repeat("{},", 330_000) + "0]}]",
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		m.ask("verify/dave", map[string]any{"batch_input": text})
+		runtime.ReadMemStats(&after)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 16<<20 {
+			t.Errorf("%s: %d bytes for a text of %d", name, got, len(text))
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -79,15 +80,15 @@ func checkClocks(r *rotationRecord) error {
 	}
 	switch {
 	case r.IdleRefreshPeriod != 0 && (r.IdleRefreshPeriod < r.RefreshPeriod || !within(r.IdleRefreshPeriod, minRefreshPeriod, maxRefreshPeriod)):
-		return invalid("idle_refresh_period must be at least refresh_period (%ds) and at most 8760h (a year), or 0 for the same as refresh_period", r.RefreshPeriod)
+		return invalid("idle_refresh_period must be at least refresh_period (%s) and at most 8760h (a year), or 0 for the same as refresh_period", shortSeconds(r.RefreshPeriod))
 	case r.AuxPeriod != 0 && !within(r.AuxPeriod, minAuxPeriod, maxAuxPeriod):
-		return invalid("aux_period must be %v to 8760h (a year), or 0 for never", minAuxPeriod)
+		return invalid("aux_period must be %s to 8760h (a year), or 0 for never", short(minAuxPeriod))
 	case r.RewrapPeriod != 0 && !within(r.RewrapPeriod, minRewrapPeriod, maxRewrapPeriod):
 		return invalid("rewrap_period must be %v to 87600h (ten years), or 0 for only by wrapping-keys/rotate", minRewrapPeriod)
 	case !within(r.RetireAfter, minRetireAfter, maxRetireAfter):
 		return invalid("retire_after must be %v to 87600h (ten years): sessions under way still seal to the version that was just superseded", minRetireAfter)
 	case r.RewrapPeriod != 0 && r.RetireAfter > maxRetiredPeriods*r.RewrapPeriod:
-		return invalid("retire_after must be at most %d times rewrap_period, since at most %d versions of the wrapping key are kept: lower retire_after or raise rewrap_period", maxRetiredPeriods, maxLiveVersions)
+		return invalid("retire_after must be at most %d times rewrap_period (%s), since at most %d versions of the wrapping key are kept: lower retire_after or raise rewrap_period", maxRetiredPeriods, shortSeconds(maxRetiredPeriods*r.RewrapPeriod), maxLiveVersions)
 	case r.Concurrency < 1 || r.Concurrency > maxConcurrency:
 		return invalid("concurrency must be 1 to %d", maxConcurrency)
 	case r.Rate < 1 || r.Rate > maxRate:
@@ -95,6 +96,20 @@ func checkClocks(r *rotationRecord) error {
 	}
 	return nil
 }
+
+// short is a duration as people write it: 168h and not 168h0m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
+}
+
+func shortSeconds(n int64) string { return short(time.Duration(n) * time.Second) }
 
 // within takes seconds.
 func within(seconds int64, least, most time.Duration) bool {

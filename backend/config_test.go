@@ -241,10 +241,10 @@ func TestRotationClocks(t *testing.T) {
 		data map[string]any
 		text string
 	}{
-		{map[string]any{"idle_refresh_period": "9m"}, "idle_refresh_period must be at least refresh_period (600s)"},
+		{map[string]any{"idle_refresh_period": "9m"}, "idle_refresh_period must be at least refresh_period (10m)"},
 		{map[string]any{"idle_refresh_period": "9000h"}, "at most 8760h"},
 		{map[string]any{"idle_refresh_period": "300ms"}, "idle_refresh_period must be"},
-		{map[string]any{"refresh_period": "2h", "idle_refresh_period": "1h"}, "at least refresh_period (7200s)"},
+		{map[string]any{"refresh_period": "2h", "idle_refresh_period": "1h"}, "at least refresh_period (2h)"},
 		{map[string]any{"refresh_period": "999ms"}, "refresh_period must be 1s"},
 		{map[string]any{"rewrap_period": "100ms"}, "rewrap_period must be 1s"},
 		{map[string]any{"rewrap_period": "90000h"}, "rewrap_period must be"},

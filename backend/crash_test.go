@@ -209,6 +209,12 @@ func TestRefreshWritesOnce(t *testing.T) {
 func twoEpochs(m *mount, garbage bool) {
 	m.t.Helper()
 	m.create("alice", "bip340-secp256k1")
+	makeTwoEpochs(m, garbage)
+}
+
+// makeTwoEpochs does so with alice as she is.
+func makeTwoEpochs(m *mount, garbage bool) {
+	m.t.Helper()
 	m.fake.spare = true
 	m.signs("alice") // node 4 now has share 1
 	r, err := m.b.store.account(m.t.Context(), "alice")

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // maxTemplate bounds the PEM text of a template, in bytes.
@@ -102,6 +104,9 @@ func parseTemplate(text string) (*x509.CertificateRequest, []string, error) {
 	if err != nil {
 		return nil, nil, invalid("csr cannot be read: %v", err)
 	}
+	if hasControls(parsed) {
+		return nil, nil, invalid("csr has control characters in its subject or alternative names: programs that read names only up to them take them for others")
+	}
 	dropped, err := otherAttributes(parsed.RawTBSCertificateRequest)
 	if err != nil {
 		return nil, nil, invalid("csr cannot be read: %v", err)
@@ -129,6 +134,18 @@ func parseTemplate(text string) (*x509.CertificateRequest, []string, error) {
 // hasNames reports whether a request has alternative names.
 func hasNames(r *x509.CertificateRequest) bool {
 	return len(r.DNSNames)+len(r.EmailAddresses)+len(r.IPAddresses)+len(r.URIs) > 0
+}
+
+// hasControls reports whether a name in a request has control characters, NUL
+// among them.
+func hasControls(r *x509.CertificateRequest) bool {
+	names := slices.Concat(r.DNSNames, r.EmailAddresses)
+	for _, n := range r.Subject.Names {
+		if text, ok := n.Value.(string); ok {
+			names = append(names, text)
+		}
+	}
+	return slices.ContainsFunc(names, func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) })
 }
 
 // otherAttributes names the attributes besides the one for extensions. tbs is a

@@ -265,6 +265,8 @@ func TestCSRTemplate(t *testing.T) {
 			{map[string]any{"csr": "Certificate Request:\n" + text}, "in PEM"},
 			{map[string]any{"csr": strings.Replace(text, "REQUEST-----\n", "REQUEST-----\nA: b\n\n", 1)}, "without headers"},
 			{map[string]any{"csr": template(t, &x509.CertificateRequest{})}, "names nobody"},
+			{map[string]any{"csr": template(t, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "www.example.com\x00.example.org"}})}, "control characters"},
+			{map[string]any{"csr": template(t, &x509.CertificateRequest{DNSNames: []string{"www.example.com\x00.example.org"}})}, "control characters"},
 			{map[string]any{"csr": template(t, &x509.CertificateRequest{ExtraExtensions: []pkix.Extension{keyUsage}})}, "names nobody"},
 		} {
 			m.fails(logical.UpdateOperation, "accounts/"+name+"/csr", c.fields, 400, c.text)

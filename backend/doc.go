@@ -18,6 +18,11 @@
 // to which version is counted in memory (references.go) and read again before a
 // version is destroyed.
 //
+// Repeated requests. The answer to a request with a request_id is stored before
+// it is given, and deleted a day later (request_id.go, signed_expiry.go). Which
+// ones are stored is remembered, so that a new request_id costs one write and no
+// read (signed_index.go).
+//
 // Caches. Signing in steady state reads nothing from Vault: accounts, exposures
 // and config/nodes are kept as decoded (cache.go). Writers, and whoever decides
 // about what is written, read storage itself.

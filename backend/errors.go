@@ -137,7 +137,7 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.Is(err, errVoid), errors.Is(err, errRolledBack):
 		return http.StatusInternalServerError, say("nothing is lost, it is tried again by itself; if it happens again, see nodes/ for a node that is ill")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return http.StatusServiceUnavailable, say("it did not finish in time; nothing half-made stays. Repeat the request; if ECDSA signatures take longer than session_timeout, raise it in config/nodes")
+		return http.StatusServiceUnavailable, "it did not finish in time; nothing half-made stays. Repeat the request; if ECDSA signatures take longer than session_timeout, raise it in config/nodes (" + err.Error() + ")"
 	case errors.Is(err, pool.ErrWrappingKey):
 		return http.StatusInternalServerError, say("do not change the token; restore the key or the token from its backup")
 	case errors.Is(err, pool.ErrShareUnusable):

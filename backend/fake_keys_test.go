@@ -95,7 +95,10 @@ func (k *fakeKey) sign(r *mpc.PublicRecord, q *pool.SignRequest) (*mpc.Signature
 		}
 		a.FillBytes(s.R[:])
 		b.FillBytes(s.S[:])
-		s.Bytes, s.RecoveryID = verify.DER(s.R, s.S), 0
+		s.Bytes = verify.DER(s.R, s.S)
+		for s.RecoveryID = 0; s.RecoveryID < 3 && !verify.RecoversKey(r.Algorithm, r.PublicKey, message, s.R, s.S, s.RecoveryID); {
+			s.RecoveryID++
+		}
 		return s, nil
 	default:
 		// 27 + recovery ID + 4 for a compressed key, r, s.

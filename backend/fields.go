@@ -84,7 +84,9 @@ func onlyKnownFields(req *logical.Request, data *framework.FieldData) error {
 	}
 	slices.Sort(strange)
 	known := slices.Sorted(maps.Keys(data.Schema))
-	known = slices.DeleteFunc(known, func(s string) bool { return fromPath(s) || s == "delete_after" }) // the latter is of a DELETE
+	_, deletes := data.Schema["delete_after"]
+	deletes = deletes && req.Operation == logical.DeleteOperation
+	known = slices.DeleteFunc(known, func(s string) bool { return fromPath(s) || deletes != (s == "delete_after") })
 	if len(known) == 0 {
 		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
 	}

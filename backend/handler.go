@@ -203,6 +203,14 @@ func (s *busySet) tryReserve(key, doing string) (func(), chan struct{}, error) {
 	}, nil, nil
 }
 
+// taken reports whether somebody has reserved the name.
+func (s *busySet) taken(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, taken := s.what[key]
+	return taken
+}
+
 // reserveAll keeps everybody from reserving names under a prefix, for the reason
 // given, or is a 409 where somebody has.
 func (s *busySet) reserveAll(prefix, why string) (func(), error) {

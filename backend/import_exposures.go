@@ -70,7 +70,10 @@ func (b *backend) onlyHere(ctx context.Context, name string, id mpc.AccountID) e
 		if err != nil {
 			return err
 		}
-		if r != nil && r.ID == id.String() {
+		if r == nil { // it may be this account, and have a name now that was not listed
+			return conflict("account %q was renamed or destroyed while this mount was searched for the account that is to be imported: nothing was imported; repeat the request", other)
+		}
+		if r.ID == id.String() {
 			return conflict("this mount has the account already, under the name %q: nothing was imported; import it under that name, or destroy that one first", other)
 		}
 	}

@@ -66,12 +66,25 @@ func (m *moves) drop(name string) {
 	delete(m.to, name)
 }
 
-// hasLeft says whether a name is known to be one that its account has left.
-func (m *moves) hasLeft(name string) bool {
+// wentTo returns the name that one is known to have been left for, empty for none.
+func (m *moves) wentTo(name string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	to, ok := m.to[name]
-	return ok && to != name
+	if to := m.to[name]; to != name {
+		return to
+	}
+	return ""
+}
+
+// hasLeft says whether a name is known to be one that its account has left.
+func (m *moves) hasLeft(name string) bool { return m.wentTo(name) != "" }
+
+// knows says whether a name is remembered.
+func (m *moves) knows(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.to[name]
+	return ok
 }
 
 // into returns the account that is on its way to a name, empty for none.
@@ -110,10 +123,12 @@ func (b *backend) settleMove(ctx context.Context, name string) error {
 	switch {
 	case err != nil:
 		return err
-	case r == nil || r.RenamingTo == "":
+	case r == nil && b.moves.hasLeft(name):
+		return b.settleGone(ctx, name, b.moves.wentTo(name))
+	case r == nil || r.RenamingTo == "" && !b.moves.knows(name):
 		b.moves.drop(name)
 		return nil
-	case r.arrived(name):
+	case !r.left(name):
 		release, err := b.busy.reserveSoon(ctx, prefixAccounts+name, "is being renamed")
 		if err != nil {
 			return err
@@ -131,6 +146,35 @@ func (b *backend) settleMove(ctx context.Context, name string) error {
 		return nil
 	}
 	return err
+}
+
+// settleGone finishes a move whose old entry is not there any more: its removal
+// failed, as far as storage said, and took effect all the same; or somebody else
+// has finished the move.
+func (b *backend) settleGone(ctx context.Context, name, to string) error {
+	release, err := b.reserveBoth(ctx, name, to)
+	if err != nil {
+		return err
+	}
+	defer release()
+	r, err := b.store.account(ctx, name)
+	if err != nil {
+		return err
+	}
+	if r == nil { // nobody has taken the name
+		b.forgetName(name)
+	}
+	b.moves.note(to, to)
+	b.moves.drop(name)
+	return b.settleArrival(ctx, to)
+}
+
+// forgetName tells those who watch accounts in the background that an account has
+// left a name. Nobody can take the name meanwhile.
+func (b *backend) forgetName(name string) {
+	b.runner.Remove(name)
+	b.stock.remove(name)
+	b.grave.forget(name)
 }
 
 // reserveBoth reserves two names in an order in which nobody waits for another
@@ -162,15 +206,12 @@ func (b *backend) finishMove(ctx context.Context, name, to string) (*accountReco
 	// From here on nobody changes the old entry.
 	switch err := b.arrive(ctx, leaving, to); {
 	case errors.Is(err, errMoveUndone):
-		back, undoErr := b.changeMark(ctx, name, leaving.ID, to, "")
+		_, undoErr := b.changeMark(ctx, name, leaving.ID, to, "")
 		if undoErr != nil {
 			return nil, undoErr
 		}
 		b.moves.drop(name)
 		b.log.Warn("a rename was taken back, because another account has the name by now", "account", name, "new_name", to)
-		if back != nil {
-			b.accountChanged(name, back)
-		}
 		return nil, err
 	case err != nil:
 		return nil, err
@@ -181,9 +222,7 @@ func (b *backend) finishMove(ctx context.Context, name, to string) (*accountReco
 	if err := b.removeLeft(ctx, name, to, leaving.ID); err != nil {
 		return nil, err
 	}
-	b.runner.Remove(name)
-	b.stock.remove(name)
-	b.grave.forget(name)
+	b.forgetName(name)
 	b.moves.note(to, to)
 	b.moves.drop(name)
 	if err := b.step(ctx, stepRenameRemoved); err != nil {
@@ -194,8 +233,6 @@ func (b *backend) finishMove(ctx context.Context, name, to string) (*accountReco
 		return nil, err
 	}
 	b.moves.drop(to)
-	b.accountChanged(to, now)
-	b.runner.Opened(to) // whether it is idle was known of the old name
 	b.log.Info("an account was renamed", "account", to, "account_id", now.ID, "old_name", name)
 	return now, b.step(ctx, stepRenameDone)
 }
@@ -236,8 +273,9 @@ func (b *backend) removeLeft(ctx context.Context, name, to, id string) error {
 	return b.store.delete(ctx, prefixAccounts+name)
 }
 
-// changeMark sets renaming_to of an account that has another value there; nil
-// where the name has no such account.
+// changeMark sets renaming_to of an account that has another value there, and tells
+// those who watch accounts in the background about it; nil where the name has no
+// such account.
 func (b *backend) changeMark(ctx context.Context, name, id, from, to string) (*accountRecord, error) {
 	defer b.lockAccount(name)()
 	r, err := b.store.account(ctx, name)
@@ -245,7 +283,19 @@ func (b *backend) changeMark(ctx context.Context, name, id, from, to string) (*a
 		return nil, err
 	}
 	r.RenamingTo = to
-	return r, b.store.putAccount(ctx, name, r)
+	if err := b.store.putAccount(ctx, name, r); err != nil {
+		return nil, err
+	}
+	b.tellArrived(name, r)
+	return r, nil
+}
+
+// tellArrived tells those who watch accounts in the background about one that has
+// a name again. The caller holds the lock of the name, so that what is told is not
+// older than what others tell.
+func (b *backend) tellArrived(name string, r *accountRecord) {
+	b.accountChanged(name, r)
+	b.runner.Opened(name) // whether it is idle was known of the old name
 }
 
 // settleArrival removes the entry that an arrived account was moved from, if it
@@ -253,8 +303,8 @@ func (b *backend) changeMark(ctx context.Context, name, id, from, to string) (*a
 // are read: this happens only where a rename was cut off. The caller has reserved
 // the name.
 func (b *backend) settleArrival(ctx context.Context, name string) error {
-	r, err := b.store.account(ctx, name)
-	if err != nil || r == nil || !r.arrived(name) {
+	r, err := b.arrival(ctx, name)
+	if err != nil || r == nil {
 		return err
 	}
 	names, err := b.store.accountNames(ctx)
@@ -276,11 +326,10 @@ func (b *backend) settleArrival(ctx context.Context, name string) error {
 		if o == nil || o.ID != r.ID || o.RenamingTo != name {
 			continue
 		}
+		b.forgetName(other) // before somebody can take it
 		if err := b.removeLeft(ctx, other, name, r.ID); err != nil {
 			return err
 		}
-		b.runner.Remove(other)
-		b.stock.remove(other)
 		b.moves.drop(other)
 	}
 	if _, err := b.changeMark(ctx, name, r.ID, name, ""); err != nil {
@@ -288,6 +337,22 @@ func (b *backend) settleArrival(ctx context.Context, name string) error {
 	}
 	b.moves.drop(name)
 	return nil
+}
+
+// arrival reads an account that has arrived at the name; nil where it has no mark
+// (any more): the removal of the mark failed, as far as storage said, and took
+// effect all the same, or somebody else has finished the move or taken it back.
+func (b *backend) arrival(ctx context.Context, name string) (*accountRecord, error) {
+	defer b.lockAccount(name)()
+	r, err := b.store.account(ctx, name)
+	if err != nil || r != nil && r.arrived(name) {
+		return r, err
+	}
+	if r != nil && !r.left(name) {
+		b.tellArrived(name, r)
+	}
+	b.moves.drop(name)
+	return nil, nil
 }
 
 // finished settles the move that an error is about and says whether the request

@@ -62,7 +62,7 @@ func (b *backend) accountDelete(ctx context.Context, req *logical.Request, data 
 		given = true
 		wait = time.Duration(v.(int)) * time.Second
 		if wait < conf.wait() || wait > maxDeleteAfter {
-			return nil, invalid("delete_after must be at least %v, which is deletion_wait of config/accounts, and at most 87600h (ten years): nothing was changed; destroy/%s removes an account at once", conf.wait(), name)
+			return nil, invalid("delete_after must be at least %s, which is deletion_wait of config/accounts, and at most 87600h (ten years): nothing was changed; destroy/%s removes an account at once", short(conf.wait()), name)
 		}
 	}
 	fresh := false

@@ -18,10 +18,6 @@ import (
 const (
 	maxListLimit     = 1000
 	defaultListLimit = 100 // where entries are read
-	// maxListReads bounds the entries read for one page that is still empty
-	// after its limit: Vault answers an empty list by 404, which would look like
-	// the end of all accounts.
-	maxListReads = 5000
 )
 
 func (b *backend) pathAccountList() []*framework.Path {
@@ -59,12 +55,13 @@ Lists the accounts:
 Filters and pages are query parameters, which "vault read" sends:
 
   $ vault read mpc/accounts list=true prefix=al details=true
-  $ vault read mpc/accounts list=true state=frozen metadata=team=ops limit=500
+  $ vault read mpc/accounts list=true state=active after=aa limit=500
   $ curl -H "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/mpc/accounts?list=true&limit=100&after=alice"
 
 A page that does not end the list has next_after, which is the next page's after.
-With a filter on what accounts are, a page may hold fewer than limit of them and
-yet not be the last. Nothing found is a 404, as everywhere in Vault.
+With a filter on what accounts are, limit is how many accounts are looked at: such
+a page may hold fewer names, or no keys at all, and yet not be the last. Nothing
+found to the end of the list is a 404, as everywhere in Vault.
 `,
 	}}
 }
@@ -165,13 +162,18 @@ func (b *backend) accountsList(ctx context.Context, req *logical.Request, data *
 	return listAnswer(names, nil, next), nil
 }
 
-// listDetails reads entries in order until the page is full.
+// listDetails reads at most limit entries in order. A page on which nothing
+// matches has next_after and no keys, so that Vault does not answer by 404 before
+// the list has ended.
 func (b *backend) listDetails(ctx context.Context, q *listQuery, names []string) (*logical.Response, error) {
 	var keys, unreadable []string
 	info := map[string]any{}
-	looked, next := 0, ""
-	for i, name := range names {
-		looked++
+	next := ""
+	if len(names) > q.limit {
+		names = names[:q.limit]
+		next = names[q.limit-1]
+	}
+	for _, name := range names {
 		r, err := b.store.account(ctx, name)
 		if err == nil && r != nil && r.left(name) {
 			b.moves.note(name, r.RenamingTo)
@@ -185,6 +187,7 @@ func (b *backend) listDetails(ctx context.Context, q *listQuery, names []string)
 			unreadable = append(unreadable, name)
 			if q.algorithm == "" && q.state == "" && q.key == "" {
 				keys = append(keys, name)
+				info[name] = map[string]any{"error": "the stored record cannot be read"}
 			}
 		case err != nil:
 			return nil, err
@@ -197,13 +200,6 @@ func (b *backend) listDetails(ctx context.Context, q *listQuery, names []string)
 				keys = append(keys, name)
 				info[name] = one
 			}
-		}
-		if i == len(names)-1 {
-			break
-		}
-		if looked >= q.limit && len(keys) > 0 || looked >= max(q.limit, maxListReads) {
-			next = name
-			break
 		}
 	}
 	resp := listAnswer(keys, info, next)
@@ -239,8 +235,7 @@ func (q *listQuery) info(r *accountRecord) (map[string]any, bool, error) {
 	}, true, nil
 }
 
-// listAnswer has no empty fields: what Vault does about an empty list depends on
-// them.
+// listAnswer has no empty fields: Vault answers by 404 where there is none.
 func listAnswer(names []string, info map[string]any, next string) *logical.Response {
 	resp := logical.ListResponse(names)
 	if len(info) > 0 {

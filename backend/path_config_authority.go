@@ -57,7 +57,7 @@ func (b *backend) pathConfigAuthority() []*framework.Path {
 The authority is an Ed25519 key that is made and kept offline. Nodes seal shares
 to their own token, and besides only to recipients that it has signed for:
 
-  $ vault write mpc/config/authority public_key=@authority.pub
+  $ vault write mpc/config/authority public_key=@authority.key.pub
 
 Nodes pin it when they start; pinning one starts them again. It cannot be replaced
 once the mount has accounts or recipients: whoever could, would make himself
@@ -110,7 +110,7 @@ func (b *backend) configAuthorityWrite(ctx context.Context, _ *logical.Request, 
 	given := strings.TrimSpace(data.Get("public_key").(string))
 	key, err := hex.DecodeString(given)
 	if err != nil || len(key) != ed25519.PublicKeySize || given != strings.ToLower(given) {
-		return nil, invalid("public_key must be %d lower-case hex digits: the file authority.pub that mpckms authority init wrote", 2*ed25519.PublicKeySize)
+		return nil, invalid("public_key must be %d lower-case hex digits: the public half that mpckms authority init wrote", 2*ed25519.PublicKeySize)
 	}
 	old, err := b.store.recoveryConfig(ctx)
 	if err != nil {
@@ -203,7 +203,7 @@ func (b *backend) configRecoveryWrite(ctx context.Context, _ *logical.Request, d
 		return nil, err
 	}
 	if r == nil {
-		return nil, invalid("no authority is pinned, whose signature the set must have: vault write <mount>/config/authority public_key=@authority.pub")
+		return nil, invalid("no authority is pinned, whose signature the set must have: vault write <mount>/config/authority public_key=@authority.key.pub")
 	}
 	before := r.SetHash
 	if err := b.takeSet(ctx, r, []byte(data.Get("set").(string))); err != nil {

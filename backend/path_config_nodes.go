@@ -131,7 +131,7 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 		return nil, invalid("local must be %d to %d, not %d", minLocalNodes, maxLocalNodes, r.Local)
 	}
 	if t := r.sessionTimeout(); t < minSessionTimeout || t > maxSessionTimeout {
-		return nil, invalid("session_timeout must be %v to %v", minSessionTimeout, maxSessionTimeout)
+		return nil, invalid("session_timeout must be %s to %s", short(minSessionTimeout), short(maxSessionTimeout))
 	}
 	if r.Local < before {
 		if err := b.checkSharesFit(ctx, r.Local); err != nil {

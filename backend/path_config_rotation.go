@@ -26,7 +26,7 @@ func (b *backend) pathConfigRotation() []*framework.Path {
 		},
 		Fields: map[string]*framework.FieldSchema{
 			"refresh_period":      period("Refresh period", "Longest time between two refreshes of an account's shares, 1s to a year; default 10m. Accounts may have their own.", "10m"),
-			"idle_refresh_period": period("Idle refresh period", "The same for accounts that nobody has used since their last refresh: refresh_period to a year; 0 (default): as refresh_period.", "0"),
+			"idle_refresh_period": period("Idle refresh period", "As refresh_period, for accounts that nobody has used since their last refresh: refresh_period to a year; 0 (default) for refresh_period itself.", "0"),
 			"aux_period":          period("Auxiliary key period", "How old a node's auxiliary keys for ECDSA may become, 1m to a year; default 1h. 0: they are never replaced, which gives up protection; see the warning.", "1h"),
 			"rewrap_period":       period("Rewrap period", "How often a new version of the wrapping key is made, 1s to ten years; default 24h. 0: only by wrapping-keys/rotate.", "24h"),
 			"retire_after":        period("Retire after", "How long a wrapping key is kept after a newer one took its place, 1s to ten years; default 168h. Snapshots of Vault's storage that are older than that cannot be opened.", "168h"),
@@ -118,7 +118,7 @@ func (b *backend) configRotationWrite(ctx context.Context, _ *logical.Request, d
 func rotationAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
 		"refresh_period":      field(framework.TypeInt64, "Longest time between two refreshes of an account's shares, in seconds."),
-		"idle_refresh_period": field(framework.TypeInt64, "The same for accounts that nobody uses, in seconds; 0: as refresh_period."),
+		"idle_refresh_period": field(framework.TypeInt64, "As refresh_period, for accounts that nobody has used since their last refresh, in seconds; 0: as refresh_period."),
 		"aux_period":          field(framework.TypeInt64, "How old a node's auxiliary keys for ECDSA may become, in seconds; 0: they stay."),
 		"rewrap_period":       field(framework.TypeInt64, "How often a new version of the wrapping key is made, in seconds; 0: only by wrapping-keys/rotate."),
 		"retire_after":        field(framework.TypeInt64, "How long a wrapping key is kept after a newer one took its place, in seconds."),
@@ -130,7 +130,7 @@ func rotationAnswerFields() map[string]*framework.FieldSchema {
 		"running":            field(framework.TypeInt, "Refreshes and rewraps on their way."),
 		"waiting_in_backoff": field(framework.TypeInt, "Accounts that wait after a failed refresh."),
 		"refreshed_total":    field(framework.TypeInt64, "Refreshes by the clock since this server became active."),
-		"failed_total":       field(framework.TypeInt64, "Those that failed."),
+		"failed_total":       field(framework.TypeInt64, "Refreshes by the clock that failed since this server became active."),
 		"last_error":         field(framework.TypeMap, "The last failed refresh: account, time, error; empty when there was none."),
 		"oldest_shares_time": field(framework.TypeString, "When the oldest shares of all accounts were made."),
 		"rewrap":             field(framework.TypeMap, "How many accounts (done of total) are sealed to the newest version of the wrapping key; last_error of a rewrap or of a wrapping key."),

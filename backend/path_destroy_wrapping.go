@@ -100,7 +100,11 @@ func (b *backend) refuseWithAccounts(ctx context.Context) error {
 		return err
 	}
 	if len(names) > 0 {
-		return conflict("nothing was destroyed, because %d accounts need the wrapping keys (%s): destroy each of them first with destroy/:name", len(names), few(names))
+		needy := fmt.Sprintf("%d accounts need", len(names))
+		if len(names) == 1 {
+			needy = "1 account needs"
+		}
+		return conflict("nothing was destroyed, because %s the wrapping keys (%s): destroy each of them first with destroy/:name", needy, few(names))
 	}
 	return nil
 }

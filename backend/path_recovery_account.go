@@ -268,7 +268,7 @@ func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) 
 		return nil, nil, recipients, err
 	}
 	if anchor == nil {
-		return nil, nil, recipients, invalid("no authority is pinned, which must have signed the target: vault write <mount>/config/authority public_key=@authority.pub")
+		return nil, nil, recipients, invalid("no authority is pinned, which must have signed the target: vault write <mount>/config/authority public_key=@authority.key.pub")
 	}
 	authority, err := anchor.authority()
 	if err != nil {
@@ -299,7 +299,7 @@ func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) 
 		request.Deals, parsed = append(request.Deals, []byte(text)), append(parsed, deal)
 	}
 	if len(request.Deals) < record.Threshold || len(request.Deals) > mpc.MaxShares {
-		return nil, nil, recipients, invalid("%d deals: the account needs those of %d custodians, and %d at most are taken", len(request.Deals), record.Threshold, mpc.MaxShares)
+		return nil, nil, recipients, invalid("the account needs the deals of %d custodians, and takes %d at most: %d came", record.Threshold, mpc.MaxShares, len(request.Deals))
 	}
 	if request.Recipients, recipients, err = b.setInForce(ctx); err != nil {
 		return nil, nil, recipients, err

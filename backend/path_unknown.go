@@ -13,15 +13,14 @@ import (
 // pathUnknown answers what no other path takes. Vault's own answer would be
 // "unsupported path".
 func (b *backend) pathUnknown() []*framework.Path {
-	answer := func(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-		return nil, unknown("there is no path %q here; paths are %s: see vault path-help <mount>",
+	answer := func(data *framework.FieldData) error {
+		return unknown("there is no path %q here; paths are %s: see vault path-help <mount>",
 			clip(data.Get("path").(string)), strings.Join(pathNames(b.Paths), ", "))
 	}
 	// b.handle would refuse fields first, and all fields are unknown here.
-	handler := func(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	handler := func(_ context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 		started := time.Now()
-		resp, err := answer(ctx, req, data)
-		resp, err = b.translate("unknown path", err)
+		resp, err := b.translate("unknown path", answer(data))
 		b.metrics.answered("unknown path", req, time.Since(started), resp, err)
 		return resp, err
 	}

@@ -145,15 +145,24 @@ func (x *references) done(key string, now refs, err error) {
 	delete(x.unsure, key)
 }
 
-// deleted is told how a deletion went. One that failed changes nothing.
+// deleted is told how a deletion went. One that failed may have taken effect or
+// not: the record counts until everything is read again.
 func (x *references) deleted(key string, err error) {
+	if !strings.HasPrefix(key, prefixAccounts) && !strings.HasPrefix(key, prefixNodeKeys) {
+		return
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err == nil {
-		x.touch(key)
-		delete(x.entries, key)
-		delete(x.unsure, key)
+	if err != nil {
+		x.complete = false
+		for s := range x.scans { // which may have read it before
+			s.spoilt = true
+		}
+		return
 	}
+	x.touch(key)
+	delete(x.entries, key)
+	delete(x.unsure, key)
 }
 
 // invalidate forgets a record that another server changed.

@@ -116,7 +116,7 @@ func (s *signedRequests) once(ctx context.Context, id signedID, sign func(contex
 			return s.first(ctx, id, now, sign)
 		}
 		if now.payload != id.payload {
-			return nil, false, conflict("a request with this request_id and another payload is being signed for this account: a request_id belongs to one request, use a new one")
+			return nil, false, conflict("a request with this request_id and another payload is being signed for this account: nothing was signed for this one; a request_id belongs to one request, use a new one")
 		}
 		select {
 		case <-now.done:
@@ -156,7 +156,7 @@ func (s *signedRequests) first(ctx context.Context, id signedID, now *signedNow,
 	}
 	if kept != nil {
 		if kept.Payload != hex.EncodeToString(id.payload[:]) {
-			return nil, false, conflict("this request_id was used for this account at %s with another payload: a request_id belongs to one request, use a new one", rfc3339(kept.Time))
+			return nil, false, conflict("this request_id was used for this account at %s with another payload: nothing was signed now; a request_id belongs to one request, use a new one", rfc3339(kept.Time))
 		}
 		if answer, err = decodeAnswer(kept.Answer); err != nil {
 			return nil, false, err

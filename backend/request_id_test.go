@@ -180,6 +180,22 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
+// TestReplayAsksTheAccount: a stored answer is given out where the account may
+// sign, and only there; it follows the account to another name.
+func TestReplayAsksTheAccount(t *testing.T) {
+	m := hooked(t, &logical.InmemStorage{}, pass)
+	first := m.must(logical.UpdateOperation, "sign/dave", signedOnce)
+	m.must(logical.UpdateOperation, "accounts/dave/freeze", map[string]any{"reason": "inquiry"})
+	m.fails(logical.UpdateOperation, "sign/dave", signedOnce, 409, "frozen")
+	m.must(logical.UpdateOperation, "accounts/dave/unfreeze", nil)
+	m.must(logical.UpdateOperation, "accounts/dave/rename", map[string]any{"new_name": "david"})
+	if got := m.must(logical.UpdateOperation, "sign/david", signedOnce); got["replayed"] != true || got["signature"] != first["signature"] {
+		t.Errorf("under the new name: %v", got)
+	}
+	m.must(logical.DeleteOperation, "accounts/david", nil)
+	m.fails(logical.UpdateOperation, "sign/david", signedOnce, 409, "deleted")
+}
+
 // TestStoredAnswer: what is stored, and where.
 func TestStoredAnswer(t *testing.T) {
 	clk := newClock()

@@ -22,7 +22,7 @@ import (
 func (b *backend) RewrapAccount(ctx context.Context, name string) (rotation.Record, error) {
 	r, err := b.rewrapAccount(ctx, name)
 	if err != nil {
-		return rotation.Record{}, goneOr(err)
+		return rotation.Record{}, b.goneOr(err)
 	}
 	return scheduleOf(name, r), nil
 }

@@ -27,7 +27,7 @@ func scheduleOf(name string, r *accountRecord) rotation.Record {
 func (b *backend) RefreshAccount(ctx context.Context, name string) (rotation.Record, error) {
 	res, err := b.refreshAccount(ctx, name)
 	if err != nil {
-		return rotation.Record{}, goneOr(err)
+		return rotation.Record{}, b.goneOr(err)
 	}
 	b.stock.set(name, res.record)
 	return scheduleOf(name, res.record), nil
@@ -35,11 +35,15 @@ func (b *backend) RefreshAccount(ctx context.Context, name string) (rotation.Rec
 
 // goneOr turns "no such account" into what the runner understands. One that has
 // left for another name is told to the runner under that name by who finishes
-// the move.
-func goneOr(err error) error {
+// the move: tend, if nobody else knows of it.
+func (b *backend) goneOr(err error) error {
 	var f *fault
 	var moving *movingError
-	if errors.As(err, &f) && f.status == http.StatusNotFound || errors.As(err, &moving) {
+	if errors.As(err, &moving) {
+		b.moves.note(moving.name, moving.to)
+		return rotation.ErrGone
+	}
+	if errors.As(err, &f) && f.status == http.StatusNotFound {
 		return rotation.ErrGone
 	}
 	return err
@@ -93,8 +97,9 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 }
 
 // readAll reads every account and every node's keys, and brings the references
-// up to what is stored. complete is false when an account could not be read;
-// what is damaged is noted as such, and only trouble with storage is an error.
+// up to what is stored. complete is false when an account could not be read, or
+// was renamed meanwhile and perhaps not seen; what is damaged is noted as such, and
+// only trouble with storage is an error.
 func (b *backend) readAll(ctx context.Context, found func(name string, r *accountRecord)) (complete bool, err error) {
 	scan, whole := b.store.refs.scan(), false
 	defer func() { b.store.refs.end(scan, whole && err == nil) }()
@@ -110,6 +115,10 @@ func (b *backend) readAll(ctx context.Context, found func(name string, r *accoun
 		case err == nil && r != nil:
 			scan.found(prefixAccounts+name, r)
 			found(name, r)
+		case err == nil:
+			// Destroyed meanwhile, or renamed: it may live under a name that was
+			// not listed.
+			complete = false
 		case errors.As(err, &damaged):
 			scan.found(prefixAccounts+name, nil)
 			complete = false

@@ -1,11 +1,19 @@
 package backend
 
 import (
+	"bytes"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/mpc/verify"
 )
+
+// errNotTheAnswer: no signature leaves this program that does not verify, nor
+// does one that was stored.
+var errNotTheAnswer = errors.New("the answer stored for this request_id is no signature of this request, so it is not given out and nothing was signed: the entry was damaged, or changed by somebody who writes Vault's storage; find out why, then use a new request_id")
 
 // signAnswer returns the fields of the answer to one signing request. With a
 // request_id they are stored: they hold nothing that is not public.
@@ -47,4 +55,36 @@ func signAnswer(q *signing, res *pool.SignResult, record *mpc.PublicRecord) (map
 		out["taproot_tweak"] = q.derivation.TaprootTweak
 	}
 	return out, nil
+}
+
+// answeredBy checks a stored answer like a fresh one: the signature against what
+// is asked for now, and every other form of it in the answer against the
+// signature.
+func (q *signing) answeredBy(answer map[string]any) bool {
+	text := func(field string) string { s, _ := answer[field].(string); return s }
+	encoded, err := q.format.parseText(text("signature"))
+	if err != nil {
+		return false
+	}
+	sig, _ := q.format.parse(q.algorithm, encoded)
+	signed, err := mpc.SigningInput(q.algorithm, q.kind, q.hash, q.input)
+	if sig == nil || err != nil || !verify.Signature(q.algorithm, q.publicKey, signed, sig.native) {
+		return false
+	}
+	digest, shown := answer["digest"]
+	if text("signature_hex") != hex.EncodeToString(encoded) || text("signature_format") != string(q.format) ||
+		text("public_key") != hex.EncodeToString(q.publicKey) || shown && digest != hex.EncodeToString(signed) {
+		return false
+	}
+	var r, s [32]byte
+	if decodeHex(text("r"), r[:], "r") != nil || decodeHex(text("s"), s[:], "s") != nil {
+		return false
+	}
+	if !q.algorithm.IsECDSA() {
+		return bytes.Equal(sig.native, append(r[:], s[:]...))
+	}
+	number, _ := answer["v"].(json.Number)
+	v, err := number.Int64()
+	return err == nil && bytes.Equal(sig.native, verify.DER(r, s)) &&
+		(sig.recoveryID < 0 || sig.recoveryID == int(v)) && verify.RecoversKey(q.algorithm, q.publicKey, signed, r, s, int(v))
 }

@@ -51,6 +51,7 @@ type message struct {
 // verification.
 type signing struct {
 	message
+	algorithm mpc.Algorithm
 	account   mpc.AccountID
 	format    signatureFormat
 	publicKey []byte // of the child, where one is asked for
@@ -65,7 +66,7 @@ func parseSigning(record *mpc.PublicRecord, data *framework.FieldData) (*signing
 		return nil, err
 	}
 	m.derivation = parseDerivation(data)
-	q := &signing{message: *m, account: record.AccountID, publicKey: record.PublicKey} // the same in every epoch
+	q := &signing{message: *m, algorithm: record.Algorithm, account: record.AccountID, publicKey: record.PublicKey} // the same in every epoch
 	if m.derivation != (mpc.Derivation{}) {
 		child, err := derive.Derive(record, m.derivation)
 		if err != nil {
@@ -109,7 +110,7 @@ func decodeBase64(data *framework.FieldData, field string, most int) ([]byte, er
 		return nil, invalid("%s is missing: send it in base64", field)
 	}
 	if len(text) > base64.StdEncoding.EncodedLen(most) {
-		return nil, invalid("%s is longer than %d bytes: send a digest with message_type=digest", field, most)
+		return nil, invalid("%s is longer than %d bytes: send its digest with message_type=digest, which all algorithms but ed25519 take", field, most)
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {

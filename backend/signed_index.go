@@ -31,8 +31,11 @@ type signedIndex struct {
 	limit int
 	turn  chan struct{} // capacity 1: held while storage is listed
 
-	mu            sync.Mutex
-	complete      bool
+	mu       sync.Mutex
+	complete bool
+	// from is the earliest hour for which complete holds. A clock that ran ahead
+	// and was set back asks for hours that were left out or forgotten.
+	from          int64
 	invalidations uint64
 	hours         map[int64]*signedHour
 	count         int // of all keys
@@ -97,6 +100,7 @@ func (x *signedIndex) addLocked(hour int64, short uint64) {
 func (x *signedIndex) forget(oldest int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.from = max(x.from, oldest)
 	maps.DeleteFunc(x.hours, func(hour int64, h *signedHour) bool {
 		if hour >= oldest {
 			return false
@@ -116,7 +120,7 @@ func (x *signedIndex) invalidate() {
 
 // load lists what is stored, unless that is known. One caller does it at a time.
 func (x *signedIndex) load(ctx context.Context, oldest int64) error {
-	if done, _ := x.state(); done {
+	if done, _ := x.state(oldest); done {
 		return nil
 	}
 	select {
@@ -125,10 +129,13 @@ func (x *signedIndex) load(ctx context.Context, oldest int64) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for stored answers to be listed: %w", ctx.Err())
 	}
-	done, before := x.state()
+	done, before := x.state(oldest)
 	if done { // by who was before us
 		return nil
 	}
+	x.mu.Lock()
+	x.complete, x.from = false, oldest // forget may raise it meanwhile
+	x.mu.Unlock()
 	found, err := x.store.signedHours(ctx)
 	if err != nil {
 		return err
@@ -157,10 +164,11 @@ func (x *signedIndex) load(ctx context.Context, oldest int64) error {
 	return nil
 }
 
-func (x *signedIndex) state() (complete bool, invalidations uint64) {
+// state says whether the index is complete from an hour on.
+func (x *signedIndex) state(oldest int64) (complete bool, invalidations uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.complete, x.invalidations
+	return x.complete && x.from <= oldest, x.invalidations
 }
 
 // signedHours lists the hours that have answers, the earliest first.

@@ -59,6 +59,9 @@ func (b *backend) signOnce(ctx context.Context, name string, q *signing) (map[st
 	if err != nil {
 		return nil, err
 	}
+	if replayed && !q.answeredBy(answer) {
+		return nil, errNotTheAnswer
+	}
 	answer["request_id"], answer["replayed"] = q.requestID, replayed
 	return answer, nil
 }

@@ -21,6 +21,8 @@ var everyStep = []string{
 	stepRefreshMade, stepRefreshChecked, stepRefreshStored,
 	stepRewrapMade, stepRewrapStored,
 	stepSettleChecked, stepSettleDropped, stepSettleBack, stepSettleWent,
+	stepRenameMarked, stepRenameArrived, stepRenameRemoved, stepRenameDone,
+	stepRemoveAccount, stepRemoveExposures,
 	stepRotateMade, stepRotateStored, stepRotateRetired, stepRotateApplied,
 	stepNodeKeysRewrapped,
 	stepDestroyScanned, stepDestroyMarked, stepDestroyApplied, stepDestroyGone, stepDestroyRecorded,
@@ -62,6 +64,26 @@ var stepTests = map[string]stepTest{
 	"refresh": {
 		do:    func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "accounts/alice/refresh", nil) },
 		check: func(m *mount, _ *clock) { m.must(logical.UpdateOperation, "accounts/alice/refresh", nil) },
+	},
+	"rename": {
+		prepare: func(m *mount, _ *clock) { toBeRenamed(m) },
+		do: func(m *mount, _ *clock) {
+			m.do(logical.UpdateOperation, "accounts/carol/rename", map[string]any{"new_name": "caroline"})
+		},
+		check: func(m *mount, _ *clock) { checkRenamed(m, "carol", "caroline") },
+	},
+	"destruction of an account": {
+		prepare: func(m *mount, _ *clock) { toBeRenamed(m) },
+		do:      func(m *mount, _ *clock) { m.do(logical.DeleteOperation, "destroy/carol", nil) },
+		check:   func(m *mount, _ *clock) { checkRemoved(m, "carol") },
+	},
+	"destruction of a deleted account": {
+		prepare: func(m *mount, _ *clock) { toBeRenamed(m) },
+		do: func(m *mount, at *clock) {
+			m.do(logical.DeleteOperation, "accounts/carol", nil)
+			m.due(at, "carol")
+		},
+		check: func(m *mount, _ *clock) { checkRemoved(m, "carol") },
 	},
 	"rewrap": {
 		prepare: func(m *mount, _ *clock) { m.rotate() },
@@ -300,7 +322,7 @@ func endSteps(t *testing.T) []string {
 // TestCrashAtEveryWrite does the same with storage that fails at each write,
 // before or after it took effect.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, name := range []string{"rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys"} {
+	for _, name := range []string{"rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys"} {
 		c := stepTests[name]
 		for _, late := range []bool{false, true} {
 			for n, through := 0, false; !through; n++ {

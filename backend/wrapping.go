@@ -184,6 +184,9 @@ func (b *backend) rewrapNodeKeys(ctx context.Context, ring *keyring) {
 	if newest == nil || !b.keeper.ready(c) {
 		return
 	}
+	if b.busy.taken(wrappingBusy) {
+		return // perhaps a version that nodes have not been told of yet: nothing has failed, the next pass looks again
+	}
 	behind := b.store.refs.behind(prefixNodeKeys, newest.KeyVersion)
 	if len(behind) == 0 {
 		return

@@ -46,7 +46,7 @@ type Progress struct {
 	// again.
 	Overdue, Failing  int
 	Refreshed, Failed uint64
-	LastError                       *Failure
+	LastError         *Failure
 	// Oldest is when the oldest shares were made; the zero time without
 	// accounts.
 	Oldest  time.Time

@@ -55,7 +55,7 @@ func Derive(r *mpc.PublicRecord, d mpc.Derivation) (*Child, error) {
 	}
 	switch {
 	case (len(path) > 0 || tweaked) && !r.Algorithm.Derives():
-		return nil, fmt.Errorf("%w: %s keys have no child keys, leave derivation_path and taproot_tweak out", ErrAlgorithm, r.Algorithm)
+		return nil, fmt.Errorf("%w: %s keys have no child keys: leave derivation_path and taproot_tweak out", ErrAlgorithm, r.Algorithm)
 	case tweaked && r.Algorithm != mpc.BIP340Secp256k1:
 		return nil, fmt.Errorf("%w: taproot_tweak is for %s accounts", ErrAlgorithm, mpc.BIP340Secp256k1)
 	case len(path) == 0 && !tweaked:

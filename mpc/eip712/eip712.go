@@ -34,6 +34,11 @@ import (
 const (
 	// MaxSize is the greatest length of the JSON in bytes.
 	MaxSize = 512 << 10
+	// maxValues bounds the values in it, objects and lists included. However short
+	// it is, each takes some hundred bytes of memory while a digest is made, and
+	// the coordinator and t nodes each make as many digests at once as they are
+	// asked for.
+	maxValues = 10_000
 	// maxDepth bounds the nesting of JSON objects and arrays, and so the
 	// recursion over values.
 	maxDepth = 64
@@ -53,6 +58,12 @@ const domainType = "EIP712Domain"
 // has one or more of them.
 var domainMembers = map[string]string{
 	"name": "string", "version": "string", "chainId": "uint256", "verifyingContract": "address", "salt": "bytes32",
+}
+
+// domainOrder is the order that EIP-712 has them in. eth-sig-util hashes them as
+// they are written and ethers always in this order, so no other one is taken.
+func domainOrder() []string {
+	return []string{"name", "version", "chainId", "verifyingContract", "salt"}
 }
 
 // Digest returns what is signed for a document:
@@ -108,6 +119,7 @@ func (s structs) checkDomain() error {
 	if def == nil {
 		return wrong("is missing: define it with the members that domain has")
 	}
+	last := 0
 	for _, m := range def.members {
 		want, ok := domainMembers[m.name]
 		if !ok {
@@ -116,6 +128,11 @@ func (s structs) checkDomain() error {
 		if m.text != want {
 			return in(m.name, wrong("must have the type %s", want))
 		}
+		place := slices.Index(domainOrder(), m.name)
+		if place < last {
+			return in(m.name, wrong("is out of order: the order is name, version, chainId, verifyingContract, salt"))
+		}
+		last = place
 	}
 	return nil
 }

@@ -24,7 +24,8 @@ func parse(document []byte) (map[string]any, error) {
 	}
 	decoder := json.NewDecoder(bytes.NewReader(document))
 	decoder.UseNumber()
-	v, err := value(decoder, 0)
+	count := 0
+	v, err := value(decoder, 0, &count)
 	if err != nil {
 		return nil, err
 	}
@@ -35,9 +36,12 @@ func parse(document []byte) (map[string]any, error) {
 	return object, nil
 }
 
-// value reads the next value, which is inside depth objects and arrays. The
-// document is known to be well-formed.
-func value(d *json.Decoder, depth int) (any, error) {
+// value reads the next value, which is inside depth objects and arrays and the
+// one after count. The document is known to be well-formed.
+func value(d *json.Decoder, depth int, count *int) (any, error) {
+	if *count++; *count > maxValues {
+		return nil, wrong("is one value too many: a document has at most %d, lists and objects included", maxValues)
+	}
 	token, err := d.Token()
 	if err != nil {
 		return nil, wrong("the document is not JSON")
@@ -52,7 +56,7 @@ func value(d *json.Decoder, depth int) (any, error) {
 	if delim == '[' {
 		list := []any{}
 		for d.More() {
-			v, err := value(d, depth+1)
+			v, err := value(d, depth+1, count)
 			if err != nil {
 				return nil, in("["+strconv.Itoa(len(list))+"]", err)
 			}
@@ -71,7 +75,7 @@ func value(d *json.Decoder, depth int) (any, error) {
 		if _, ok := object[key]; ok {
 			return nil, in(key, wrong("is there twice"))
 		}
-		v, err := value(d, depth+1)
+		v, err := value(d, depth+1, count)
 		if err != nil {
 			return nil, in(key, err)
 		}

@@ -15,7 +15,12 @@ import (
 // What an operation passes, by the names that the engine gives its steps. A step
 // that is not met fails the test, so that the lists stay true.
 var (
-	createSteps  = []string{"create: nodes have made the key", "create: the account is stored"}
+	createSteps = []string{"create: nodes have made the key", "create: the account is stored"}
+	renameSteps = []string{
+		"rename: the old name is marked", "rename: the account is stored under the new name",
+		"rename: the old name is removed", "rename: the mark is removed",
+	}
+	removeSteps  = []string{"remove: the account is removed", "remove: its exposures are removed"}
 	refreshSteps = []string{"refresh: nodes have made the next shares", "refresh: the next shares have been opened", "refresh: the next shares are stored"}
 	// A new wrapping-key version and what follows from it in the background.
 	rotateSteps = []string{
@@ -30,8 +35,8 @@ var (
 )
 
 // TestKilledAtEveryStep kills the plugin, a node and Vault itself, with SIGKILL,
-// between any two steps of creating, refreshing, rewrapping and destroying: no
-// account is lost, every public key stays, and everything signs.
+// between any two steps of creating, renaming, refreshing, rewrapping and destroying:
+// no account is lost, every public key stays, and everything signs.
 func TestKilledAtEveryStep(t *testing.T) {
 	dir := os.Getenv("MPC_FAULTS_PLUGIN_DIR")
 	if dir == "" {
@@ -62,6 +67,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			for _, step := range refreshSteps {
 				k.at(t, step, func() { _ = k.do(t, v.Client, "PUT", "mpc/accounts/alice/refresh", nil) })
 			}
+			k.renameAndRemove(t)
 			for _, step := range rotateSteps {
 				k.at(t, step, func() { _ = k.do(t, v.Client, "PUT", "mpc/wrapping-keys/rotate", nil) })
 			}

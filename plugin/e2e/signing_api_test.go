@@ -244,6 +244,16 @@ func TestBatch(t *testing.T) {
 		if wrap, _ := answer["wrap_info"].(map[string]any); status != 200 || text(wrap, "token") == "" {
 			t.Errorf("%d %v", status, answer)
 		}
+		// The status of a batch with failures is wrapped as well.
+		status, answer = e.post(t, "sign/batch", with(207), "X-Vault-Wrap-TTL", "60s")
+		wrap, _ := answer["wrap_info"].(map[string]any)
+		if status != 200 || answer["data"] != nil {
+			t.Errorf("%d %v", status, answer)
+		}
+		status, answer = (&engine{e.Vault, "sys/wrapping"}).post(t, "unwrap", map[string]any{"token": wrap["token"]})
+		if data, _ := answer["data"].(map[string]any); status != 207 || len(results(t, data)) != 2 {
+			t.Errorf("%d %v", status, answer)
+		}
 	})
 	t.Run("verify", func(t *testing.T) {
 		r := results(t, e.write(t, "sign/batch", map[string]any{"batch_input": []any{good}}))

@@ -205,7 +205,7 @@ func (doc accountListDoc) write(t *text) {
 	rows := make([][]string, len(doc.Accounts))
 	for i, acc := range doc.Accounts {
 		sharing := (&account{Threshold: acc.Threshold, Shares: acc.Shares}).sharing()
-		rows[i] = []string{acc.Name, acc.Algorithm, sharing, acc.State, count64(acc.ShareEpoch), acc.LastRefresh}
+		rows[i] = []string{acc.Name, acc.Algorithm, sharing, acc.State, count64(acc.ShareEpoch), moment(acc.LastRefresh)}
 	}
 	t.table("", []string{"NAME", "ALGORITHM", "SIGNERS", "STATE", "EPOCH", "LAST REFRESH"}, rows)
 	if doc.NextAfter != "" {

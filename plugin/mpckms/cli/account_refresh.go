@@ -64,8 +64,8 @@ func (doc refreshDoc) write(t *text) {
 		"Share epoch", count64(doc.ShareEpoch),
 		"Epoch ID", doc.EpochID,
 		"Wrapping version", count64(uint64(doc.WrappingVersion)),
-		"Last refresh", doc.LastRefresh,
-		"Next refresh", doc.NextRefresh,
+		"Last refresh", moment(doc.LastRefresh),
+		"Next refresh", moment(doc.NextRefresh),
 		"Last refresh error", doc.LastRefreshError,
 	)
 }

@@ -75,7 +75,7 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 				return err
 			}
 			child.add(body)
-			if id != "" {
+			if cmd.Flags().Changed("request-id") { // an empty one is refused, not dropped
 				body["request_id"] = id
 			}
 			c, err := a.connect()

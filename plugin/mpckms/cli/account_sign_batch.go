@@ -21,8 +21,9 @@ const (
 	// the last.
 	batchFirst, batchGrowth, batchItems = 4, 4, 128
 	batchPace                           = 5 * time.Second
-	// batchBytes bounds the input of one request, in base64. Vault takes 32 MiB.
-	batchBytes = 8 << 20
+	// batchBytes bounds the input of one request, in base64. The engine takes
+	// 4 MiB before base64.
+	batchBytes = 5 << 20
 )
 
 // batchDoc is the JSON document of `account sign-batch`. It is printed also
@@ -45,7 +46,7 @@ type batchResult struct {
 
 // pending reports whether the item waits for auxiliary keys.
 func (r batchResult) pending() bool {
-	return r.Status == http.StatusConflict && strings.Contains(strings.ToLower(r.Error), auxiliaryKeyWords)
+	return r.Status == http.StatusConflict && strings.HasPrefix(r.Error, auxiliaryKeyWords)
 }
 
 func (a *app) accountSignBatchCommand() *cobra.Command {

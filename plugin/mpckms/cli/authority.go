@@ -120,7 +120,7 @@ mount has accounts or recipients: pin it before the first account.`,
 			if _, err := c.do(cmd.Context(), request{what: "pin the authority", capability: capUpdate, path: "config/authority", body: body}, &doc); err != nil {
 				return err
 			}
-			return a.print(doc, func(t *text) { t.pairs("", "Pinned", doc.PublicKey, "Since", doc.Pinned) })
+			return a.print(doc, func(t *text) { t.pairs("", "Pinned", doc.PublicKey, "Since", moment(doc.Pinned)) })
 		},
 	}
 }

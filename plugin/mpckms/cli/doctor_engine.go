@@ -95,7 +95,7 @@ func (x *examination) examineNode(a *doctor.Area, n node) {
 	case !n.working():
 		a.Problem(n.ID, "it cannot use the HSM: "+n.HSM+last, "Is the token there, and reachable from Vault's host? Nodes log in again by themselves.")
 	case n.Restarts > 0:
-		a.Warn(n.ID, fmt.Sprintf("ready since %s, after %s%s", n.Since, plural(n.Restarts, "restart"), last), "Vault's log says why it ended.")
+		a.Warn(n.ID, fmt.Sprintf("ready since %s, after %s%s", moment(n.Since), plural(n.Restarts, "restart"), last), "Vault's log says why it ended.")
 	case n.Version != "" && x.mount.RunningVersion != "" && strings.TrimPrefix(n.Version, "v") != strings.TrimPrefix(x.mount.RunningVersion, "v"):
 		a.Warn(n.ID, fmt.Sprintf("it is of version %s, the plugin of %s", n.Version, x.mount.RunningVersion), "Reload the plugin: vault plugin reload -type=secret -plugin=mpc")
 	default:
@@ -109,7 +109,7 @@ func (x *examination) examineNode(a *doctor.Area, n node) {
 	case !n.hasAux():
 		a.Warn(n.ID+" auxiliary keys", n.aux()+": ECDSA signatures wait for them", "They are made by themselves after a start; 'mpckms status' shows how far they are.")
 	case n.AuxNextDue != "" && err == nil && time.Since(due) > overdueAfter:
-		a.Warn(n.ID+" auxiliary keys", "new ones were due at "+n.AuxNextDue, "All nodes must be ready for that. If it persists, see Vault's log, or 'mpckms node renew "+n.ID+"'.")
+		a.Warn(n.ID+" auxiliary keys", "new ones were due at "+moment(n.AuxNextDue), "All nodes must be ready for that. If it persists, see Vault's log, or 'mpckms node renew "+n.ID+"'.")
 	default:
 		a.OK(n.ID+" auxiliary keys", n.AuxState)
 	}

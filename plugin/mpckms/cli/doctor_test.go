@@ -139,7 +139,7 @@ func TestDoctorFinds(t *testing.T) {
 
 		{"dead token", "GET auth/token/lookup-self", denied, areaToken, "valid", doctor.Problem, "vault login"},
 		{"root token", "GET auth/token/lookup-self", data(`{"ttl":0,"policies":["root"]}`), areaToken, "rights", doctor.Warning, "root token"},
-		{"short token", "GET auth/token/lookup-self", data(`{"ttl":60,"policies":["p"],"renewable":false}`), areaToken, "lifetime", doctor.Warning, "ends in 1m0s"},
+		{"short token", "GET auth/token/lookup-self", data(`{"ttl":60,"policies":["p"],"renewable":false}`), areaToken, "lifetime", doctor.Warning, "ends in 1m"},
 		{"endless token", "GET auth/token/lookup-self", data(`{"ttl":0,"policies":["p"]}`), areaToken, "lifetime", doctor.OK, "does not end"},
 		{"few rights", "PUT sys/capabilities-self", data(`{"mpc/config/hsm":["read"]}`), areaToken, "rights on mpc/", doctor.Warning, `path "mpc/config/hsm" { capabilities = ["read", "sudo"] }`},
 		{"rights unknown", "PUT sys/capabilities-self", denied, areaToken, "rights on mpc/", doctor.NotChecked, "sys/capabilities-self"},

@@ -129,9 +129,9 @@ func (x *examination) examineToken() {
 	case slices.Contains(self.Policies, "root"):
 		a.Warn("rights", "it is a root token, which may do everything and is worth stealing", "Work with a token of an operator's policy, and revoke this one.")
 	case self.TTL != 0 && ttl < shortTTL && !self.Renewable:
-		a.Warn("lifetime", fmt.Sprintf("it ends in %s and cannot be renewed", ttl), "vault login")
+		a.Warn("lifetime", fmt.Sprintf("it ends in %s and cannot be renewed", short(ttl)), "vault login")
 	case self.TTL != 0:
-		a.OK("lifetime", fmt.Sprintf("it ends in %s", ttl))
+		a.OK("lifetime", fmt.Sprintf("it ends in %s", short(ttl)))
 	default:
 		a.OK("lifetime", "it does not end")
 	}

@@ -99,6 +99,8 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		{[]string{"nonsense"}, "unknown command"},
 		{[]string{"account", "nonsense"}, "unknown command"},
+		{[]string{"acount"}, "Did you mean this?\n  account\n"},
+		{[]string{"account", "lst"}, `unknown command "lst", did you mean list?`},
 		{[]string{"status", "extra"}, "unexpected argument"},
 		{[]string{"status", "--nonsense"}, "unknown flag"},
 		{[]string{"status", "-o", "yaml"}, "-o table or -o json"},
@@ -106,7 +108,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"status", "--mount", ""}, "not a mount path"},
 		{[]string{"account", "show"}, "which account"},
 		{[]string{"account", "show", "a", "b"}, "one account name"},
-		{[]string{"account", "show", "a/refresh"}, "not an account name"},
+		{[]string{"account", "show", "a/refresh"}, "not an account name: use up to 128 letters"},
 		{[]string{"account", "show", ".."}, "not an account name"},
 		{[]string{"account", "show", "a?b"}, "not an account name"},
 		{[]string{"account", "create", "a"}, "--algorithm is needed"},

@@ -80,7 +80,7 @@ func (c *client) nodes(ctx context.Context) ([]node, error) {
 func nodeTable(t *text, nodes []node) {
 	rows := make([][]string, len(nodes))
 	for i, n := range nodes {
-		rows[i] = []string{n.ID, n.State, n.aux(), fmt.Sprint(n.Sessions), fmt.Sprint(n.Restarts), n.HSM, n.Version, count(n.PID), n.Since}
+		rows[i] = []string{n.ID, n.State, n.aux(), fmt.Sprint(n.Sessions), fmt.Sprint(n.Restarts), n.HSM, n.Version, count(n.PID), moment(n.Since)}
 	}
 	t.table("", []string{"NODE", "STATE", "AUXILIARY KEYS", "SESSIONS", "RESTARTS", "HSM", "VERSION", "PID", "SINCE"}, rows)
 	for _, n := range nodes {

@@ -40,7 +40,8 @@ func (a *app) note(format string, args ...any) {
 }
 
 func (a *app) printError(err error) {
-	msg := strings.TrimRight(cleanLines(err.Error()), "\n")
+	// Cobra indents what it suggests with a tab.
+	msg := strings.TrimRight(cleanLines(strings.ReplaceAll(err.Error(), "\n\t", "\n  ")), "\n")
 	fmt.Fprintln(a.stderr, a.strike("Error: "+msg))
 }
 

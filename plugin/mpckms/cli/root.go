@@ -127,7 +127,7 @@ func accountArg(cmd *cobra.Command, args []string) error {
 	case len(args) > 1:
 		return usagef(cmd, "one account name expected, unexpected argument %q", args[1])
 	case !validName(args[0]):
-		return usagef(cmd, "%q is not an account name: use letters, digits and '_', with '-' and '.' inside", args[0])
+		return usagef(cmd, "%q is not an account name: use up to 128 letters, digits, dots, dashes and underscores, with a letter or digit at both ends", args[0])
 	}
 	return nil
 }
@@ -151,6 +151,10 @@ func group(use, short string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()
+			}
+			cmd.SuggestionsMinimumDistance = min(2, len(args[0])/2) // letters that differ
+			if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+				return usagef(cmd, "unknown command %q, did you mean %s?", args[0], strings.Join(like, " or "))
 			}
 			return usagef(cmd, "unknown command %q", args[0])
 		},

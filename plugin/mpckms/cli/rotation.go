@@ -49,7 +49,7 @@ func (e rotationError) String() string {
 	if e.Error == "" {
 		return ""
 	}
-	return strings.Join(strings.Fields(e.Account+" "+e.What+" at "+e.Time), " ") + ": " + e.Error
+	return strings.Join(strings.Fields(e.Account+" "+e.What+" at "+moment(e.Time)), " ") + ": " + e.Error
 }
 
 type rewrapProgress struct {
@@ -74,9 +74,9 @@ func (c catchUp) String() string {
 	case c.Started == "":
 		return ""
 	case c.Finished != "":
-		return "finished at " + c.Finished
+		return "finished at " + moment(c.Finished)
 	}
-	return fmt.Sprintf("%d accounts remain, since %s", c.Remaining, c.Started)
+	return fmt.Sprintf("%d accounts remain, since %s", c.Remaining, moment(c.Started))
 }
 
 // every describes a clock; 0 stops it.
@@ -97,7 +97,7 @@ func (d rotationDoc) write(t *text) {
 		"Shares", fmt.Sprintf("%s, %d at once, %d per second", every(d.RefreshPeriod), d.Concurrency, d.Rate),
 		"Shares of idle accounts", idle,
 		"Wrapping key", every(d.RewrapPeriod),
-		"Next wrapping key", d.NextRewrap,
+		"Next wrapping key", moment(d.NextRewrap),
 		"Old wrapping keys", "destroyed after "+d.RetireAfter.String(),
 		"Auxiliary keys", every(d.AuxPeriod))
 	r := d.Rewrap
@@ -109,7 +109,7 @@ func (d rotationDoc) write(t *text) {
 			fmt.Sprintf("%d of %d accounts sealed to version %d", r.Done, r.Total, r.Version)},
 	})
 	t.blank()
-	t.pairs("", "Oldest shares", d.Oldest, "Catch-up", d.CatchUp.String(),
+	t.pairs("", "Oldest shares", moment(d.Oldest), "Catch-up", d.CatchUp.String(),
 		"Last failed refresh", d.LastError.String(), "Last failed rewrap", r.LastError.String())
 }
 

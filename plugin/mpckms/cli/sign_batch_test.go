@@ -242,15 +242,24 @@ func TestBatchPace(t *testing.T) {
 	}
 }
 
-// Long inputs are spread over requests that Vault takes.
+// Long inputs are spread over requests that the engine takes.
 func TestBatchChunks(t *testing.T) {
 	s := batchServer(t)
-	item := `{"text":"` + strings.Repeat("x", 700<<10) + `"}`
+	item := `{"text":"` + strings.Repeat("x", 500<<10) + `"}`
 	res, doc := signBatch(t, strings.Repeat(item, 20))
 	res.want(t, 0)
 	calls := s.called("PUT mpc/sign/treasury")
 	if len(doc.Results) != 20 || len(calls) < 2 {
 		t.Errorf("%d results in %d requests", len(doc.Results), len(calls))
+	}
+	for i, c := range calls {
+		size := 0
+		for _, item := range c.body["batch_input"].([]any) {
+			size += len(item.(map[string]any)["input"].(string))
+		}
+		if size > base64.StdEncoding.EncodedLen(4<<20) {
+			t.Errorf("request %d has inputs of %d bytes, more than the engine takes", i, size)
+		}
 	}
 }
 

@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	// maxInput is the longest message in bytes: its base64 form is 1 MiB,
-	// the longest JSON string Vault accepts.
-	maxInput = 768 << 10
+	// maxInput is the longest message in bytes that the engine signs.
+	maxInput = 512 << 10
 	// digestSize is the length in bytes of what the schemes sign.
 	digestSize = 32
 )
@@ -143,7 +142,7 @@ func limited(r io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("the message cannot be read: %w", err)
 	}
 	if len(message) > maxInput {
-		return nil, fmt.Errorf("the message is longer than %d bytes, the most Vault takes: hash it yourself and give --digest", maxInput)
+		return nil, fmt.Errorf("the message is longer than %d bytes, the most the engine takes: hash it yourself and give --digest (ed25519 takes none)", maxInput)
 	}
 	return message, nil
 }

@@ -225,6 +225,22 @@ func TestSignOtherConflict(t *testing.T) {
 	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
 		t.Errorf("%d requests, want 1", n)
 	}
+	// Whoever freezes an account writes the reason.
+	s.forget()
+	s.on("PUT mpc/sign/treasury", fails(409, `account "treasury" is frozen (auxiliary keys are still being made) and signs nothing`))
+	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "3s").want(t, 1, "has been frozen")
+	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
+		t.Errorf("%d requests to an account that is frozen, want 1", n)
+	}
+}
+
+// A variable that is not set must not turn a safe request into an unsafe one.
+func TestSignEmptyRequestID(t *testing.T) {
+	s := engine(t)
+	run(t, "account", "sign", "treasury", "--input", "x", "--request-id", "").want(t, 0)
+	if calls := s.called("PUT mpc/sign/treasury"); len(calls) != 1 || calls[0].body["request_id"] != "" {
+		t.Errorf("sent %v: the engine cannot refuse it", calls)
+	}
 }
 
 // runWatching is run with progress looked at all the time.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -106,12 +107,13 @@ func (a *app) signOnce(ctx context.Context, c *client, req request, doc any, pro
 
 // auxiliaryKeysPending tells this 409 from others (a frozen account, a
 // concurrent change), which waiting does not help. The engine's text for it
-// always names what is missing.
+// begins with these words; further on others may have them too, in the reason
+// of a freeze.
 func auxiliaryKeysPending(r *refusal) bool {
-	return r.status == http.StatusConflict && r.said(auxiliaryKeyWords)
+	return r.status == http.StatusConflict && slices.ContainsFunc(r.messages, func(m string) bool { return strings.HasPrefix(m, auxiliaryKeyWords) })
 }
 
-const auxiliaryKeyWords = "auxiliary key"
+const auxiliaryKeyWords = "auxiliary keys are still being made"
 
 // ecdsaPrefix starts the names of the algorithms that need auxiliary keys.
 const ecdsaPrefix = "ecdsa-"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -40,7 +41,29 @@ func (s seconds) String() string {
 	if s == 0 {
 		return ""
 	}
-	return (time.Duration(s) * time.Second).String()
+	return short(time.Duration(s) * time.Second)
+}
+
+// short is a duration as people write it: 10m and not 10m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
+}
+
+// moment is a time of the server without fractions of a second, for people. What
+// is not a time stays as it is.
+func moment(s string) string {
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return s
+	}
+	return t.Format(time.RFC3339)
 }
 
 func count(n int) string {

@@ -100,7 +100,7 @@ func (d wrappingListDoc) write(t *text) {
 	rows := [][]string{}
 	for _, k := range d.WrappingKeys {
 		accounts, nodes := k.References.cells()
-		rows = append(rows, []string{fmt.Sprint(k.Version), k.state(), k.Suite, accounts, nodes, k.Created})
+		rows = append(rows, []string{fmt.Sprint(k.Version), k.state(), k.Suite, accounts, nodes, moment(k.Created)})
 	}
 	t.table("", []string{"VERSION", "STATE", "SUITE", "ACCOUNTS", "NODE KEYS", "CREATED"}, rows)
 }
@@ -140,7 +140,7 @@ func (k wrappingKey) write(t *text) {
 	t.pairs("", "Version", fmt.Sprint(k.Version), "State", k.state(), "Suite", k.Suite,
 		"Label", k.Label, "Key ID", k.KeyID, "Token", k.TokenSerial, "Public key", k.PublicKey,
 		"Accounts", accounts, "Node keys", nodes,
-		"Created", k.Created, "Retired", k.Retired, "Destroyed from", k.DestroyAfter, "Destroyed", k.Destroyed,
+		"Created", moment(k.Created), "Retired", moment(k.Retired), "Destroyed from", moment(k.DestroyAfter), "Destroyed", moment(k.Destroyed),
 		"Last error", k.LastError)
 }
 
