@@ -438,6 +438,14 @@ func TestFrozenEverywhere(t *testing.T) {
 	old, _ := c.KillLeader(t)
 	c.AwaitElection(t, old)
 	next := &engine{c.Leader(t), "mpc"}
+	next.await(t, signsWithin, "answers from every server", func() bool {
+		for _, v := range append(c.Standbys(t), next.Vault) {
+			if _, err := v.Client.Logical().List("mpc/nodes"); err != nil {
+				return false // it has just become active, or does not know who has
+			}
+		}
+		return true
+	})
 	next.waitNodes(t, 3)
 	everywhere("alicia", 409, "has been frozen")
 	everywhere("alice", 404, "there is no account")
