@@ -66,7 +66,6 @@ func TestScanAndWrites(t *testing.T) {
 	write(x, "accounts/created", 2, nil)
 	write(x, "accounts/failed", 2, errors.New("no answer"))
 	x.deleted("accounts/destroyed", nil)
-	x.deleted("accounts/read", errors.New("no answer"))
 	x.end(s, true)
 	// "old" was not found: it is gone.
 	if a, b := x.tally(1), x.tally(2); a.accounts != 2 || b.accounts != 3 || !a.complete {
@@ -81,6 +80,20 @@ func TestScanAndWrites(t *testing.T) {
 	write(x, "accounts/failed", 1, nil)
 	if err := x.doom(t.Context(), 2); err != nil {
 		t.Error(err)
+	}
+
+	// A deletion that failed may have taken effect: nothing is certain before the
+	// next scan, and a scan that ran meanwhile may have read the record before.
+	x.deleted("accounts/read", errors.New("no answer"))
+	if x.isComplete() {
+		t.Error("certain after a deletion that failed")
+	}
+	s = x.scan()
+	s.found("accounts/read", at(1))
+	x.deleted("accounts/read", errors.New("no answer"))
+	x.end(s, true)
+	if x.isComplete() {
+		t.Error("certain after a scan beside a deletion that failed")
 	}
 
 	// Another server wrote: nothing is certain before the next scan, and a scan
