@@ -177,9 +177,14 @@ func (b *backend) wrappingAnswer(ring *keyring, r *wrappingRecord, tallies map[u
 // unused key in the token.
 func (b *backend) wrappingRotate(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	var made *madeVersion
+	request := ctx
 	err := b.detached(ctx, "the token is still making the key, and the version is in use as soon as it is made: watch wrapping-keys/", func(ctx context.Context) (err error) {
 		made, err = b.makeVersion(ctx)
-		b.report(chore{what: choreMake}, err)
+		// A failure that the caller hears of is his: kept as the keeper's it
+		// would be shown until the next version is due, a day later.
+		if err == nil || request.Err() != nil {
+			b.report(chore{what: choreMake}, err)
+		}
 		return err
 	})
 	if err != nil {

@@ -461,6 +461,10 @@ func TestRotateRefuses(t *testing.T) {
 	configure(m)
 	m.fake.makeErr = fmt.Errorf("no such mechanism")
 	m.fails(logical.UpdateOperation, "wrapping-keys/rotate", nil, 500, "no version was added")
+	// Who asked was told, and nothing is going to be tried again.
+	if why, at := m.b.keeper.failure(chore{what: choreMake}); why != "" || !at.IsZero() {
+		t.Errorf("the keeper keeps a failure that is the caller's: %s", why)
+	}
 	m.fake.makeErr = nil
 	for name, spoil := range map[string]func(*hsm.WrappingKey){
 		"version":    func(k *hsm.WrappingKey) { k.Version++ },

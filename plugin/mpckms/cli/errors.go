@@ -112,9 +112,10 @@ func (r *refusal) nextStep() string {
 	return "" // the engine's own 4xx messages say what to do
 }
 
-// unknownOutcome is said where a write may or may not have been carried out.
+// unknownOutcome is said where a write may or may not have been carried out, and
+// the engine does not say itself that it was not.
 func (r *refusal) unknownOutcome() string {
-	if r.req.body == nil && r.req.capability != capDelete {
+	if r.req.body == nil && r.req.capability != capDelete || r.said("nothing was ") {
 		return ""
 	}
 	if r.req.capability == capCreate {

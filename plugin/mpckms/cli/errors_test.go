@@ -87,6 +87,19 @@ func TestServerErrors(t *testing.T) {
 	}
 }
 
+// TestKnownOutcome checks that nothing is left open where the engine has said what
+// became of a request.
+func TestKnownOutcome(t *testing.T) {
+	s := newServer(t)
+	s.on("GET mpc/accounts/a", fails(404, "there is no such account"))
+	s.on("PUT mpc/accounts/a", fails(503, "HSM unavailable: nothing was changed"))
+	res := run(t, "account", "create", "a", "--algorithm", "x")
+	res.want(t, 1, "nothing was changed (status 503)", "Try again")
+	if strings.Contains(res.stderr, "may have been created") {
+		t.Errorf("contradicts the engine: %s", res.stderr)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	s := newServer(t)
 	long := filepath.Join(t.TempDir(), "long")

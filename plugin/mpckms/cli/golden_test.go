@@ -31,7 +31,7 @@ const (
 		"hsm":"ok","last_error":"","since":"2026-01-02T03:04:05Z","aux_state":"generating","aux_generation":0,
 		"aux_progress":40,"aux_peers_ready":0,"aux_peers":2}`
 	node3 = `{"id":"local-3","state":"restarting","version":"","pid":0,"identity":"cc","sessions":0,"restarts":2,
-		"hsm":"not connected","last_error":"the node's process ended: signal: killed","since":"2026-01-02T03:05:00Z",
+		"hsm":"HSM unavailable: token not found","last_error":"the node's process ended: signal: killed","since":"2026-01-02T03:05:00Z",
 		"aux_state":"none","aux_generation":0,"aux_progress":0,"aux_peers_ready":0,"aux_peers":2}`
 	formatsData = `{"signature":"AAEC","signature_hex":"000102","signature_format":"ethereum","r":"00","s":"01","v":1,"digest":"cc",
 		"public_key":"02aabb","share_epoch":7,"signers":[{"index":1,"node":"local-3"}],"session_id":"dd","attempts":1,"request_id":"order-7","replayed":true}`

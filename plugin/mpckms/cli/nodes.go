@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // What the engine calls states that the CLI looks at.
@@ -80,10 +81,14 @@ func (c *client) nodes(ctx context.Context) ([]node, error) {
 func nodeTable(t *text, nodes []node) {
 	rows := make([][]string, len(nodes))
 	for i, n := range nodes {
-		rows[i] = []string{n.ID, n.State, n.aux(), fmt.Sprint(n.Sessions), fmt.Sprint(n.Restarts), n.HSM, n.Version, count(n.PID), moment(n.Since)}
+		hsm, _, _ := strings.Cut(n.HSM, ": ") // the whole stands below
+		rows[i] = []string{n.ID, n.State, n.aux(), fmt.Sprint(n.Sessions), fmt.Sprint(n.Restarts), hsm, n.Version, count(n.PID), moment(n.Since)}
 	}
 	t.table("", []string{"NODE", "STATE", "AUXILIARY KEYS", "SESSIONS", "RESTARTS", "HSM", "VERSION", "PID", "SINCE"}, rows)
 	for _, n := range nodes {
+		if strings.Contains(n.HSM, ": ") && n.HSM != n.LastError {
+			t.line(n.ID + ": " + n.HSM)
+		}
 		if n.LastError != "" {
 			t.line(fmt.Sprintf("%s, last error: %s", n.ID, n.LastError))
 		}
