@@ -34,7 +34,8 @@ func subjects() []struct{ title, prefix string } {
 const referenceHead = `# API reference
 
 Made from the path definitions by ` + "`make api`" + `; the same text is in Vault as ` + "`vault path-help mpc/…`" + `.
-Machines read [openapi.json](openapi.json).
+Machines read [openapi.json](openapi.json); Vault gives the same out at
+` + "`sys/internal/specs/openapi`" + `, but loses the references to schemas, as of every external plugin.
 
 Paths are relative to the mount, here ` + "`mpc`" + `: over HTTP ` + "`sign/alice`" + ` is
 ` + "`POST $VAULT_ADDR/v1/mpc/sign/alice`" + ` with a JSON body and the header ` + "`X-Vault-Token`" + `.

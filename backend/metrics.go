@@ -147,7 +147,7 @@ func statusLabel(status int) string {
 }
 
 // refreshed counts a refresh that was tried. It is no failure of a refresh that
-// the account is gone, or busy with another.
+// the account is gone, renamed, or busy with another.
 func (m *metrics) refreshed(err error) { count(m.refreshes, err) }
 
 // rewrapped does the same for a rewrap.
@@ -155,10 +155,11 @@ func (m *metrics) rewrapped(err error) { count(m.rewraps, err) }
 
 func count(results *prometheus.CounterVec, err error) {
 	var f *fault
+	var moving *movingError
 	switch {
 	case err == nil:
 		results.WithLabelValues(resultOK).Inc()
-	case errors.As(err, &f) && f.status < http.StatusInternalServerError:
+	case errors.As(err, &f) && f.status < http.StatusInternalServerError, errors.As(err, &moving):
 	default:
 		results.WithLabelValues(resultFailed).Inc()
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -200,4 +201,76 @@ func TestReferencesAfterHiccup(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRefreshOfTheMoved: a refresh that finds its account on the way to another name
+// has not failed; an operator would be called for nothing.
+func TestRefreshOfTheMoved(t *testing.T) {
+	m := stoppedRename(t, stepRenameMarked)
+	if _, err := m.b.RefreshAccount(t.Context(), "carol"); !errors.Is(err, rotation.ErrGone) {
+		t.Fatal(err)
+	}
+	if v, _ := value(m.scrape(), "mpc_refreshes_total", "result=failed"); v != 0 {
+		t.Errorf("%v refreshes have failed", v)
+	}
+}
+
+// TestReadLater: an account could not be read when all were, once. It is refreshed
+// all the same from when it can be.
+func TestReadLater(t *testing.T) {
+	f := &flaky{Storage: &logical.InmemStorage{}}
+	at := newClock()
+	m := wrapped(t, f, newFake(t), at)
+	m.must(logical.DeleteOperation, "accounts/alice", nil)
+	m.b.Cleanup(t.Context())
+	m = openAt(t, f, m.fake, at.now)
+	f.noReads = prefixAccounts + "alice"
+	m.b.startBackground()
+	m.b.tasks.Wait()
+	for deadline := time.Now().Add(20 * time.Second); !m.b.runner.Progress().Loaded && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	}
+	if _, known := m.b.runner.Status("bob"); !known {
+		t.Fatal("bob is not known")
+	}
+	f.mu.Lock()
+	f.noReads = ""
+	f.mu.Unlock()
+	at.add(keeperBackoffMax)
+	m.pass()
+	if _, known := m.b.runner.Status("alice"); !known {
+		t.Error("alice is not refreshed")
+	}
+	at.add(defaultDeletionWait)
+	if !m.b.grave.anyPast(at.now()) {
+		t.Error("alice is never destroyed")
+	}
+}
+
+// TestRenameRepeated: clients repeat a request that was answered by 5xx. A rename
+// that was begun by the first one is not refused then because of itself.
+func TestRenameRepeated(t *testing.T) {
+	for n, late := range map[int]bool{0: true, 1: true, 2: false} {
+		h := &hiccup{Storage: &logical.InmemStorage{}, late: late}
+		m := openAt(t, h, newFake(t), newClock().now)
+		configure(m)
+		toBeRenamed(m)
+		h.left, h.armed = n, true
+		if _, status, msg := m.do(logical.UpdateOperation, "accounts/carol/rename", toRename("caroline")); status < 500 {
+			t.Errorf("write %d: %d %s", n, status, msg)
+		}
+		if d := m.update("accounts/carol/rename", toRename("caroline")); d["name"] != "caroline" {
+			t.Errorf("write %d: %v", n, d)
+		}
+		checkRenamed(m, whole(m, "carol", "caroline"), "carol-anne")
+	}
+}
+
+// TestRenameRepeatedTooLate: the name that a cut-off rename was for is another's by
+// now, and the rename is repeated.
+func TestRenameRepeatedTooLate(t *testing.T) {
+	m := stoppedRename(t, stepRenameMarked)
+	m.create("caroline", "ed25519")
+	m.fails(logical.UpdateOperation, "accounts/carol/rename", toRename("caroline"), http.StatusConflict, `"carol" keeps its name`)
+	m.signs("carol")
+	m.signs("caroline")
 }

@@ -55,7 +55,7 @@ Lists the accounts:
 Filters and pages are query parameters, which "vault read" sends:
 
   $ vault read mpc/accounts list=true prefix=al details=true
-  $ vault read mpc/accounts list=true state=active after=aa limit=500
+  $ vault read mpc/accounts list=true state=frozen metadata=team=ops limit=500
   $ curl -H "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/mpc/accounts?list=true&limit=100&after=alice"
 
 A page that does not end the list has next_after, which is the next page's after.

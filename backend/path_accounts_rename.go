@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -65,8 +66,13 @@ func (b *backend) accountRename(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	defer release()
-	if err := b.markLeaving(ctx, name, to); err != nil {
+	// What a request began that is repeated now goes on.
+	if now, err := b.leaving(ctx, name, to); err != nil {
 		return nil, err
+	} else if now == nil {
+		if err := b.markLeaving(ctx, name, to); err != nil {
+			return nil, err
+		}
 	}
 	b.moves.note(name, to)
 	// What has begun is finished, also when the caller has gone.
@@ -77,6 +83,9 @@ func (b *backend) accountRename(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	r, err := b.finishMove(ctx, name, to)
+	if errors.Is(err, errMoveUndone) {
+		return nil, conflict("another account is called %q, so account %q keeps its name: choose another name", to, name)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the account is on its way from %q to %q, which is finished by itself within a minute or by the next request; until then it signs under neither or under the new name: %w", name, to, err)
 	}

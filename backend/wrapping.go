@@ -166,13 +166,21 @@ func rewrapWindow(clocks rotationRecord) time.Duration {
 }
 
 // scanIfNeeded reads everything when the index has lost its certainty. At the
-// start the rotation runner does.
+// start the rotation runner does; an account that could not be read then is told
+// about here.
 func (b *backend) scanIfNeeded(ctx context.Context) {
 	c := chore{what: choreScan}
 	if b.store.refs.isComplete() || !b.runner.Progress().Loaded || !b.keeper.ready(c) {
 		return
 	}
-	_, err := b.readAll(ctx, func(string, *accountRecord) {})
+	_, err := b.readAll(ctx, func(name string, r *accountRecord) {
+		if r.RenamingTo != "" {
+			b.moves.note(name, r.RenamingTo)
+		}
+		if _, known := b.runner.Status(name); !known && !r.left(name) {
+			b.accountChanged(name, r)
+		}
+	})
 	b.report(c, err)
 }
 

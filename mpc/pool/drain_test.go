@@ -191,3 +191,45 @@ func TestCloseDoesNotDrain(t *testing.T) {
 		t.Error("a session of a closed pool succeeded")
 	}
 }
+
+// TestNodesOnce: every node is shown once, whatever happens to it meanwhile.
+func TestNodesOnce(t *testing.T) {
+	p, h, s := fakePool(t, 5)
+	h.hold = make(chan struct{})
+	held := startHeld(t, p, h, 5, 5) // what leaves has something to finish
+	stop, changed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(changed)
+		for local := 3; ; local = 8 - local {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s.Local = local
+			if err := p.Apply(context.Background(), s); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 20000 {
+		seen := map[string]bool{}
+		for _, n := range p.Nodes() {
+			if seen[n.ID] {
+				t.Errorf("%s is shown twice", n.ID)
+			}
+			seen[n.ID] = true
+		}
+		if len(seen) != 5 {
+			t.Errorf("%d nodes are shown", len(seen))
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	close(stop)
+	<-changed
+	close(h.hold)
+	<-held.done
+}

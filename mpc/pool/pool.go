@@ -294,7 +294,7 @@ func (p *Pool) Close(ctx context.Context) error {
 // Nodes returns a snapshot of every node, ordered by name, and then of those
 // that finish their sessions before they leave.
 func (p *Pool) Nodes() []NodeStatus {
-	nodes := p.all()
+	nodes, departing := p.shown()
 	out := make([]NodeStatus, 0, len(nodes))
 	for _, n := range nodes {
 		s := n.status()
@@ -308,7 +308,7 @@ func (p *Pool) Nodes() []NodeStatus {
 		s.Aux.NextDue = p.auxDue(n)
 		out = append(out, s)
 	}
-	for _, n := range p.departing() {
+	for _, n := range departing {
 		s := n.status()
 		s.Aux.complete()
 		out = append(out, s)
@@ -330,13 +330,13 @@ func (p *Pool) all() []*localNode {
 	return byName(p.nodes)
 }
 
-// departing returns the nodes that leave and have no successor yet, ordered by
-// name.
-func (p *Pool) departing() []*localNode {
+// shown returns the nodes, and those that leave and have no successor yet, both
+// ordered by name. No name is in both, nor missing from both.
+func (p *Pool) shown() (nodes, departing []*localNode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := byName(p.leaving)
-	return slices.DeleteFunc(out, func(n *localNode) bool { return p.nodes[n.id] != nil })
+	departing = slices.DeleteFunc(byName(p.leaving), func(n *localNode) bool { return p.nodes[n.id] != nil })
+	return byName(p.nodes), departing
 }
 
 func byName(nodes map[string]*localNode) []*localNode {

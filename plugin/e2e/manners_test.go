@@ -111,7 +111,8 @@ func TestHelpExamples(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(sh.dir, "pin-file"), []byte(token.PIN), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e.write(t, "config/nodes", map[string]any{"local": 3}) // with fewer, the auxiliary keys are there sooner
+	// With fewer nodes the auxiliary keys are there sooner.
+	e.write(t, "config/nodes", map[string]any{"local": 3, "session_timeout": "60s"})
 	run := examples{sh: sh, used: map[string]bool{}}
 	for _, command := range helpOf(t, e, "") {
 		run.one(t, command)

@@ -1,0 +1,44 @@
+# Operator: runs the mount and the life of accounts. Cannot sign, nor have a
+# certificate request signed, and cannot destroy anything at once.
+#
+#   vault policy write mpc-operator docs/policies/operator.hcl
+#
+# Renaming moves an account under other policies: who may do that, and sign too,
+# may sign with every account.
+
+# config/*, recovery/* and destroy/* need sudo besides.
+path "mpc/config/*" {
+  capabilities = ["create", "read", "update", "sudo"]
+}
+path "mpc/recovery/*" {
+  capabilities = ["read", "update", "sudo"]
+}
+
+path "mpc/accounts/*" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+path "mpc/accounts/+/csr" {
+  capabilities = ["deny"]
+}
+path "mpc/verify/*" {
+  capabilities = ["update"]
+}
+
+path "mpc/nodes/*" {
+  capabilities = ["read", "update", "list"]
+}
+path "mpc/rotation/*" {
+  capabilities = ["update"]
+}
+path "mpc/wrapping-keys/*" {
+  capabilities = ["read", "update", "list"]
+}
+path "mpc/metrics" {
+  capabilities = ["read"]
+}
+
+# Destruction has no way back: grant it for the occasion, to two people.
+#
+# path "mpc/destroy/*" {
+#   capabilities = ["update", "delete", "sudo"]
+# }

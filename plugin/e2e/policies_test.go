@@ -1,0 +1,213 @@
+//go:build e2e
+
+package e2e_test
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/api"
+
+	"vault-plugin-secrets-mpc/plugin/e2e"
+)
+
+// attempt is one request, and whether a policy allows it.
+type attempt struct {
+	op, path string // "GET", "LIST", "POST" or "DELETE"
+	data     map[string]any
+	allowed  bool
+}
+
+// TestExamplePolicies: a token with one of the example policies, and nothing else, can do
+// what the policy says and is refused the rest.
+func TestExamplePolicies(t *testing.T) {
+	v := harness.StartVault(t, e2e.Options{})
+	e := enable(t, v, "mpc", 3)
+	for _, name := range []string{"app-shop", "payments", "other", "to-freeze", "to-rename", "to-delete"} {
+		e.create(t, name, bip340, 2, 3)
+	}
+	hello := map[string]any{"input": b64([]byte("hello"))}
+	signed := func(name string) map[string]any {
+		return map[string]any{"input": hello["input"], "signature": e.sign(t, name, []byte("hello"))["signature"]}
+	}
+	child := map[string]any{"derivation_path": "m/0/7"}
+	pin := map[string]any{"uri": v.Token.URI(), "pin": v.Token.PIN}
+	for policy, attempts := range map[string][]attempt{
+		"application": {
+			{"POST", "sign/app-shop", hello, true},
+			{"POST", "sign/payments", hello, true},
+			{"POST", "sign/app-shop", map[string]any{"batch_input": []any{hello}}, true},
+			{"POST", "verify/app-shop", signed("app-shop"), true},
+			{"POST", "verify/payments", signed("payments"), true},
+			{"GET", "accounts/app-shop", nil, true},
+			{"GET", "accounts/payments", nil, true},
+			{"GET", "accounts/app-shop/addresses", nil, true},
+			{"GET", "accounts/payments/addresses", nil, true},
+			{"POST", "accounts/payments/addresses", child, true},
+			{"POST", "accounts/payments/derive", child, true},
+
+			{"POST", "sign/other", hello, false},
+			{"POST", "verify/other", signed("other"), false},
+			{"GET", "accounts/other", nil, false},
+			{"GET", "accounts/other/addresses", nil, false},
+			{"POST", "accounts/other/derive", child, false},
+			{"POST", "accounts/app-shop/derive", child, false},
+			{"LIST", "accounts", nil, false},
+			{"POST", "accounts/app-new", map[string]any{"algorithm": bip340}, false},
+			{"POST", "accounts/app-shop", map[string]any{"presign": 0}, false},
+			{"POST", "accounts/payments", map[string]any{"metadata": map[string]any{"a": "b"}}, false},
+			{"POST", "accounts/app-shop/refresh", nil, false},
+			{"POST", "accounts/app-shop/freeze", nil, false},
+			{"POST", "accounts/payments/unfreeze", nil, false},
+			{"POST", "accounts/payments/rename", map[string]any{"new_name": "x"}, false},
+			{"POST", "accounts/payments/csr", map[string]any{"common_name": "x"}, false},
+			{"DELETE", "accounts/app-shop", nil, false},
+			{"DELETE", "accounts/payments", nil, false},
+			{"DELETE", "destroy/app-shop", nil, false},
+			{"POST", "destroy/payments", nil, false},
+			{"GET", "config/hsm", nil, false},
+			{"GET", "config/nodes", nil, false},
+			{"LIST", "nodes", nil, false},
+			{"LIST", "wrapping-keys", nil, false},
+			{"GET", "recovery/export/app-shop", nil, false},
+			{"GET", "metrics", nil, false},
+		},
+		"operator": {
+			{"GET", "config/hsm", nil, true},
+			{"POST", "config/hsm", pin, true},
+			{"POST", "config/nodes", map[string]any{"session_timeout": "40s"}, true},
+			{"POST", "config/rotation", map[string]any{"rate": 20}, true},
+			{"POST", "config/accounts", map[string]any{"deletion_wait": "1h"}, true},
+			{"POST", "recovery/restored", nil, true},
+			{"LIST", "accounts", nil, true},
+			{"POST", "accounts/app-made", map[string]any{"algorithm": bip340}, true},
+			{"POST", "accounts/app-made", map[string]any{"refresh_period": "1h"}, true},
+			{"GET", "accounts/other", nil, true},
+			{"POST", "accounts/other/refresh", nil, true},
+			{"POST", "accounts/to-freeze/freeze", map[string]any{"reason": "tried"}, true},
+			{"POST", "accounts/to-freeze/unfreeze", nil, true},
+			{"POST", "accounts/to-rename/rename", map[string]any{"new_name": "renamed"}, true},
+			{"DELETE", "accounts/to-delete", nil, true},
+			{"POST", "accounts/to-delete/restore", nil, true},
+			{"POST", "verify/other", signed("other"), true},
+			{"LIST", "nodes", nil, true},
+			{"GET", "nodes/local-1", nil, true},
+			{"POST", "rotation/catch-up", nil, true},
+			{"POST", "wrapping-keys/rotate", nil, true},
+			{"LIST", "wrapping-keys", nil, true},
+			{"GET", "wrapping-keys/1", nil, true},
+			{"GET", "metrics", nil, true},
+
+			{"POST", "sign/app-shop", hello, false},
+			{"POST", "sign/other", hello, false},
+			{"POST", "accounts/other/csr", map[string]any{"common_name": "x"}, false},
+			{"DELETE", "destroy/other", nil, false},
+			{"POST", "destroy/other", nil, false},
+			{"POST", "destroy/wrapping-keys", nil, false},
+		},
+		"auditor": {
+			{"GET", "config/hsm", nil, true},
+			{"GET", "config/nodes", nil, true},
+			{"GET", "config/rotation", nil, true},
+			{"GET", "config/accounts", nil, true},
+			{"LIST", "accounts", nil, true},
+			{"GET", "accounts/other", nil, true},
+			{"GET", "accounts/other/addresses", nil, true},
+			{"POST", "accounts/other/addresses", child, true},
+			{"POST", "accounts/other/derive", child, true},
+			{"POST", "verify/other", signed("other"), true},
+			{"LIST", "nodes", nil, true},
+			{"GET", "nodes/local-1", nil, true},
+			{"LIST", "wrapping-keys", nil, true},
+			{"GET", "wrapping-keys/1", nil, true},
+			{"GET", "metrics", nil, true},
+
+			{"POST", "config/hsm", pin, false},
+			{"POST", "config/nodes", map[string]any{"local": 4}, false},
+			{"POST", "config/rotation", map[string]any{"rate": 20}, false},
+			{"POST", "accounts/made", map[string]any{"algorithm": bip340}, false},
+			{"POST", "accounts/other", map[string]any{"presign": 0}, false},
+			{"POST", "accounts/other/refresh", nil, false},
+			{"POST", "accounts/other/freeze", nil, false},
+			{"POST", "accounts/other/rename", map[string]any{"new_name": "x"}, false},
+			{"POST", "accounts/other/csr", map[string]any{"common_name": "x"}, false},
+			{"DELETE", "accounts/other", nil, false},
+			{"POST", "sign/other", hello, false},
+			{"POST", "nodes/local-1/renew", nil, false},
+			{"POST", "rotation/catch-up", nil, false},
+			{"POST", "wrapping-keys/rotate", nil, false},
+			{"DELETE", "destroy/other", nil, false},
+			{"POST", "recovery/restored", nil, false},
+			{"GET", "recovery/export/other", nil, false},
+		},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join(repository, "docs", "policies", policy+".hcl"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := v.Client.Clone()
+			if err != nil {
+				t.Fatal(err)
+			}
+			client.SetToken(tokenWith(t, v, policy, string(text)))
+			client.SetMaxRetries(0)
+			for _, a := range attempts {
+				a.check(t, client, "mpc/"+a.path)
+			}
+		})
+	}
+	if files, err := filepath.Glob(filepath.Join(repository, "docs", "policies", "*")); err != nil || len(files) != 3 {
+		t.Errorf("docs/policies has %q: each needs its table here", files)
+	}
+
+	// sudo is what keeps the prefixes apart: the same policy without it.
+	text, err := os.ReadFile(filepath.Join(repository, "docs", "policies", "operator.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := v.Client.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.SetToken(tokenWith(t, v, "no-sudo", strings.ReplaceAll(string(text), `, "sudo"`, "")))
+	for _, a := range []attempt{
+		{"GET", "config/hsm", nil, false}, {"POST", "config/nodes", map[string]any{"local": 4}, false}, {"POST", "recovery/restored", nil, false},
+		{"LIST", "accounts", nil, true},
+	} {
+		a.check(t, client, "mpc/"+a.path)
+	}
+}
+
+// check sends the request. What is allowed must also work, so that a refusal by
+// the engine is not taken for one by the policy.
+func (a attempt) check(t *testing.T, client *api.Client, path string) {
+	t.Helper()
+	var err error
+	switch a.op {
+	case "GET":
+		if strings.HasSuffix(path, "/metrics") { // no JSON
+			_, err = client.Logical().ReadRaw(path)
+			break
+		}
+		_, err = client.Logical().Read(path)
+	case "LIST":
+		_, err = client.Logical().List(path)
+	case "POST":
+		_, err = client.Logical().Write(path, a.data)
+	case "DELETE":
+		_, err = client.Logical().Delete(path)
+	}
+	var answer *api.ResponseError
+	refused := errors.As(err, &answer) && answer.StatusCode == http.StatusForbidden
+	switch {
+	case a.allowed && err != nil:
+		t.Errorf("%s %s: %v, want it to work", a.op, path, err)
+	case !a.allowed && !refused:
+		t.Errorf("%s %s: %v, want 403", a.op, path, err)
+	}
+}
