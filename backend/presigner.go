@@ -316,7 +316,7 @@ func (p *presigner) failedLocked(s *stocked, err error) {
 	}
 	wait = min(wait, presignBackoffMax)
 	s.notBefore = p.cfg.now().Add(wait)
-	p.cfg.Logger.Warn("no presignature was made, the account signs without", "account", s.name, "failures", s.failures, "wait", wait, "error", err)
+	p.cfg.Logger.Warn("no presignature was made, the account signs without", "account", s.name, "failures", s.failures, "wait", wait.String(), "error", err)
 }
 
 // waits tells a state that passes by itself from a failure.

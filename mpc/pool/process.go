@@ -96,7 +96,7 @@ func (l subprocesses) Start(name string) (Process, error) {
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		StartTimeout:     startTimeout,
-		Logger:           l.logger.Named(name),
+		Logger:           processLog{l.logger.Named(name)},
 		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(nodelink.MaxMessage), grpc.MaxCallSendMsgSize(nodelink.MaxMessage))},
 	})

@@ -84,7 +84,7 @@ func (n *localNode) supervise(ctx context.Context) {
 		if time.Since(started) > stableAfter {
 			pause = n.pool.cfg.RestartMin
 		}
-		n.pool.cfg.Logger.Warn("node ended and will be started again", "node", n.id, "error", err, "pause", pause)
+		n.pool.cfg.Logger.Warn("node ended and will be started again", "node", n.id, "error", err, "pause", pause.String())
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
