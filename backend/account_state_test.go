@@ -58,7 +58,7 @@ func TestFreeze(t *testing.T) {
 	if first["state"] != "frozen" || first["frozen_reason"] != "lost laptop" || first["frozen_time"] == "" {
 		t.Errorf("frozen: %v", first)
 	}
-	m.rests("alice", "frozen", `is frozen since `+first["frozen_time"].(string)+` (lost laptop)`)
+	m.rests("alice", "frozen", `has been frozen since `+first["frozen_time"].(string)+` (lost laptop)`)
 	m.fails(logical.UpdateOperation, "accounts/alice/csr", map[string]any{"common_name": "a"}, http.StatusConflict, "has been frozen")
 	// What needs no share goes on.
 	if v := m.update("verify/alice", map[string]any{"input": "aGVsbG8=", "signature": s["signature"]}); v["valid"] != true {

@@ -21,7 +21,7 @@ var (
 	// ErrTweak: the text names no Taproot tweak.
 	ErrTweak = errors.New("taproot tweak")
 	// ErrAlgorithm: the account's algorithm has no such child keys.
-	ErrAlgorithm = errors.New("child key")
+	ErrAlgorithm = errors.New("derivation")
 )
 
 // ParsePath reads "m", "m/0/7" or "0/7". Steps are decimal, 0 to 2³¹−1. Both

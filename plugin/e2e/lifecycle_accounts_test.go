@@ -67,7 +67,7 @@ func TestFrozenAndDeleted(t *testing.T) {
 		if out := e.cli(t, 0, "write", path+"/freeze", "reason=INC-42: laptop stolen"); !strings.Contains(out, "INC-42") {
 			t.Error(out)
 		}
-		e.refuse(t, "sign/"+name, map[string]any{"input": b64([]byte("x"))}, 409, "is frozen since", "INC-42", "unfreeze")
+		e.refuse(t, "sign/"+name, map[string]any{"input": b64([]byte("x"))}, 409, "has been frozen since", "INC-42", "unfreeze")
 		e.cli(t, 0, "write", "-force", path+"/refresh")
 		if a := e.read(t, "accounts/"+name); a["state"] != "frozen" || number(t, a["share_epoch"]) != 2 {
 			t.Errorf("%s: %v in epoch %v", name, a["state"], a["share_epoch"])

@@ -134,6 +134,8 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"account", "sign", "a", "--digest", strings.Repeat("zz", 32)}, "64 hex digits"},
 		{[]string{"account", "sign", "a", "--digest", strings.Repeat("00", 32), "--hash-algorithm", "sha2-256"}, "does not go with"},
 		{[]string{"account", "sign", "a", "--input-file", "/does/not/exist"}, "cannot be read"},
+		{[]string{"account", "sign", "a", "--input", ""}, "the message is empty"},
+		{[]string{"account", "sign", "a", "--input-file", "/dev/null"}, "the message is empty"},
 		{[]string{"account", "sign", "a", "--input-file", long}, "give --digest"},
 		{[]string{"account", "sign", "a", "--input", "x", "--timeout", "0s"}, "longer than 0"},
 		{[]string{"account", "verify", "a", "--input", "x"}, "--signature takes"},

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -140,6 +141,9 @@ func limited(r io.Reader) ([]byte, error) {
 	message, err := io.ReadAll(io.LimitReader(r, maxInput+1))
 	if err != nil {
 		return nil, fmt.Errorf("the message cannot be read: %w", err)
+	}
+	if len(message) == 0 {
+		return nil, errors.New("the message is empty, and the engine signs none of that")
 	}
 	if len(message) > maxInput {
 		return nil, fmt.Errorf("the message is longer than %d bytes, the most the engine takes: hash it yourself and give --digest (ed25519 takes none)", maxInput)

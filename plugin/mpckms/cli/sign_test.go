@@ -34,7 +34,6 @@ func TestSignInputs(t *testing.T) {
 		{[]string{"--digest", digest + digest[:32], "--hash", "sha2-384"}, strings.Repeat("\xab", 48), "digest", "sha2-384"},
 		{[]string{"--digest", digest + digest, "--hash", "sha2-512"}, strings.Repeat("\xab", 64), "digest", "sha2-512"},
 		{[]string{"--input", "hello"}, "hello", "raw", nil},
-		{[]string{"--input", ""}, "", "raw", nil},
 		{[]string{"--input", "hello", "--hash-algorithm", "keccak-256"}, "hello", "raw", "keccak-256"},
 		{[]string{"--input-file", file}, binary, "raw", nil},
 		{[]string{"--input-file", "-"}, "from stdin", "raw", nil},
@@ -227,7 +226,7 @@ func TestSignOtherConflict(t *testing.T) {
 	}
 	// Whoever freezes an account writes the reason.
 	s.forget()
-	s.on("PUT mpc/sign/treasury", fails(409, `account "treasury" is frozen (auxiliary keys are still being made) and signs nothing`))
+	s.on("PUT mpc/sign/treasury", fails(409, `account "treasury" has been frozen since 2026-01-02T03:04:05Z (auxiliary keys are still being made) and signs nothing`))
 	run(t, "account", "sign", "treasury", "--input", "x", "--timeout", "3s").want(t, 1, "has been frozen")
 	if n := len(s.called("PUT mpc/sign/treasury")); n != 1 {
 		t.Errorf("%d requests to an account that is frozen, want 1", n)
