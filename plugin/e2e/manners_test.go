@@ -44,12 +44,12 @@ var prerequisites = map[string]string{ // read only
 	"vault write -force mpc/accounts/alice/restore":      "vault delete mpc/accounts/alice",
 	"vault write -force mpc/accounts/alice/unfreeze":     "vault write -force mpc/accounts/alice/freeze",
 	"vault read mpc/wrapping-keys/3":                     "vault write -force mpc/wrapping-keys/rotate; vault write -force mpc/wrapping-keys/rotate",
-	"vault write mpc/config/authority":                   "printf 'correct horse battery\\n' > passphrase; mpckms authority init --out authority --passphrase-file passphrase",
+	"vault write mpc/config/authority":                   "umask 077; printf 'correct horse battery\\n' > passphrase; mpckms authority init --out authority.key --passphrase-file passphrase",
 	"vault write mpc/config/recovery": `for who in alice bob carol; do mpckms recovery keygen --name $who --out $who.key --passphrase-file passphrase; done;
-		mpckms authority sign-set alice.key.pub bob.key.pub carol.key.pub --serial 1 --key authority --out recipients.json --yes --passphrase-file passphrase`,
+		mpckms authority sign-set alice.key.pub bob.key.pub carol.key.pub --serial 1 --key authority.key --out recipients.json --yes --passphrase-file passphrase`,
 	"vault read -field=bundle mpc/recovery/export/treasury": "vault write mpc/accounts/treasury algorithm=bip340-secp256k1",
-	"mpckms recovery import treasury": `mpckms authority sign-target target.json --key authority --out target.signed.json --yes --passphrase-file passphrase;
-		for who in alice carol; do mpckms recovery deal --key $who.key --bundle treasury.bundle --target target.signed.json --authority authority.pub --out $who.deal --passphrase-file passphrase; done`,
+	"mpckms recovery import treasury": `mpckms authority sign-target target.json --key authority.key --out target.signed.json --yes --passphrase-file passphrase;
+		for who in alice carol; do mpckms recovery deal --key $who.key --bundle treasury.bundle --target target.signed.json --authority authority.key.pub --out $who.deal --passphrase-file passphrase; done`,
 	"vault write mpc/accounts/alice/rename":        "vault delete mpc/destroy/treasury",
 	"vault write -force mpc/destroy/wrapping-keys": "for name in $(vault list -format=json mpc/accounts | tr -d '[]\",'); do vault delete mpc/destroy/$name; done",
 }
