@@ -66,7 +66,6 @@ func TestScanAndWrites(t *testing.T) {
 	write(x, "accounts/created", 2, nil)
 	write(x, "accounts/failed", 2, errors.New("no answer"))
 	x.deleted("accounts/destroyed", nil)
-	x.deleted("accounts/read", errors.New("no answer"))
 	x.end(s, true)
 	// "old" was not found: it is gone.
 	if a, b := x.tally(1), x.tally(2); a.accounts != 2 || b.accounts != 3 || !a.complete {
@@ -81,6 +80,22 @@ func TestScanAndWrites(t *testing.T) {
 	write(x, "accounts/failed", 1, nil)
 	if err := x.doom(t.Context(), 2); err != nil {
 		t.Error(err)
+	}
+
+	// A deletion that failed: the record counts until all have been read after it.
+	s = x.scan()
+	s.found("accounts/read", at(1))
+	s.found("accounts/failed", at(1))
+	x.deleted("accounts/read", errors.New("no answer"))
+	x.end(s, true)
+	if a := x.tally(1); a.accounts != 2 || a.complete {
+		t.Errorf("after a deletion that failed: %+v", a)
+	}
+	s = x.scan()
+	s.found("accounts/failed", at(1))
+	x.end(s, true)
+	if a := x.tally(1); a.accounts != 1 || !a.complete {
+		t.Errorf("the deletion has taken effect: %+v", a)
 	}
 
 	// Another server wrote: nothing is certain before the next scan, and a scan

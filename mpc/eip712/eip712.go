@@ -7,9 +7,9 @@
 // must mean one thing only: whoever approved the text and every node have to
 // arrive at the same digest. So it refuses what implementations read in
 // different ways (duplicate keys, missing, surplus and null members, types
-// without EIP712Domain, numbers with a fraction or exponent, bytes of another
-// length than their type's, type names with a $, wrongly checksummed addresses,
-// text that is not Unicode). Its work is bounded by the constants below and
+// without EIP712Domain, numbers with a fraction, an exponent or more than a
+// float64 holds, bytes of another length than their type's, type names with a $,
+// wrongly checksummed addresses, text that is not Unicode). Its work is bounded by the constants below and
 // grows with the input's length, not faster.
 //
 // Why not go-ethereum's signer/core/apitypes (v1.17.10): 98 kB of JSON with
@@ -39,6 +39,9 @@ const (
 	// the coordinator and t nodes each make as many digests at once as they are
 	// asked for.
 	maxValues = 10_000
+	// maxBareNumber is the largest whole number that JavaScript reads exactly
+	// (ECMA-262, Number.MAX_SAFE_INTEGER); larger ones have to be strings.
+	maxBareNumber = 1<<53 - 1
 	// maxDepth bounds the nesting of JSON objects and arrays, and so the
 	// recursion over values.
 	maxDepth = 64

@@ -134,6 +134,9 @@ func encodeInteger(t typ, v any) (word [32]byte, err error) {
 	if !ok {
 		return word, wrong("is not a whole number of at most 256 bits, in decimal without leading zeros or 0x and hex digits")
 	}
+	if _, bare := v.(json.Number); bare && n.CmpAbs(big.NewInt(maxBareNumber)) > 0 {
+		return word, wrong("is a number beyond 2^53 - 1, which wallets and browsers round: write it as a string")
+	}
 	// uint: 0 ≤ n < 2^size. int: −2^(size−1) ≤ n < 2^(size−1); ^n = −n−1.
 	bits := t.size
 	magnitude := n

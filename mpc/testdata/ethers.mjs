@@ -95,7 +95,8 @@ function value(type, types) {
 	const number = type.match(/^(u?)int(\d+)$/);
 	if (number) {
 		const n = integer(!number[1], Number(number[2]));
-		const forms = [n.toString(), new Raw(n)];
+		// A number that JavaScript rounds has to be a string.
+		const forms = [n.toString(), n >= -(2n ** 53n) + 1n && n <= 2n ** 53n - 1n ? new Raw(n) : n.toString()];
 		if (n >= 0n) forms.push("0x" + n.toString(16), ethers.toBeHex(n, 32));
 		return [n, pick(forms)];
 	}
