@@ -43,7 +43,7 @@ Paths are relative to the mount, here ` + "`mpc`" + `: over HTTP ` + "`sign/alic
 - **Capabilities** are what a Vault policy has to grant; [policies](policies/) has examples. Where
   *create* and *update* are named, Vault asks for *create* while there is nothing yet at the path.
 - **Fields** are sent in the body, with LIST in the query. A field that a path does not know is
-  refused (400), and nothing is done.
+  refused (400), and nothing is done; where a path is only read, it is ignored with a warning.
 - Bytes are base64, with a twin in hex where that is usual. Durations are seconds or texts such as
   ` + "`10m`" + `; answers have seconds. Times are RFC 3339 in UTC, empty for never.
 - **Answers** are in the member ` + "`data`" + `; ` + "`warnings`" + ` beside it says what was ignored or fits badly.
@@ -55,6 +55,7 @@ Paths are relative to the mount, here ` + "`mpc`" + `: over HTTP ` + "`sign/alic
 | 400 | the request has to be mended; the text says how |
 | 403 | Vault: the token may not do this, or a *sudo* path was called without that capability |
 | 404 | no such account, node, version or path |
+| 405 | Vault: the path has no such method |
 | 409 | not now: something is under way or in the wrong state; the text says what to wait for |
 | 429 | more requests wait for nodes than are let in: repeat after a pause |
 | 500 | something is wrong here; the log has it under the same operation |

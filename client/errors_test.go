@@ -24,7 +24,7 @@ func TestErrorsAreToldApart(t *testing.T) {
 		{"unknown", reply{status: 404, errors: framed("no account x")}, []error{ErrNotFound}, "no account x"},
 		{"unknown without a word", reply{status: 404}, []error{ErrNotFound}, "not found"},
 		{"pending", reply{status: 409, errors: framed(pending)}, []error{ErrConflict, ErrAuxiliaryKeysPending}, "local-1 40 %"},
-		{"frozen for a misleading reason", reply{status: 409, errors: framed(`account "x" has been frozen: ` + pending)}, []error{ErrConflict}, "has been frozen"},
+		{"frozen for a misleading reason", reply{status: 409, errors: framed(`account "x" is frozen: ` + pending)}, []error{ErrConflict}, "is frozen"},
 		{"the same words with another status", reply{status: 500, errors: framed(pending)}, nil, "local-1 40 %"},
 		{"busy", reply{status: 429, errors: framed("too much")}, []error{ErrBusy}, "too much"},
 		{"sealed", reply{status: 503, errors: []string{"Vault is sealed"}}, []error{ErrUnavailable}, "Vault is sealed"},
