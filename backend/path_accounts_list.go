@@ -56,7 +56,7 @@ Filters and pages are query parameters, which "vault read" sends:
 
   $ vault read mpc/accounts list=true prefix=al details=true
   $ vault read mpc/accounts list=true state=frozen metadata=team=ops limit=500
-  $ curl -H "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/mpc/accounts?list=true&limit=100&after=alice"
+  $ curl -H @<(echo "X-Vault-Token: $VAULT_TOKEN") "$VAULT_ADDR/v1/mpc/accounts?list=true&limit=100&after=alice"
 
 A page that does not end the list has next_after, which is the next page's after.
 With a filter on what accounts are, limit is how many accounts are looked at: such

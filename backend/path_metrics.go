@@ -34,7 +34,7 @@ func (b *backend) pathMetrics() []*framework.Path {
 Returns counters, gauges and histograms as text, not as JSON:
 
   $ vault read -format=raw mpc/metrics
-  $ curl --silent --fail --header "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/mpc/metrics"
+  $ curl --silent --fail -H @<(echo "X-Vault-Token: $VAULT_TOKEN") "$VAULT_ADDR/v1/mpc/metrics"
 
 Prometheus reads the path with a token whose policy allows it and nothing else;
 docs/monitoring.md has its configuration, a dashboard and alerts. Counters begin

@@ -6,6 +6,10 @@
 # A policy goes by names. Who may create or rename accounts (operator.hcl) decides
 # which accounts it covers.
 
+# To allow some fields of sign/ only (allowed_parameters), deny batch_input as well,
+# whose items have fields of their own, and message_type "raw" and "digest" where
+# only Ethereum messages are meant: raw bytes can be those of any message.
+
 # All accounts whose names begin with "app-". A glob stands at the end only, so
 # what is below accounts/NAME/ can be read here (addresses, jwk) and no more.
 path "mpc/sign/app-*" {

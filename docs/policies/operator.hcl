@@ -10,6 +10,11 @@
 path "mpc/config/*" {
   capabilities = ["create", "read", "update", "sudo"]
 }
+# How long deleted accounts can be restored stays as it is: with a wait of a minute
+# a deletion would be a destruction.
+path "mpc/config/accounts" {
+  capabilities = ["read", "sudo"]
+}
 path "mpc/recovery/*" {
   capabilities = ["read", "update", "sudo"]
 }
@@ -41,4 +46,7 @@ path "mpc/metrics" {
 #
 # path "mpc/destroy/*" {
 #   capabilities = ["update", "delete", "sudo"]
+# }
+# path "mpc/config/accounts" {
+#   capabilities = ["create", "read", "update", "sudo"]
 # }

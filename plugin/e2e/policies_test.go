@@ -81,7 +81,7 @@ func TestExamplePolicies(t *testing.T) {
 			{"POST", "config/hsm", pin, true},
 			{"POST", "config/nodes", map[string]any{"session_timeout": "40s"}, true},
 			{"POST", "config/rotation", map[string]any{"rate": 20}, true},
-			{"POST", "config/accounts", map[string]any{"deletion_wait": "1h"}, true},
+			{"GET", "config/accounts", nil, true},
 			{"POST", "recovery/restored", nil, true},
 			{"LIST", "accounts", nil, true},
 			{"POST", "accounts/app-made", map[string]any{"algorithm": bip340}, true},
@@ -102,6 +102,7 @@ func TestExamplePolicies(t *testing.T) {
 			{"GET", "wrapping-keys/1", nil, true},
 			{"GET", "metrics", nil, true},
 
+			{"POST", "config/accounts", map[string]any{"deletion_wait": "1m"}, false},
 			{"POST", "sign/app-shop", hello, false},
 			{"POST", "sign/other", hello, false},
 			{"POST", "accounts/other/csr", map[string]any{"common_name": "x"}, false},
