@@ -90,7 +90,7 @@ e2e: build ## end-to-end tests on a real Vault and SoftHSM
 	CGO_ENABLED=1 go build -tags faults -trimpath -ldflags '$(LDFLAGS)' -o bin/faults/vault-plugin-secrets-mpc ./plugin/vault-plugin-secrets-mpc
 	@vault=$$(scripts/vault.sh); set -x; \
 	MPC_VAULT_BIN=$$vault MPC_PLUGIN_DIR='$(CURDIR)/bin/plugins' MPC_CLI_BIN='$(CURDIR)/$(CLI)' MPC_PLUGIN_VERSION='v$(VERSION)' MPC_FAULTS_PLUGIN_DIR='$(CURDIR)/bin/faults' \
-		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 40m $(ARGS) $(E2E_PACKAGES)
+		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 60m $(ARGS) $(E2E_PACKAGES)
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, govulncheck

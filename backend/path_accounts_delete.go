@@ -18,8 +18,8 @@ An account is deleted by
 
 and then signs nothing, but can be brought back by mpc/accounts/alice/restore for
 deletion_wait of mpc/config/accounts or as long as delete_after says, whichever is
-longer. After that it is destroyed in the background. Its name stays taken until
-then. A second deletion changes nothing. mpc/destroy/alice destroys at once.
+longer. After that it is destroyed in the background, unless it is frozen. Its name
+stays taken until then. A second deletion changes nothing. mpc/destroy/alice destroys at once.
 `
 
 func (b *backend) pathAccountRestore() []*framework.Path {

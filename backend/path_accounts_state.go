@@ -40,7 +40,8 @@ Shares go on being refreshed and rewrapped, and public keys, addresses and verif
 answer as before.
 
 An account that is frozen stays so: the time of the first freeze is kept, and a
-new reason replaces the old. mpc/accounts/alice/unfreeze ends it. Whoever is to
+new reason replaces the old. mpc/accounts/alice/unfreeze ends it. A deleted account
+that is frozen is not destroyed when its time is over. Whoever is to
 freeze in an emergency needs no more than the update capability on this path.
 `,
 	}, {

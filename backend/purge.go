@@ -24,6 +24,7 @@ import (
 //     a snapshot to have an account back needs time to say so. A clock that runs
 //     ahead when a server starts raises that suspicion.
 //   - The heartbeat was just found to be this server's own.
+//   - The account is not frozen: who freezes a deleted account wants it looked at.
 //   - The account, read once more under its lock, is still deleted as it was.
 //
 // Whoever cannot wait uses destroy/:name.
@@ -48,6 +49,7 @@ type graveyard struct {
 type grave struct {
 	id      string
 	deleted deletedRecord
+	frozen  bool
 	due     bool
 	since   time.Duration // monotonic; since when it has been due at every look
 }
@@ -83,9 +85,10 @@ func (y *graveyard) setLocked(name string, r *accountRecord) {
 		return
 	}
 	if g := y.deleted[name]; g != nil && g.id == r.ID && g.deleted.same(r.Deleted) {
+		g.frozen = r.Frozen != nil
 		return
 	}
-	y.deleted[name] = &grave{id: r.ID, deleted: *r.Deleted}
+	y.deleted[name] = &grave{id: r.ID, deleted: *r.Deleted, frozen: r.Frozen != nil}
 }
 
 func (d *deletedRecord) same(o *deletedRecord) bool {
@@ -118,7 +121,7 @@ func (y *graveyard) anyPast(now time.Time) bool {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	for _, g := range y.deleted {
-		if !now.Before(g.deleted.Destroy) {
+		if !now.Before(g.deleted.Destroy) && !g.frozen {
 			return true
 		}
 		g.due = false // the clock was set back
@@ -144,7 +147,7 @@ func (y *graveyard) look(now time.Time, up time.Duration, restored time.Time) ma
 			at = hold
 		}
 		switch {
-		case now.Before(at):
+		case now.Before(at), g.frozen:
 			g.due = false
 		case !g.due:
 			g.due, g.since = true, up
@@ -199,8 +202,8 @@ func (b *backend) tendSoon() {
 	b.tasks.Go(func() { b.tend(false) })
 }
 
-// errNotDeletedSo: an account is not deleted any more, or differently.
-var errNotDeletedSo = errors.New("the account was restored, or deleted anew")
+// errNotDeletedSo: an account is not deleted any more, or differently, or frozen.
+var errNotDeletedSo = errors.New("the account was restored, frozen, or deleted anew")
 
 // purge destroys what is due.
 func (b *backend) purge(ctx context.Context) error {
@@ -219,7 +222,7 @@ func (b *backend) purge(ctx context.Context) error {
 			break // the rest at the next look
 		}
 		id, err := b.destroyAccount(ctx, name, func(r *accountRecord) error {
-			if r.ID != g.id || !g.deleted.same(r.Deleted) {
+			if r.ID != g.id || !g.deleted.same(r.Deleted) || r.Frozen != nil {
 				b.grave.set(name, r)
 				return errNotDeletedSo
 			}

@@ -122,6 +122,21 @@ func TestPurgeWaits(t *testing.T) {
 		a.wants("deleted anew", true)
 		a.update("accounts/alice/restore", nil)
 	})
+	t.Run("frozen", func(t *testing.T) {
+		a := newAged(t)
+		a.must(logical.DeleteOperation, "accounts/alice", nil)
+		a.live(time.Hour)
+		a.update("accounts/alice/freeze", nil)
+		a.live(2 * defaultDeletionWait)
+		a.wants("frozen", true)
+		if back := a.update("accounts/alice/restore", nil); back["state"] != "frozen" {
+			t.Errorf("restored: %v", back["state"])
+		}
+		a.update("accounts/alice/unfreeze", nil)
+		a.must(logical.DeleteOperation, "accounts/alice", nil)
+		a.live(defaultDeletionWait + 2*purgeGrace)
+		a.wants("deleted anew, not frozen", false)
+	})
 	t.Run("a clock that is ahead", func(t *testing.T) {
 		a := newAged(t)
 		a.update("config/accounts", map[string]any{"deletion_wait": "1m"})
