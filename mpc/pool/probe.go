@@ -19,6 +19,8 @@ func (p *Pool) Probe(ctx context.Context, mountID [16]byte, token Token, create 
 		return TokenInfo{}, nil, err
 	}
 	defer proc.Stop()
+	// Tokens count refused PINs, so each time one is tried is worth a line.
+	p.cfg.Logger.Named("probe").Info("logging in to a token to try settings out", "module", token.Module, "token", token.Label, "serial", token.Serial)
 	reply, err := proc.client.Probe(ctx, &nodepb.ProbeRequest{Token: tokenToWire(token), MountId: mountID[:],
 		CreateVersion: create.Version, Suites: suitesToWire(create.Suites)})
 	if err != nil {
