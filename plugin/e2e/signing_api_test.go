@@ -157,7 +157,7 @@ func results(t testing.TB, data map[string]any) []map[string]any {
 // HTTP and to the CLI.
 func TestBatch(t *testing.T) {
 	e := shared(t)
-	account := e.create(t, "batch", bip340, 2, 3)
+	account := e.create(t, "batch-api", bip340, 2, 3)
 	good, bad := map[string]any{"input": b64([]byte("one")), "reference": "r1"}, map[string]any{"input": "%%%", "reference": "r2"}
 	one := func(t *testing.T, r map[string]any, message, reference string) {
 		t.Helper()
@@ -167,7 +167,7 @@ func TestBatch(t *testing.T) {
 		}
 	}
 	t.Run("all well", func(t *testing.T) {
-		answer := e.write(t, "sign/batch", map[string]any{"batch_input": []any{good, map[string]any{"input": b64([]byte("two"))}}})
+		answer := e.write(t, "sign/batch-api", map[string]any{"batch_input": []any{good, map[string]any{"input": b64([]byte("two"))}}})
 		r := results(t, answer)
 		one(t, r[0], "one", "r1")
 		one(t, r[1], "two", "")
@@ -187,7 +187,7 @@ func TestBatch(t *testing.T) {
 			{partly, 400, 1}, {with(200), 200, 1}, {with(207), 207, 1}, {with(422), 422, 1}, {with(503), 503, 1},
 			{map[string]any{"batch_input": []any{bad, bad}, "partial_failure_response_code": 200}, 400, 0},
 		} {
-			status, answer := e.post(t, "sign/batch", c.body)
+			status, answer := e.post(t, "sign/batch-api", c.body)
 			data, _ := answer["data"].(map[string]any)
 			r := results(t, data)
 			if status != c.want || len(r) != 2 || text(r[1], "error") == "" || integer(r[1], "error_status") != 400 || text(r[1], "reference") != "r2" {
@@ -202,19 +202,19 @@ func TestBatch(t *testing.T) {
 		}
 	})
 	t.Run("Go client", func(t *testing.T) {
-		e.refuse(t, "sign/batch", partly, 400, "1 of 2 items failed", "batch_input[1]", "not base64")
+		e.refuse(t, "sign/batch-api", partly, 400, "1 of 2 items failed", "batch_input[1]", "not base64")
 		for _, code := range []int{200, 207} {
-			r := results(t, e.write(t, "sign/batch", with(code)))
+			r := results(t, e.write(t, "sign/batch-api", with(code)))
 			one(t, r[0], "one", "r1")
 		}
 	})
 	t.Run("CLI", func(t *testing.T) {
 		list := `[{"input":"b25l","reference":"r1"},{"input":"%"}]`
-		got := e.CLI(t, "write", "mpc/sign/batch", "batch_input="+list)
+		got := e.CLI(t, "write", "mpc/sign/batch-api", "batch_input="+list)
 		if got.Code != 2 || !strings.Contains(got.Stderr, "Code: 400") || !strings.Contains(got.Stderr, "1 of 2 items failed") {
 			t.Errorf("%+v", got)
 		}
-		got = e.CLI(t, "write", "-format=json", "mpc/sign/batch", "partial_failure_response_code=207", "batch_input="+list)
+		got = e.CLI(t, "write", "-format=json", "mpc/sign/batch-api", "partial_failure_response_code=207", "batch_input="+list)
 		var answer struct{ Data map[string]any }
 		if err := json.Unmarshal([]byte(got.Stdout), &answer); err != nil || got.Code != 0 {
 			t.Fatalf("%+v: %v", got, err)
@@ -226,7 +226,7 @@ func TestBatch(t *testing.T) {
 		if err != nil {
 			t.Skip("curl is not installed")
 		}
-		cmd := exec.CommandContext(t.Context(), curl, "-sS", "-H", "@-", "-w", "\n%{http_code}", "-d", `{"batch_input":[{"input":"b25l","reference":"r1"},{"input":"%"}]}`, e.Addr+"/v1/mpc/sign/batch")
+		cmd := exec.CommandContext(t.Context(), curl, "-sS", "-H", "@-", "-w", "\n%{http_code}", "-d", `{"batch_input":[{"input":"b25l","reference":"r1"},{"input":"%"}]}`, e.Addr+"/v1/mpc/sign/batch-api")
 		cmd.Stdin = strings.NewReader("X-Vault-Token: " + e.RootToken + "\n")
 		out, err := cmd.Output()
 		body, status, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
@@ -240,12 +240,12 @@ func TestBatch(t *testing.T) {
 		one(t, results(t, answer.Data)[0], "one", "r1")
 	})
 	t.Run("wrapped", func(t *testing.T) {
-		status, answer := e.post(t, "sign/batch", map[string]any{"batch_input": []any{good}}, "X-Vault-Wrap-TTL", "60s")
+		status, answer := e.post(t, "sign/batch-api", map[string]any{"batch_input": []any{good}}, "X-Vault-Wrap-TTL", "60s")
 		if wrap, _ := answer["wrap_info"].(map[string]any); status != 200 || text(wrap, "token") == "" {
 			t.Errorf("%d %v", status, answer)
 		}
 		// The status of a batch with failures is wrapped as well.
-		status, answer = e.post(t, "sign/batch", with(207), "X-Vault-Wrap-TTL", "60s")
+		status, answer = e.post(t, "sign/batch-api", with(207), "X-Vault-Wrap-TTL", "60s")
 		wrap, _ := answer["wrap_info"].(map[string]any)
 		if status != 200 || answer["data"] != nil {
 			t.Errorf("%d %v", status, answer)
@@ -256,8 +256,8 @@ func TestBatch(t *testing.T) {
 		}
 	})
 	t.Run("verify", func(t *testing.T) {
-		r := results(t, e.write(t, "sign/batch", map[string]any{"batch_input": []any{good}}))
-		status, answer := e.post(t, "verify/batch", map[string]any{"batch_input": []any{
+		r := results(t, e.write(t, "sign/batch-api", map[string]any{"batch_input": []any{good}}))
+		status, answer := e.post(t, "verify/batch-api", map[string]any{"batch_input": []any{
 			map[string]any{"input": good["input"], "signature": r[0]["signature"], "reference": "right"},
 			map[string]any{"input": b64([]byte("other")), "signature": r[0]["signature"]},
 			map[string]any{"input": b64([]byte("other"))},
@@ -274,11 +274,11 @@ func TestBatch(t *testing.T) {
 			items = append(items, map[string]any{"input": b64(fmt.Appendf(nil, "message %d", i))})
 		}
 		began := time.Now()
-		r := results(t, e.write(t, "sign/batch", map[string]any{"batch_input": items}))
+		r := results(t, e.write(t, "sign/batch-api", map[string]any{"batch_input": items}))
 		took := time.Since(began)
 		began = time.Now()
 		for i := range 128 {
-			if _, err := e.trySign("batch", fmt.Appendf(nil, "message %d", i)); err != nil {
+			if _, err := e.trySign("batch-api", fmt.Appendf(nil, "message %d", i)); err != nil {
 				t.Fatal(err)
 			}
 		}
