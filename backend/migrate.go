@@ -1,6 +1,9 @@
 package backend
 
-import "errors"
+import (
+	"errors"
+	"reflect"
+)
 
 // Version 1, of the first release, knew neither presignatures, periods of
 // auxiliary keys, limits of sessions nor restored storage. Version 2 knew one
@@ -133,3 +136,24 @@ func (r *accountsConfigRecord) fromV3() error { return errNotItsVersion }
 func (r *signedRequestRecord) fromV1() error  { return errNoV1 }
 func (r *signedRequestRecord) fromV2() error  { return errNotItsVersion }
 func (r *signedRequestRecord) fromV3() error  { return errNotItsVersion }
+
+// sinceV5 is part of records that no version before 5 has.
+type sinceV5 struct{}
+
+func (sinceV5) fromV1() error { return errNotItsVersion }
+func (sinceV5) fromV2() error { return errNotItsVersion }
+func (sinceV5) fromV3() error { return errNotItsVersion }
+func (sinceV5) isNew()        {}
+
+// fromV4 makes a record of version 4 or before one of today.
+func fromV4(r storedRecord) error {
+	if _, ok := r.(interface{ isNew() }); ok {
+		return errNotItsVersion
+	}
+	if a, ok := r.(*accountRecord); ok && a.Custody != nil {
+		return errNotItsVersion
+	}
+	// Every record has the field.
+	reflect.ValueOf(r).Elem().FieldByName("Version").SetInt(recordVersion)
+	return nil
+}

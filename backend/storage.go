@@ -34,6 +34,12 @@ import (
 //	                            exposuresRecord what nodes saw in attempts to import
 //	signed-requests/<hour>/<hash>
 //	                            signedRequestRecord  an answer by its request_id
+//	config/identities           identitiesConfigRecord  holds secrets; seal-wrapped
+//	identities/<name>           identityRecord
+//	assets/<identity id>/<name> assetRecord
+//	authenticators/<name>       authenticatorRecord
+//	authenticator-locks/<name>  authenticatorLockRecord
+//	identity-keys               identityKeysRecord
 //	heartbeat                   heartbeatRecord when an active server last lived
 //	spares                      sparesRecord    whether exposures may be incomplete
 const (
@@ -54,7 +60,13 @@ const (
 	keyPINRefusal     = "pin-refusal"
 	keyRecovery       = prefixConfig + "recovery"
 	prefixRecipients  = "recipient-sets/"
-	recordVersion     = 4       // of every record type; 1 to 3 are still read
+	keyIdentities     = prefixConfig + "identities"
+	prefixIdentities  = "identities/"
+	prefixAssets      = "assets/"
+	prefixAuthentic   = "authenticators/"
+	prefixAuthLocks   = "authenticator-locks/"
+	keyIdentityKeys   = "identity-keys"
+	recordVersion     = 5       // of every record type; 1 to 4 are still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -62,7 +74,7 @@ const (
 // sealWrapped lists the prefixes that Vault encrypts once more with its seal
 // where it has one. They need the trailing slash and no "*".
 func sealWrapped() []string {
-	return []string{prefixConfig, prefixNodeKeys, prefixAccounts, prefixWrapping}
+	return []string{prefixConfig, prefixNodeKeys, prefixAccounts, prefixWrapping, prefixIdentities, prefixAssets, prefixAuthentic}
 }
 
 // errNewerRecord: a record written by a later version of this plugin.
@@ -255,8 +267,11 @@ type accountRecord struct {
 	// RenamingTo is the name that the account is being moved to. Nobody uses
 	// this entry any more: the move is finished first, by whoever finds it. An
 	// entry with its own name there has arrived and is used; see moves.go.
-	RenamingTo string      `json:"renaming_to,omitempty"`
-	Current    epochRecord `json:"current"`
+	RenamingTo string `json:"renaming_to,omitempty"`
+	// Custody, where it is not nil, says whose custody key each share needs
+	// beside the wrapping key.
+	Custody *custodyRecord `json:"custody,omitempty"`
+	Current epochRecord    `json:"current"`
 	// Previous stays until what replaced it has been opened once: the shares
 	// of the same epoch under another wrapping key, or, as older versions of
 	// this program left them, those of the epoch before.
@@ -389,6 +404,11 @@ func decodeRecord(raw []byte, into storedRecord) error {
 			return err
 		}
 	}
+	if head.Version <= 4 {
+		if err := fromV4(into); err != nil {
+			return err
+		}
+	}
 	return into.check()
 }
 
@@ -510,6 +530,11 @@ func (r *accountRecord) check() error {
 	}
 	if r.RenamingTo != "" && !accountName.MatchString(r.RenamingTo) {
 		return errors.New("is being given a name that accounts cannot have")
+	}
+	if r.Custody != nil {
+		if err := r.Custody.check(); err != nil {
+			return err
+		}
 	}
 	epochs := []*epochRecord{&r.Current}
 	if r.Previous != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -73,7 +74,8 @@ func goldenRecords() map[string]storedRecord {
 		"account": &accountRecord{Version: recordVersion, ID: mpc.AccountID{1, 2, 3}.String(), Created: at, RefreshPeriod: 300, Presign: 5,
 			Metadata: map[string]string{"team": "ops"}, Current: current,
 			Frozen: &frozenRecord{Time: at, Reason: "audit"}, Deleted: &deletedRecord{Time: at, Destroy: at.Add(168 * time.Hour)}, RenamingTo: "bob", Previous: &previous,
-			Birth: birthRecord{RecordHash: strings.Repeat("ab", 32), Certificate: previous.Certificate}},
+			Custody: &custodyRecord{Identity: strings.Repeat("1d", 16), Asset: strings.Repeat("a5", 16), PublicKey: append([]byte{4}, make([]byte, 64)...)},
+			Birth:   birthRecord{RecordHash: strings.Repeat("ab", 32), Certificate: previous.Certificate}},
 		"exposures":       &exposuresRecord{Version: recordVersion, EpochID: mpc.EpochID{0xee, 7}.String(), Exposures: map[string]mpc.Index{nodeIdentity(5).String(): 2}},
 		"accounts-config": &accountsConfigRecord{Version: recordVersion, DeletionWait: 86400},
 		"signed-request":  &signedRequestRecord{Version: recordVersion, Time: at, Payload: strings.Repeat("ab", 32), Answer: []byte(`{"signature":"AA=="}`)},
@@ -84,12 +86,36 @@ func goldenRecords() map[string]storedRecord {
 		"recovery": &recoveryRecord{Version: recordVersion, Authority: strings.Repeat("ab", 32), Pinned: at,
 			SetHash: strings.Repeat("cd", 32), Serial: 7},
 		"recipient-set": &recipientSetRecord{Version: recordVersion, Set: []byte(`{"x":1}`)},
+		"identity": &identityRecord{Version: recordVersion, ID: strings.Repeat("1d", 16), Created: at, Frozen: &frozenRecord{Time: at, Reason: "audit"},
+			Signed: identity.SignedManifest{Manifest: []byte(`{"format":1}`), Signature: make([]byte, 64)}},
+		"asset": &assetRecord{Version: recordVersion, Signed: identity.SignedAsset{Asset: []byte(`{"format":1}`), Signature: make([]byte, 64)}},
+		"authenticator": &authenticatorRecord{Version: recordVersion, ID: strings.Repeat("ad", 16),
+			Signed:       identity.SignedAuthenticator{Authenticator: []byte(`{"format":1}`), Signature: make([]byte, 64)},
+			Registration: []byte("registration"), ServerPart: []byte("wrapped"), Phone: "+4930123456", Lost: &frozenRecord{Time: at, Reason: "left in a taxi"},
+			Devices: []deviceRecord{{ID: strings.Repeat("de", 16), Identity: strings.Repeat("1d", 16), Label: "laptop", Bound: at, Revoked: at.Add(time.Hour)}}},
+		"authenticator-lock": &authenticatorLockRecord{Version: recordVersion, Failures: 10, Until: at.Add(time.Minute), Time: at},
+		"identity-keys":      &identityKeysRecord{Version: recordVersion, Envelope: []byte("keys"), PublicKey: make([]byte, 32), Created: at},
+		"identities-config": &identitiesConfigRecord{Version: recordVersion, SessionTTL: 600, PhoneWebhook: "https://sms.example.com/send", PhoneWebhookHeader: "Bearer x",
+			OIDC: map[string]oidcProviderRecord{"corp": {Issuer: "https://id.example.com", ClientID: "mpc", ClientSecret: "s", CAPEM: "pem", Scopes: []string{"email"}}}},
 	}
+}
+
+// newInV5 names the records that no version before 5 has.
+var newInV5 = []string{"identity", "asset", "authenticator", "authenticator-lock", "identity-keys", "identities-config"}
+
+// goldenV4 has what the records that version 4 wrote are read as.
+func goldenV4() map[string]storedRecord {
+	out := goldenRecords()
+	for _, name := range newInV5 {
+		delete(out, name)
+	}
+	out["account"].(*accountRecord).Custody = nil
+	return out
 }
 
 // goldenV3 has what the records that version 3 wrote are read as.
 func goldenV3() map[string]storedRecord {
-	out := goldenRecords()
+	out := goldenV4()
 	delete(out, "accounts-config")
 	delete(out, "signed-request")
 	account := out["account"].(*accountRecord)
@@ -132,7 +158,7 @@ func empty(of storedRecord) storedRecord {
 
 // TestGoldenOlder: what older versions wrote is read for ever.
 func TestGoldenOlder(t *testing.T) {
-	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3()} {
+	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3(), "4": goldenV4()} {
 		for name, want := range records {
 			raw, err := os.ReadFile(filepath.Join(goldenDir+version, name+".json"))
 			if err != nil {
@@ -151,6 +177,10 @@ func TestGoldenOlder(t *testing.T) {
 		"1": {"nodes", "rotation", "node-keys", "account", "heartbeat", "spares", "wrapping-key", "wrapping-key-destroyed", "hsm", "pin-refusal", "recovery", "recipient-set", "accounts-config", "signed-request"},
 		"2": {"hsm", "pin-refusal", "recovery", "recipient-set", "rotation", "account", "wrapping-key", "wrapping-key-destroyed", "accounts-config", "signed-request"},
 		"3": {"account", "accounts-config", "signed-request"},
+		"4": {"account"},
+	}
+	for version := range changed {
+		changed[version] = append(changed[version], newInV5...)
 	}
 	for version, names := range changed {
 		for name, record := range goldenRecords() {
@@ -231,6 +261,7 @@ func TestDecodeRefuses(t *testing.T) {
 			"empty":          {},
 			"null":           []byte("null"),
 			"only version":   []byte("{" + today + "}"),
+			"only version 4": []byte(`{"version":4}`),
 			"only version 3": []byte(`{"version":3}`),
 			"only version 2": []byte(`{"version":2}`),
 			"only version 1": []byte(`{"version":1}`),

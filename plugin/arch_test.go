@@ -51,8 +51,11 @@ var arrows = map[string][]string{
 	"address": {"mpc"},
 	"jwk":     {"mpc"},
 
+	// Both ends of an identity: no I/O, no Vault, no token.
+	"identity": {},
+
 	"rotation": {},
-	"backend":  {"rotation", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
@@ -60,7 +63,7 @@ var arrows = map[string][]string{
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"hsm/modules", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":               {"hsm/modules", "identity", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor":            {"hsm/modules"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},

@@ -936,8 +936,15 @@ type Start struct {
 	WrappingVersion uint32 `protobuf:"varint,19,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"`
 	Recipients      []byte `protobuf:"bytes,20,opt,name=recipients,proto3" json:"recipients,omitempty"`
 	OldRecipients   []byte `protobuf:"bytes,21,opt,name=old_recipients,json=oldRecipients,proto3" json:"old_recipients,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// keygen and refresh of an account with user custody: the custody key to seal
+	// to, an uncompressed P-256 point.
+	CustodyKey []byte `protobuf:"bytes,22,opt,name=custody_key,json=custodyKey,proto3" json:"custody_key,omitempty"`
+	// refresh and sign of such an account: what PrepareRelease returned on this
+	// node, and what the owner sealed to it. The member's own, as the envelope is.
+	ReleaseId     []byte `protobuf:"bytes,23,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
+	Release       []byte `protobuf:"bytes,24,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Start) Reset() {
@@ -1113,6 +1120,27 @@ func (x *Start) GetRecipients() []byte {
 func (x *Start) GetOldRecipients() []byte {
 	if x != nil {
 		return x.OldRecipients
+	}
+	return nil
+}
+
+func (x *Start) GetCustodyKey() []byte {
+	if x != nil {
+		return x.CustodyKey
+	}
+	return nil
+}
+
+func (x *Start) GetReleaseId() []byte {
+	if x != nil {
+		return x.ReleaseId
+	}
+	return nil
+}
+
+func (x *Start) GetRelease() []byte {
+	if x != nil {
+		return x.Release
 	}
 	return nil
 }
@@ -3153,6 +3181,711 @@ func (x *ImportShareReply) GetFailure() *Failure {
 	return nil
 }
 
+type IdentityRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	KeysEnvelope []byte                 `protobuf:"bytes,1,opt,name=keys_envelope,json=keysEnvelope,proto3" json:"keys_envelope,omitempty"` // empty for make only
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*IdentityRequest_Make
+	//	*IdentityRequest_Register
+	//	*IdentityRequest_Login
+	//	*IdentityRequest_MakePart
+	//	*IdentityRequest_ReleasePart
+	//	*IdentityRequest_Rewrap
+	Kind          isIdentityRequest_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityRequest) Reset() {
+	*x = IdentityRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityRequest) ProtoMessage() {}
+
+func (x *IdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityRequest.ProtoReflect.Descriptor instead.
+func (*IdentityRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *IdentityRequest) GetKeysEnvelope() []byte {
+	if x != nil {
+		return x.KeysEnvelope
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetKind() isIdentityRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetMake() *MakeIdentityKeys {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityRequest_Make); ok {
+			return x.Make
+		}
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetRegister() *OpaqueRegister {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityRequest_Register); ok {
+			return x.Register
+		}
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetLogin() *OpaqueLogin {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityRequest_Login); ok {
+			return x.Login
+		}
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetMakePart() *MakeServerPart {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityRequest_MakePart); ok {
+			return x.MakePart
+		}
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetReleasePart() *ReleaseServerPart {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityRequest_ReleasePart); ok {
+			return x.ReleasePart
+		}
+	}
+	return nil
+}
+
+func (x *IdentityRequest) GetRewrap() *RewrapIdentityKeys {
+	if x != nil {
+		if x, ok := x.Kind.(*IdentityRequest_Rewrap); ok {
+			return x.Rewrap
+		}
+	}
+	return nil
+}
+
+type isIdentityRequest_Kind interface {
+	isIdentityRequest_Kind()
+}
+
+type IdentityRequest_Make struct {
+	Make *MakeIdentityKeys `protobuf:"bytes,2,opt,name=make,proto3,oneof"`
+}
+
+type IdentityRequest_Register struct {
+	Register *OpaqueRegister `protobuf:"bytes,3,opt,name=register,proto3,oneof"`
+}
+
+type IdentityRequest_Login struct {
+	Login *OpaqueLogin `protobuf:"bytes,4,opt,name=login,proto3,oneof"`
+}
+
+type IdentityRequest_MakePart struct {
+	MakePart *MakeServerPart `protobuf:"bytes,5,opt,name=make_part,json=makePart,proto3,oneof"`
+}
+
+type IdentityRequest_ReleasePart struct {
+	ReleasePart *ReleaseServerPart `protobuf:"bytes,6,opt,name=release_part,json=releasePart,proto3,oneof"`
+}
+
+type IdentityRequest_Rewrap struct {
+	Rewrap *RewrapIdentityKeys `protobuf:"bytes,7,opt,name=rewrap,proto3,oneof"`
+}
+
+func (*IdentityRequest_Make) isIdentityRequest_Kind() {}
+
+func (*IdentityRequest_Register) isIdentityRequest_Kind() {}
+
+func (*IdentityRequest_Login) isIdentityRequest_Kind() {}
+
+func (*IdentityRequest_MakePart) isIdentityRequest_Kind() {}
+
+func (*IdentityRequest_ReleasePart) isIdentityRequest_Kind() {}
+
+func (*IdentityRequest_Rewrap) isIdentityRequest_Kind() {}
+
+type MakeIdentityKeys struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	WrappingVersion uint32                 `protobuf:"varint,1,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *MakeIdentityKeys) Reset() {
+	*x = MakeIdentityKeys{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeIdentityKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeIdentityKeys) ProtoMessage() {}
+
+func (x *MakeIdentityKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeIdentityKeys.ProtoReflect.Descriptor instead.
+func (*MakeIdentityKeys) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *MakeIdentityKeys) GetWrappingVersion() uint32 {
+	if x != nil {
+		return x.WrappingVersion
+	}
+	return 0
+}
+
+type RewrapIdentityKeys struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	WrappingVersion uint32                 `protobuf:"varint,1,opt,name=wrapping_version,json=wrappingVersion,proto3" json:"wrapping_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RewrapIdentityKeys) Reset() {
+	*x = RewrapIdentityKeys{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrapIdentityKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrapIdentityKeys) ProtoMessage() {}
+
+func (x *RewrapIdentityKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrapIdentityKeys.ProtoReflect.Descriptor instead.
+func (*RewrapIdentityKeys) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RewrapIdentityKeys) GetWrappingVersion() uint32 {
+	if x != nil {
+		return x.WrappingVersion
+	}
+	return 0
+}
+
+type OpaqueRegister struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId  []byte                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"` // 16 bytes: the login ID
+	Request       []byte                 `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`                               // RFC 9807 RegistrationRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpaqueRegister) Reset() {
+	*x = OpaqueRegister{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpaqueRegister) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpaqueRegister) ProtoMessage() {}
+
+func (x *OpaqueRegister) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpaqueRegister.ProtoReflect.Descriptor instead.
+func (*OpaqueRegister) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *OpaqueRegister) GetCredentialId() []byte {
+	if x != nil {
+		return x.CredentialId
+	}
+	return nil
+}
+
+func (x *OpaqueRegister) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type OpaqueLogin struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId []byte                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	// RFC 9807 RegistrationRecord; empty for an authenticator that does not exist,
+	// which gets an answer that looks the same.
+	Registration  []byte `protobuf:"bytes,2,opt,name=registration,proto3" json:"registration,omitempty"`
+	Ke1           []byte `protobuf:"bytes,3,opt,name=ke1,proto3" json:"ke1,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpaqueLogin) Reset() {
+	*x = OpaqueLogin{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpaqueLogin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpaqueLogin) ProtoMessage() {}
+
+func (x *OpaqueLogin) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpaqueLogin.ProtoReflect.Descriptor instead.
+func (*OpaqueLogin) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *OpaqueLogin) GetCredentialId() []byte {
+	if x != nil {
+		return x.CredentialId
+	}
+	return nil
+}
+
+func (x *OpaqueLogin) GetRegistration() []byte {
+	if x != nil {
+		return x.Registration
+	}
+	return nil
+}
+
+func (x *OpaqueLogin) GetKe1() []byte {
+	if x != nil {
+		return x.Ke1
+	}
+	return nil
+}
+
+type MakeServerPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId  []byte                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	ClientPublic  []byte                 `protobuf:"bytes,2,opt,name=client_public,json=clientPublic,proto3" json:"client_public,omitempty"` // the part is sealed to it: X25519, 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeServerPart) Reset() {
+	*x = MakeServerPart{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeServerPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeServerPart) ProtoMessage() {}
+
+func (x *MakeServerPart) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeServerPart.ProtoReflect.Descriptor instead.
+func (*MakeServerPart) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *MakeServerPart) GetCredentialId() []byte {
+	if x != nil {
+		return x.CredentialId
+	}
+	return nil
+}
+
+func (x *MakeServerPart) GetClientPublic() []byte {
+	if x != nil {
+		return x.ClientPublic
+	}
+	return nil
+}
+
+type ReleaseServerPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CredentialId  []byte                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
+	Part          []byte                 `protobuf:"bytes,2,opt,name=part,proto3" json:"part,omitempty"` // wrapped; empty for one that does not exist
+	ClientPublic  []byte                 `protobuf:"bytes,3,opt,name=client_public,json=clientPublic,proto3" json:"client_public,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseServerPart) Reset() {
+	*x = ReleaseServerPart{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseServerPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseServerPart) ProtoMessage() {}
+
+func (x *ReleaseServerPart) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseServerPart.ProtoReflect.Descriptor instead.
+func (*ReleaseServerPart) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ReleaseServerPart) GetCredentialId() []byte {
+	if x != nil {
+		return x.CredentialId
+	}
+	return nil
+}
+
+func (x *ReleaseServerPart) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ReleaseServerPart) GetClientPublic() []byte {
+	if x != nil {
+		return x.ClientPublic
+	}
+	return nil
+}
+
+type IdentityReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeysEnvelope  []byte                 `protobuf:"bytes,1,opt,name=keys_envelope,json=keysEnvelope,proto3" json:"keys_envelope,omitempty"` // make, rewrap
+	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`          // make: OPAQUE's server public key, 32 bytes
+	Response      []byte                 `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`                             // register: RegistrationResponse; login: KE2
+	ClientMac     []byte                 `protobuf:"bytes,4,opt,name=client_mac,json=clientMac,proto3" json:"client_mac,omitempty"`          // login: what KE3 has to be
+	SessionKey    []byte                 `protobuf:"bytes,5,opt,name=session_key,json=sessionKey,proto3" json:"session_key,omitempty"`       // login
+	Part          []byte                 `protobuf:"bytes,6,opt,name=part,proto3" json:"part,omitempty"`                                     // make_part: wrapped under the identity keys
+	SealedPart    []byte                 `protobuf:"bytes,7,opt,name=sealed_part,json=sealedPart,proto3" json:"sealed_part,omitempty"`       // make_part, release_part: sealed to client_public
+	Failure       *Failure               `protobuf:"bytes,8,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityReply) Reset() {
+	*x = IdentityReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityReply) ProtoMessage() {}
+
+func (x *IdentityReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityReply.ProtoReflect.Descriptor instead.
+func (*IdentityReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *IdentityReply) GetKeysEnvelope() []byte {
+	if x != nil {
+		return x.KeysEnvelope
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetResponse() []byte {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetClientMac() []byte {
+	if x != nil {
+		return x.ClientMac
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetSessionKey() []byte {
+	if x != nil {
+		return x.SessionKey
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetSealedPart() []byte {
+	if x != nil {
+		return x.SealedPart
+	}
+	return nil
+}
+
+func (x *IdentityReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type PrepareReleaseRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Record []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"` // of the account
+	Index  uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// SHA-256 of what the release is for; see mpc/custody.
+	Purpose       []byte `protobuf:"bytes,3,opt,name=purpose,proto3" json:"purpose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareReleaseRequest) Reset() {
+	*x = PrepareReleaseRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareReleaseRequest) ProtoMessage() {}
+
+func (x *PrepareReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareReleaseRequest.ProtoReflect.Descriptor instead.
+func (*PrepareReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *PrepareReleaseRequest) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *PrepareReleaseRequest) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PrepareReleaseRequest) GetPurpose() []byte {
+	if x != nil {
+		return x.Purpose
+	}
+	return nil
+}
+
+type PrepareReleaseReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReleaseId     []byte                 `protobuf:"bytes,1,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"` // 16 bytes
+	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // X25519, 32 bytes
+	ExpiresUnixMs uint64                 `protobuf:"varint,3,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"` // by the node's identity; see mpc/custody
+	Failure       *Failure               `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareReleaseReply) Reset() {
+	*x = PrepareReleaseReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareReleaseReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareReleaseReply) ProtoMessage() {}
+
+func (x *PrepareReleaseReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareReleaseReply.ProtoReflect.Descriptor instead.
+func (*PrepareReleaseReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *PrepareReleaseReply) GetReleaseId() []byte {
+	if x != nil {
+		return x.ReleaseId
+	}
+	return nil
+}
+
+func (x *PrepareReleaseReply) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *PrepareReleaseReply) GetExpiresUnixMs() uint64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
+func (x *PrepareReleaseReply) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *PrepareReleaseReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
 var File_mpc_nodepb_node_proto protoreflect.FileDescriptor
 
 const file_mpc_nodepb_node_proto_rawDesc = "" +
@@ -3219,7 +3952,7 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\faux_progress\x18\x04 \x01(\rR\vauxProgress\x12\x1f\n" +
 	"\vpin_refused\x18\x05 \x01(\bR\n" +
 	"pinRefused\x12$\n" +
-	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\"\xd0\x05\n" +
+	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\"\xaa\x06\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
 	"\amembers\x18\x02 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x12\n" +
@@ -3247,7 +3980,12 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
 	"recipients\x18\x14 \x01(\fR\n" +
 	"recipients\x12%\n" +
-	"\x0eold_recipients\x18\x15 \x01(\fR\roldRecipients\"o\n" +
+	"\x0eold_recipients\x18\x15 \x01(\fR\roldRecipients\x12\x1f\n" +
+	"\vcustody_key\x18\x16 \x01(\fR\n" +
+	"custodyKey\x12\x1d\n" +
+	"\n" +
+	"release_id\x18\x17 \x01(\fR\treleaseId\x12\x18\n" +
+	"\arelease\x18\x18 \x01(\fR\arelease\"o\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1c\n" +
@@ -3404,7 +4142,59 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12 \n" +
 	"\vendorsement\x18\x03 \x01(\fR\vendorsement\x12@\n" +
-	"\afailure\x18\x04 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure2\xab\x10\n" +
+	"\afailure\x18\x04 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"\x88\x04\n" +
+	"\x0fIdentityRequest\x12#\n" +
+	"\rkeys_envelope\x18\x01 \x01(\fR\fkeysEnvelope\x12E\n" +
+	"\x04make\x18\x02 \x01(\v2/.vaultpluginsecretsmpc.node.v1.MakeIdentityKeysH\x00R\x04make\x12K\n" +
+	"\bregister\x18\x03 \x01(\v2-.vaultpluginsecretsmpc.node.v1.OpaqueRegisterH\x00R\bregister\x12B\n" +
+	"\x05login\x18\x04 \x01(\v2*.vaultpluginsecretsmpc.node.v1.OpaqueLoginH\x00R\x05login\x12L\n" +
+	"\tmake_part\x18\x05 \x01(\v2-.vaultpluginsecretsmpc.node.v1.MakeServerPartH\x00R\bmakePart\x12U\n" +
+	"\frelease_part\x18\x06 \x01(\v20.vaultpluginsecretsmpc.node.v1.ReleaseServerPartH\x00R\vreleasePart\x12K\n" +
+	"\x06rewrap\x18\a \x01(\v21.vaultpluginsecretsmpc.node.v1.RewrapIdentityKeysH\x00R\x06rewrapB\x06\n" +
+	"\x04kind\"=\n" +
+	"\x10MakeIdentityKeys\x12)\n" +
+	"\x10wrapping_version\x18\x01 \x01(\rR\x0fwrappingVersion\"?\n" +
+	"\x12RewrapIdentityKeys\x12)\n" +
+	"\x10wrapping_version\x18\x01 \x01(\rR\x0fwrappingVersion\"O\n" +
+	"\x0eOpaqueRegister\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\fR\fcredentialId\x12\x18\n" +
+	"\arequest\x18\x02 \x01(\fR\arequest\"h\n" +
+	"\vOpaqueLogin\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\fR\fcredentialId\x12\"\n" +
+	"\fregistration\x18\x02 \x01(\fR\fregistration\x12\x10\n" +
+	"\x03ke1\x18\x03 \x01(\fR\x03ke1\"Z\n" +
+	"\x0eMakeServerPart\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\fR\fcredentialId\x12#\n" +
+	"\rclient_public\x18\x02 \x01(\fR\fclientPublic\"q\n" +
+	"\x11ReleaseServerPart\x12#\n" +
+	"\rcredential_id\x18\x01 \x01(\fR\fcredentialId\x12\x12\n" +
+	"\x04part\x18\x02 \x01(\fR\x04part\x12#\n" +
+	"\rclient_public\x18\x03 \x01(\fR\fclientPublic\"\xa6\x02\n" +
+	"\rIdentityReply\x12#\n" +
+	"\rkeys_envelope\x18\x01 \x01(\fR\fkeysEnvelope\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x1a\n" +
+	"\bresponse\x18\x03 \x01(\fR\bresponse\x12\x1d\n" +
+	"\n" +
+	"client_mac\x18\x04 \x01(\fR\tclientMac\x12\x1f\n" +
+	"\vsession_key\x18\x05 \x01(\fR\n" +
+	"sessionKey\x12\x12\n" +
+	"\x04part\x18\x06 \x01(\fR\x04part\x12\x1f\n" +
+	"\vsealed_part\x18\a \x01(\fR\n" +
+	"sealedPart\x12@\n" +
+	"\afailure\x18\b \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"_\n" +
+	"\x15PrepareReleaseRequest\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x18\n" +
+	"\apurpose\x18\x03 \x01(\fR\apurpose\"\xdb\x01\n" +
+	"\x13PrepareReleaseReply\x12\x1d\n" +
+	"\n" +
+	"release_id\x18\x01 \x01(\fR\treleaseId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12&\n" +
+	"\x0fexpires_unix_ms\x18\x03 \x01(\x04R\rexpiresUnixMs\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\x12@\n" +
+	"\afailure\x18\x05 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure2\x91\x12\n" +
 	"\x04Node\x12_\n" +
 	"\x05Probe\x12+.vaultpluginsecretsmpc.node.v1.ProbeRequest\x1a).vaultpluginsecretsmpc.node.v1.ProbeReply\x12_\n" +
 	"\x05Setup\x12+.vaultpluginsecretsmpc.node.v1.SetupRequest\x1a).vaultpluginsecretsmpc.node.v1.SetupReply\x12k\n" +
@@ -3424,7 +4214,9 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x10FindWrappingKeys\x126.vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest\x1a4.vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply\x12q\n" +
 	"\vRewrapShare\x121.vaultpluginsecretsmpc.node.v1.RewrapShareRequest\x1a/.vaultpluginsecretsmpc.node.v1.RewrapShareReply\x12k\n" +
 	"\tRewrapOwn\x12/.vaultpluginsecretsmpc.node.v1.RewrapOwnRequest\x1a-.vaultpluginsecretsmpc.node.v1.RewrapOwnReply\x12q\n" +
-	"\vImportShare\x121.vaultpluginsecretsmpc.node.v1.ImportShareRequest\x1a/.vaultpluginsecretsmpc.node.v1.ImportShareReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
+	"\vImportShare\x121.vaultpluginsecretsmpc.node.v1.ImportShareRequest\x1a/.vaultpluginsecretsmpc.node.v1.ImportShareReply\x12h\n" +
+	"\bIdentity\x12..vaultpluginsecretsmpc.node.v1.IdentityRequest\x1a,.vaultpluginsecretsmpc.node.v1.IdentityReply\x12z\n" +
+	"\x0ePrepareRelease\x124.vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest\x1a2.vaultpluginsecretsmpc.node.v1.PrepareReleaseReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
 
 var (
 	file_mpc_nodepb_node_proto_rawDescOnce sync.Once
@@ -3439,7 +4231,7 @@ func file_mpc_nodepb_node_proto_rawDescGZIP() []byte {
 }
 
 var file_mpc_nodepb_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_mpc_nodepb_node_proto_goTypes = []any{
 	(Failure_Reason)(0),               // 0: vaultpluginsecretsmpc.node.v1.Failure.Reason
 	(*Token)(nil),                     // 1: vaultpluginsecretsmpc.node.v1.Token
@@ -3490,6 +4282,16 @@ var file_mpc_nodepb_node_proto_goTypes = []any{
 	(*RewrapOwnReply)(nil),            // 46: vaultpluginsecretsmpc.node.v1.RewrapOwnReply
 	(*ImportShareRequest)(nil),        // 47: vaultpluginsecretsmpc.node.v1.ImportShareRequest
 	(*ImportShareReply)(nil),          // 48: vaultpluginsecretsmpc.node.v1.ImportShareReply
+	(*IdentityRequest)(nil),           // 49: vaultpluginsecretsmpc.node.v1.IdentityRequest
+	(*MakeIdentityKeys)(nil),          // 50: vaultpluginsecretsmpc.node.v1.MakeIdentityKeys
+	(*RewrapIdentityKeys)(nil),        // 51: vaultpluginsecretsmpc.node.v1.RewrapIdentityKeys
+	(*OpaqueRegister)(nil),            // 52: vaultpluginsecretsmpc.node.v1.OpaqueRegister
+	(*OpaqueLogin)(nil),               // 53: vaultpluginsecretsmpc.node.v1.OpaqueLogin
+	(*MakeServerPart)(nil),            // 54: vaultpluginsecretsmpc.node.v1.MakeServerPart
+	(*ReleaseServerPart)(nil),         // 55: vaultpluginsecretsmpc.node.v1.ReleaseServerPart
+	(*IdentityReply)(nil),             // 56: vaultpluginsecretsmpc.node.v1.IdentityReply
+	(*PrepareReleaseRequest)(nil),     // 57: vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest
+	(*PrepareReleaseReply)(nil),       // 58: vaultpluginsecretsmpc.node.v1.PrepareReleaseReply
 }
 var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	1,  // 0: vaultpluginsecretsmpc.node.v1.ProbeRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
@@ -3523,47 +4325,59 @@ var file_mpc_nodepb_node_proto_depIdxs = []int32{
 	19, // 28: vaultpluginsecretsmpc.node.v1.RewrapShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
 	19, // 29: vaultpluginsecretsmpc.node.v1.RewrapOwnReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
 	19, // 30: vaultpluginsecretsmpc.node.v1.ImportShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	4,  // 31: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
-	6,  // 32: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
-	9,  // 33: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	11, // 34: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
-	17, // 35: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
-	21, // 36: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	28, // 37: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	30, // 38: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	32, // 39: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	24, // 40: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
-	26, // 41: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
-	34, // 42: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
-	36, // 43: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
-	38, // 44: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
-	40, // 45: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
-	43, // 46: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:input_type -> vaultpluginsecretsmpc.node.v1.RewrapShareRequest
-	45, // 47: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:input_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
-	47, // 48: vaultpluginsecretsmpc.node.v1.Node.ImportShare:input_type -> vaultpluginsecretsmpc.node.v1.ImportShareRequest
-	5,  // 49: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
-	7,  // 50: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
-	10, // 51: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
-	12, // 52: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
-	20, // 53: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
-	22, // 54: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
-	29, // 55: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	31, // 56: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	33, // 57: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	25, // 58: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
-	27, // 59: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
-	35, // 60: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
-	37, // 61: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
-	39, // 62: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
-	42, // 63: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
-	44, // 64: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:output_type -> vaultpluginsecretsmpc.node.v1.RewrapShareReply
-	46, // 65: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:output_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnReply
-	48, // 66: vaultpluginsecretsmpc.node.v1.Node.ImportShare:output_type -> vaultpluginsecretsmpc.node.v1.ImportShareReply
-	49, // [49:67] is the sub-list for method output_type
-	31, // [31:49] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	50, // 31: vaultpluginsecretsmpc.node.v1.IdentityRequest.make:type_name -> vaultpluginsecretsmpc.node.v1.MakeIdentityKeys
+	52, // 32: vaultpluginsecretsmpc.node.v1.IdentityRequest.register:type_name -> vaultpluginsecretsmpc.node.v1.OpaqueRegister
+	53, // 33: vaultpluginsecretsmpc.node.v1.IdentityRequest.login:type_name -> vaultpluginsecretsmpc.node.v1.OpaqueLogin
+	54, // 34: vaultpluginsecretsmpc.node.v1.IdentityRequest.make_part:type_name -> vaultpluginsecretsmpc.node.v1.MakeServerPart
+	55, // 35: vaultpluginsecretsmpc.node.v1.IdentityRequest.release_part:type_name -> vaultpluginsecretsmpc.node.v1.ReleaseServerPart
+	51, // 36: vaultpluginsecretsmpc.node.v1.IdentityRequest.rewrap:type_name -> vaultpluginsecretsmpc.node.v1.RewrapIdentityKeys
+	19, // 37: vaultpluginsecretsmpc.node.v1.IdentityReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	19, // 38: vaultpluginsecretsmpc.node.v1.PrepareReleaseReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	4,  // 39: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
+	6,  // 40: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
+	9,  // 41: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	11, // 42: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
+	17, // 43: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
+	21, // 44: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	28, // 45: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	30, // 46: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	32, // 47: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	24, // 48: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	26, // 49: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	34, // 50: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
+	36, // 51: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
+	38, // 52: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
+	40, // 53: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
+	43, // 54: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:input_type -> vaultpluginsecretsmpc.node.v1.RewrapShareRequest
+	45, // 55: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:input_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
+	47, // 56: vaultpluginsecretsmpc.node.v1.Node.ImportShare:input_type -> vaultpluginsecretsmpc.node.v1.ImportShareRequest
+	49, // 57: vaultpluginsecretsmpc.node.v1.Node.Identity:input_type -> vaultpluginsecretsmpc.node.v1.IdentityRequest
+	57, // 58: vaultpluginsecretsmpc.node.v1.Node.PrepareRelease:input_type -> vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest
+	5,  // 59: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
+	7,  // 60: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
+	10, // 61: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
+	12, // 62: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
+	20, // 63: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
+	22, // 64: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
+	29, // 65: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	31, // 66: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	33, // 67: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	25, // 68: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	27, // 69: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	35, // 70: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
+	37, // 71: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
+	39, // 72: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
+	42, // 73: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
+	44, // 74: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:output_type -> vaultpluginsecretsmpc.node.v1.RewrapShareReply
+	46, // 75: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:output_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnReply
+	48, // 76: vaultpluginsecretsmpc.node.v1.Node.ImportShare:output_type -> vaultpluginsecretsmpc.node.v1.ImportShareReply
+	56, // 77: vaultpluginsecretsmpc.node.v1.Node.Identity:output_type -> vaultpluginsecretsmpc.node.v1.IdentityReply
+	58, // 78: vaultpluginsecretsmpc.node.v1.Node.PrepareRelease:output_type -> vaultpluginsecretsmpc.node.v1.PrepareReleaseReply
+	59, // [59:79] is the sub-list for method output_type
+	39, // [39:59] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_mpc_nodepb_node_proto_init() }
@@ -3582,13 +4396,21 @@ func file_mpc_nodepb_node_proto_init() {
 		(*SessionOut_Outcome)(nil),
 		(*SessionOut_Failure)(nil),
 	}
+	file_mpc_nodepb_node_proto_msgTypes[48].OneofWrappers = []any{
+		(*IdentityRequest_Make)(nil),
+		(*IdentityRequest_Register)(nil),
+		(*IdentityRequest_Login)(nil),
+		(*IdentityRequest_MakePart)(nil),
+		(*IdentityRequest_ReleasePart)(nil),
+		(*IdentityRequest_Rewrap)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mpc_nodepb_node_proto_rawDesc), len(file_mpc_nodepb_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,6 +42,8 @@ const (
 	Node_RewrapShare_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/RewrapShare"
 	Node_RewrapOwn_FullMethodName          = "/vaultpluginsecretsmpc.node.v1.Node/RewrapOwn"
 	Node_ImportShare_FullMethodName        = "/vaultpluginsecretsmpc.node.v1.Node/ImportShare"
+	Node_Identity_FullMethodName           = "/vaultpluginsecretsmpc.node.v1.Node/Identity"
+	Node_PrepareRelease_FullMethodName     = "/vaultpluginsecretsmpc.node.v1.Node/PrepareRelease"
 )
 
 // NodeClient is the client API for Node service.
@@ -91,6 +93,12 @@ type NodeClient interface {
 	RewrapOwn(ctx context.Context, in *RewrapOwnRequest, opts ...grpc.CallOption) (*RewrapOwnReply, error)
 	// ImportShare makes this node's share out of what recovery custodians dealt.
 	ImportShare(ctx context.Context, in *ImportShareRequest, opts ...grpc.CallOption) (*ImportShareReply, error)
+	// Identity does what the server of digital identities needs its secret keys
+	// for; they are opened inside the node only.
+	Identity(ctx context.Context, in *IdentityRequest, opts ...grpc.CallOption) (*IdentityReply, error)
+	// PrepareRelease makes the key that a custody key's owner reseals one share's
+	// second key to, for one operation of this node.
+	PrepareRelease(ctx context.Context, in *PrepareReleaseRequest, opts ...grpc.CallOption) (*PrepareReleaseReply, error)
 }
 
 type nodeClient struct {
@@ -284,6 +292,26 @@ func (c *nodeClient) ImportShare(ctx context.Context, in *ImportShareRequest, op
 	return out, nil
 }
 
+func (c *nodeClient) Identity(ctx context.Context, in *IdentityRequest, opts ...grpc.CallOption) (*IdentityReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IdentityReply)
+	err := c.cc.Invoke(ctx, Node_Identity_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeClient) PrepareRelease(ctx context.Context, in *PrepareReleaseRequest, opts ...grpc.CallOption) (*PrepareReleaseReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PrepareReleaseReply)
+	err := c.cc.Invoke(ctx, Node_PrepareRelease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -331,6 +359,12 @@ type NodeServer interface {
 	RewrapOwn(context.Context, *RewrapOwnRequest) (*RewrapOwnReply, error)
 	// ImportShare makes this node's share out of what recovery custodians dealt.
 	ImportShare(context.Context, *ImportShareRequest) (*ImportShareReply, error)
+	// Identity does what the server of digital identities needs its secret keys
+	// for; they are opened inside the node only.
+	Identity(context.Context, *IdentityRequest) (*IdentityReply, error)
+	// PrepareRelease makes the key that a custody key's owner reseals one share's
+	// second key to, for one operation of this node.
+	PrepareRelease(context.Context, *PrepareReleaseRequest) (*PrepareReleaseReply, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -394,6 +428,12 @@ func (UnimplementedNodeServer) RewrapOwn(context.Context, *RewrapOwnRequest) (*R
 }
 func (UnimplementedNodeServer) ImportShare(context.Context, *ImportShareRequest) (*ImportShareReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ImportShare not implemented")
+}
+func (UnimplementedNodeServer) Identity(context.Context, *IdentityRequest) (*IdentityReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Identity not implemented")
+}
+func (UnimplementedNodeServer) PrepareRelease(context.Context, *PrepareReleaseRequest) (*PrepareReleaseReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PrepareRelease not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -729,6 +769,42 @@ func _Node_ImportShare_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_Identity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IdentityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Identity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Identity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Identity(ctx, req.(*IdentityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Node_PrepareRelease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrepareReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).PrepareRelease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_PrepareRelease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).PrepareRelease(ctx, req.(*PrepareReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -803,6 +879,14 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ImportShare",
 			Handler:    _Node_ImportShare_Handler,
+		},
+		{
+			MethodName: "Identity",
+			Handler:    _Node_Identity_Handler,
+		},
+		{
+			MethodName: "PrepareRelease",
+			Handler:    _Node_PrepareRelease_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
