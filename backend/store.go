@@ -26,6 +26,7 @@ type store struct {
 
 	accounts  *cache[*signable]       // by account name
 	exposures *cache[*addedExposures] // by account ID, hex
+	logins    *cache[*identityKeysRecord]
 	refs      *references
 
 	mu         sync.Mutex
@@ -47,6 +48,7 @@ func newStore(s logical.Storage, rule *spareRule) *store {
 		s: s, spares: rule,
 		accounts:  newCache[*signable](maxCachedAccounts),
 		exposures: newCache[*addedExposures](maxCachedExposures),
+		logins:    newCache[*identityKeysRecord](maxIdentityKeysCached),
 		refs:      newReferences(),
 	}
 	rule.store = st
@@ -134,6 +136,9 @@ func (s *store) invalidate(key string) {
 	}
 	s.refs.invalidate(key)
 	s.forgetKeys(key)
+	if key == keyIdentityKeys {
+		s.logins.drop(key)
+	}
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.drop(name)
 	}
@@ -148,6 +153,9 @@ func (s *store) written(key string, err error) {
 		s.forgetNodes()
 	}
 	s.forgetKeys(key)
+	if key == keyIdentityKeys {
+		s.logins.wrote(key, err != nil)
+	}
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.wrote(name, err != nil)
 	}
