@@ -64,6 +64,8 @@ type backend struct {
 	signed  *signedRequests
 	metrics *metrics
 
+	hierarchy *hierarchy
+
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
 
@@ -73,6 +75,7 @@ type backend struct {
 	tasks  sync.WaitGroup // background goroutines; Add only under engMu while open
 
 	applyTurn chan struct{} // capacity 1: held while settings are applied
+	loginTurn chan struct{} // capacity 1: held while identity keys are made or resealed
 
 	engMu      sync.Mutex
 	eng        Engine
@@ -130,7 +133,9 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		cfg:          cfg,
 		log:          log,
 		accountLocks: locksutil.CreateLocks(),
+		hierarchy:    newHierarchy(),
 		applyTurn:    make(chan struct{}, 1),
+		loginTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.metrics = newMetrics(cfg.Version)
@@ -186,6 +191,12 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
+			b.pathIdentities(),
+			b.pathIdentityState(),
+			b.pathAssets(),
+			b.pathAuthenticators(),
+			b.pathAuthenticatorState(),
+			b.pathDevices(),
 			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),
