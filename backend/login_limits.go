@@ -199,13 +199,11 @@ func (l *limiter) drop(a *attempts) {
 func (l *limiter) reset(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.names[name]
-	if a == nil {
-		a = l.entry(name, true)
+	if a := l.names[name]; a != nil { // else nothing can be on its way
+		a.failures, a.until, a.codes, a.nextCode = 0, time.Time{}, 0, time.Time{}
+		a.stored = true
+		l.mark(a)
 	}
-	a.failures, a.until, a.codes, a.nextCode = 0, time.Time{}, 0, time.Time{}
-	a.stored = true
-	l.mark(a)
 }
 
 // code says whether a code may go out now, and counts it. A code that may not is a
