@@ -1,8 +1,8 @@
 package backend
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"reflect"
 	"slices"
@@ -17,10 +17,9 @@ import (
 
 // manifestChange is one write of a manifest.
 type manifestChange struct {
-	old     *identity.Manifest // nil: a new identity
-	oldHash [32]byte
-	new     *identity.Manifest
-	force   bool
+	old   *identity.Manifest // nil: a new identity
+	new   *identity.Manifest
+	force bool
 }
 
 // needsForce is a refusal that force=true overrides.
@@ -31,75 +30,49 @@ func needsForce(format string, args ...any) error {
 	return f
 }
 
-// checkSequence: the manifest is the next one of this identity.
-func (c *manifestChange) checkSequence() error {
+// checkNew holds what is asked of a first manifest.
+func (c *manifestChange) checkNew() error {
 	m := c.new
-	if c.old == nil {
-		if m.Generation != 1 {
-			return conflict("there is no identity %q, and the manifest is of generation %d: a new one begins with 1; if it was there before, restore it from a backup of Vault's storage", m.Name, m.Generation)
-		}
-		for _, r := range m.Roles {
-			if r.Generation != 1 || r.Past != nil {
-				return invalid("role %s of a new identity is of generation %d: new roles begin with 1", r.Name, r.Generation)
-			}
-		}
-		return nil
+	if m.Generation != 1 {
+		return conflict("there is no identity %q, and the manifest is of generation %d: a new one begins with 1; if it was there before, restore it from a backup of Vault's storage", m.Name, m.Generation)
 	}
-	switch {
-	case m.Identity != c.old.Identity:
-		return invalid("%q is identity %s, and the manifest is of %s: nothing was changed; choose another name for a new identity", m.Name, c.old.Identity, m.Identity)
-	case m.Generation != c.old.Generation+1:
-		return conflict("the manifest is of generation %d and the one stored of %d: nothing was changed; read it again, and make the change to what it says", m.Generation, c.old.Generation)
-	case !bytes.Equal(m.Previous, c.oldHash[:]):
-		return conflict("the manifest follows another generation %d than the one stored: nothing was changed; read it again, and make the change to what it says", c.old.Generation)
-	}
-	return c.checkSuccession()
-}
-
-// checkSuccession: the owner's keys go on from those in force. Without it whoever
-// once held owner keys could continue from them.
-func (c *manifestChange) checkSuccession() error {
-	old, now := c.old.Succession, c.new.Succession
-	if len(now) < len(old) || len(now) > len(old)+1 || !reflect.DeepEqual(now[:len(old)], old) {
-		return invalid("the owner's keys do not go on from those of generation %d that are in force, by one step at most: nothing was changed", len(old))
+	for _, r := range m.Roles {
+		if r.Generation != 1 || r.Past != nil {
+			return invalid("role %s of a new identity is of generation %d: new roles begin with 1", r.Name, r.Generation)
+		}
 	}
 	return nil
 }
 
-// checkRoles compares the roles' keys, and returns the roles that are gone and
-// those whose past keys are dropped.
-func (c *manifestChange) checkRoles() (removed, dropped []string, err error) {
+// verifyNext checks that the owner signed the manifest as the one that follows
+// what is stored.
+func verifyNext(stored, sent *identity.SignedManifest) error {
+	_, err := sent.VerifyNext(stored)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, identity.ErrNotNext):
+		return conflict("%v: nothing was changed; read it again, and make the change to what it says", err)
+	case errors.Is(err, identity.ErrPending):
+		return conflict("%v: nothing was changed; finish the reset first", err)
+	}
+	return invalid("the manifest is refused and nothing was changed: %v", err)
+}
+
+// lostRoles returns the roles that are gone and those whose past keys are dropped.
+func (c *manifestChange) lostRoles() (removed, dropped []string) {
 	if c.old == nil {
-		return nil, nil, nil
+		return nil, nil
 	}
 	for _, was := range c.old.Roles {
-		now := c.new.Role(was.Name)
-		switch {
+		switch now := c.new.Role(was.Name); {
 		case now == nil:
 			removed = append(removed, was.Name)
-		case now.Generation == was.Generation:
-			if !now.Keys.Equal(was.Keys) {
-				return nil, nil, invalid("role %s has other keys of the same generation %d: nothing was changed", was.Name, was.Generation)
-			}
-			if now.Past == nil && was.Past != nil {
-				dropped = append(dropped, was.Name)
-			} else if !reflect.DeepEqual(now.Past, was.Past) {
-				return nil, nil, invalid("role %s has other past keys than before: nothing was changed", was.Name)
-			}
-		case now.Generation != was.Generation+1:
-			return nil, nil, invalid("role %s goes from generation %d to %d: nothing was changed; it goes on by one", was.Name, was.Generation, now.Generation)
-		case was.Past != nil:
-			return nil, nil, conflict("the reset of role %s has not ended, assets may still be under generation %d: nothing was changed; finish it first", was.Name, was.Past.Generation)
-		case now.Past == nil || now.Past.Generation != was.Generation || !now.Past.Keys.Equal(was.Keys):
-			return nil, nil, invalid("role %s has new keys without keeping those before, which assets need until they are moved: nothing was changed", was.Name)
+		case was.Past != nil && now.Past == nil:
+			dropped = append(dropped, was.Name)
 		}
 	}
-	for _, now := range c.new.Roles {
-		if c.old.Role(now.Name) == nil && (now.Generation != 1 || now.Past != nil) {
-			return nil, nil, invalid("role %s is new and of generation %d: new roles begin with 1", now.Name, now.Generation)
-		}
-	}
-	return removed, dropped, nil
+	return removed, dropped
 }
 
 // checkAssets: no asset loses a role that it needs, and no custody key comes
@@ -191,15 +164,9 @@ func (c *manifestChange) checkOpened(lost func(name string) (bool, error)) error
 	return nil
 }
 
-// check holds all of them. It reads the assets where a rule asks for them only.
+// checkManifest holds those that need other records. It reads the assets where a rule asks for them only.
 func (b *backend) checkManifest(ctx context.Context, c *manifestChange) error {
-	if err := c.checkSequence(); err != nil {
-		return err
-	}
-	removed, dropped, err := c.checkRoles()
-	if err != nil {
-		return err
-	}
+	removed, dropped := c.lostRoles()
 	find := func(name string) (*authenticatorFacts, error) { return b.authenticatorFacts(ctx, name) }
 	if err := c.checkGrants(find); err != nil {
 		return err
@@ -224,15 +191,8 @@ func (b *backend) checkManifest(ctx context.Context, c *manifestChange) error {
 // custodyAllowed: no server-trusting authenticator opens a role that holds a
 // custody key, unless the owner has said so in its grant.
 func custodyAllowed(m *identity.Manifest, asset string, roles []string) error {
-	for _, g := range m.Grants {
-		if !g.ServerTrusting || g.Custody {
-			continue
-		}
-		for _, s := range g.Sealed {
-			if slices.Contains(roles, s.Role) {
-				return conflict("asset %q holds the custody key of an account for role %s, which authenticator %q opens although the server could open it too: nothing was changed; use another role, or let the owner grant custody to that authenticator", asset, s.Role, g.Name)
-			}
-		}
+	if err := identity.CheckCustody(m, roles); err != nil {
+		return conflict("asset %q holds the custody key of an account: %v; nothing was changed. Use another role, or let the owner grant custody to that authenticator", asset, err)
 	}
 	return nil
 }

@@ -3,9 +3,8 @@ package backend
 import (
 	"bytes"
 	"context"
-	"reflect"
+	"errors"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -79,14 +78,11 @@ func (b *backend) checkAsset(ctx context.Context, m *identity.Manifest, stored *
 		if err != nil {
 			return err
 		}
-		switch {
-		case a.ID != was.ID || a.Kind != was.Kind:
-			return invalid("asset %q is %s of kind %s, and what was sent is %s of kind %s: nothing was changed; choose another name for a new asset", a.Name, was.ID, was.Kind, a.ID, a.Kind)
-		case a.Generation != was.Generation+1:
-			return conflict("the asset sent is of generation %d and the one stored of %d: nothing was changed; read it again, and make the change to what it says", a.Generation, was.Generation)
-		}
-		if err := mayWrite(was, a); err != nil {
-			return err
+		switch err := a.Follows(was); {
+		case errors.Is(err, identity.ErrNotNext):
+			return conflict("%v: nothing was changed; read it again, and make the change to what it says", err)
+		case err != nil:
+			return invalid("%v: nothing was changed", err)
 		}
 	}
 	if role := assetFactsOf(a).behind(m); role != "" {
@@ -99,26 +95,6 @@ func (b *backend) checkAsset(ctx context.Context, m *identity.Manifest, stored *
 		return err
 	}
 	return b.checkAccountAsset(ctx, m, a)
-}
-
-// mayWrite: who writes an asset may use it already, and changes no key that is not
-// for him. The owner role may do both.
-func mayWrite(was, now *identity.Asset) error {
-	if now.Writer == identity.OwnerRole {
-		return nil
-	}
-	if !slices.Contains(was.Roles(), now.Writer) {
-		return invalid("role %s may not write asset %q, which is for %s: nothing was changed; have one of these add it first, or the owner role", now.Writer, was.Name, strings.Join(was.Roles(), ", "))
-	}
-	for _, k := range was.Keys {
-		if slices.ContainsFunc(k.Sealed, func(s identity.SealedRole) bool { return s.Role == now.Writer }) {
-			continue
-		}
-		if kept := now.Key(k.Name); kept == nil || !reflect.DeepEqual(*kept, k) {
-			return invalid("role %s may not change key %s of asset %q, which is not for it: nothing was changed", now.Writer, k.Name, was.Name)
-		}
-	}
-	return nil
 }
 
 func (b *backend) checkNewAsset(ctx context.Context, m *identity.Manifest, a *identity.Asset) error {

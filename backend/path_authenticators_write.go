@@ -12,11 +12,8 @@ import (
 	"vault-plugin-secrets-mpc/identity"
 )
 
-// Bounds in bytes of what registration makes.
-const (
-	maxRegistration = 1024 // a record of OPAQUE has 192
-	maxServerPart   = 1024
-)
+// maxServerPart bounds a wrapped server part, in bytes.
+const maxServerPart = 1024
 
 // authenticatorWrite stores a new authenticator by one Put. There is no change of
 // one: what is registered and what is sealed to its keys belong together.
@@ -76,12 +73,15 @@ func (b *backend) sentAuthenticator(ctx context.Context, data *framework.FieldDa
 	if r.Signed.Signature, err = decoded(data, "signature", ed25519Signature); err != nil {
 		return nil, nil, err
 	}
-	if r.Registration, err = decoded(data, "registration", maxRegistration); err != nil {
+	if r.Registration, err = decoded(data, "registration", identity.RegistrationSize); err != nil {
 		return nil, nil, err
 	}
 	a, err := r.Signed.Verify()
 	if err != nil {
 		return nil, nil, invalid("the authenticator is refused and nothing was created: %v", err)
+	}
+	if err := identity.CheckRegistration(r.Registration, a.KDF); err != nil {
+		return nil, nil, invalid("the registration is refused and nothing was created: %v", err)
 	}
 	r.ID = a.ID.String()
 	_, part := data.GetOk("server_part")

@@ -45,6 +45,9 @@ func (b *backend) identityWrite(ctx context.Context, req *logical.Request, data 
 	}
 	c := &manifestChange{new: m, force: data.Get("force").(bool)}
 	if r == nil {
+		if err := c.checkNew(); err != nil {
+			return nil, err
+		}
 		if r, err = b.newIdentity(ctx, m); err != nil {
 			return nil, err
 		}
@@ -55,7 +58,9 @@ func (b *backend) identityWrite(ctx context.Context, req *logical.Request, data 
 		if c.old, err = r.open(name); err != nil {
 			return nil, err
 		}
-		c.oldHash = r.Signed.Hash()
+		if err := verifyNext(&r.Signed, signed); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.checkManifest(ctx, c); err != nil {
 		return nil, err
