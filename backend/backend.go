@@ -75,6 +75,7 @@ type backend struct {
 	tasks  sync.WaitGroup // background goroutines; Add only under engMu while open
 
 	applyTurn chan struct{} // capacity 1: held while settings are applied
+	loginTurn chan struct{} // capacity 1: held while identity keys are made or resealed
 
 	engMu      sync.Mutex
 	eng        Engine
@@ -134,6 +135,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		accountLocks: locksutil.CreateLocks(),
 		hierarchy:    newHierarchy(),
 		applyTurn:    make(chan struct{}, 1),
+		loginTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.metrics = newMetrics(cfg.Version)

@@ -78,8 +78,11 @@ type identityKeysRecord struct {
 	// Envelope wraps them (hsm.Seal).
 	Envelope []byte `json:"envelope"`
 	// PublicKey is OPAQUE's server public key, 32 bytes.
-	PublicKey []byte    `json:"public_key"`
-	Created   time.Time `json:"created_time"`
+	PublicKey []byte `json:"public_key"`
+	// EnumerationKey, 32 bytes: what is shown for authenticators that do not exist
+	// is derived from it, so that it stays the same. It guards nothing else.
+	EnumerationKey []byte    `json:"enumeration_key"`
+	Created        time.Time `json:"created_time"`
 }
 
 // identitiesConfigRecord is config/identities.
@@ -164,8 +167,8 @@ func (r *authenticatorLockRecord) check() error {
 }
 
 func (r *identityKeysRecord) check() error {
-	if len(r.Envelope) == 0 || len(r.PublicKey) != 32 {
-		return errors.New("lacks envelope or public key")
+	if len(r.Envelope) == 0 || len(r.PublicKey) != 32 || len(r.EnumerationKey) != enumerationKeySize {
+		return errors.New("lacks envelope, public key or enumeration key")
 	}
 	return nil
 }
