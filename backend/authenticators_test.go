@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -15,7 +16,7 @@ import (
 )
 
 func TestAuthenticators(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password", func(a *identity.Authenticator) { a.PersonalInformation = "First pet?" }).store()
 	phone := newPerson(m, "alice-phone", withPhone).store()
 	data := m.read1("authenticators/alice-password")
@@ -38,7 +39,7 @@ func TestAuthenticators(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, hidden := range []string{"+41441234567", text64(registration()), text64(p.a.Wrapped), text64([]byte("wrapped inside a node")), text64(p.signed.Authenticator)} {
+		for _, hidden := range []string{"+41441234567", text64(registration()), text64(p.a.Wrapped), text64(p.signed.Authenticator)} {
 			if strings.Contains(string(raw), hidden) {
 				t.Errorf("%s shows %s", p.a.Name, hidden)
 			}
@@ -46,6 +47,13 @@ func TestAuthenticators(t *testing.T) {
 		if strings.Contains(m.logs.String(), "+41441234567") {
 			t.Error("the log has the telephone number")
 		}
+	}
+	r, err := m.b.store.authenticator(t.Context(), "alice-phone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := json.Marshal(m.read1(phone.path())); err != nil || strings.Contains(string(raw), text64(r.ServerPart)) {
+		t.Errorf("the server part is shown: %v", err)
 	}
 	m.warns(logical.UpdateOperation, alice.path(), alice.body(), alreadyStored)
 	m.fails(logical.UpdateOperation, alice.path(), newPerson(m, "alice-password").body(), http.StatusConflict, "none is changed")
@@ -56,7 +64,7 @@ func TestAuthenticators(t *testing.T) {
 
 // TestAuthenticatorRules: what must not be stored is refused.
 func TestAuthenticatorRules(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	good := newPerson(m, "alice").body()
 	with := func(field string, value any) map[string]any {
 		out := map[string]any{}
@@ -78,6 +86,11 @@ func TestAuthenticatorRules(t *testing.T) {
 	m.fails(logical.UpdateOperation, path, with("registration", text64(make([]byte, len(registration())))), http.StatusBadRequest, "the registration is refused")
 	m.fails(logical.UpdateOperation, path, with("phone", "+41441234567"), http.StatusBadRequest, "have a phone")
 	m.fails(logical.UpdateOperation, path, with("server_part", "AAAA"), http.StatusBadRequest, "have a server_part")
+	// The part of another authenticator.
+	one, two := newPerson(m, "phone", withPhone), newPerson(m, "phone", withPhone)
+	mixed := one.body()
+	mixed["server_part"] = two.body()["server_part"]
+	m.fails(logical.UpdateOperation, "authenticators/phone", mixed, http.StatusBadRequest, "does not belong to this ID")
 	m.fails(logical.UpdateOperation, path, with("pasword", "hunter2"), http.StatusBadRequest, "unknown field")
 	m.fails(logical.UpdateOperation, "authenticators/bob", good, http.StatusBadRequest, `is of authenticator "alice"`)
 	m.fails(logical.UpdateOperation, "authenticators/Alice", good, http.StatusBadRequest, "cannot be the name")
@@ -127,7 +140,7 @@ func TestAuthenticatorRules(t *testing.T) {
 // TestLost: a lost authenticator's sessions end at once, also when the report is
 // repeated, and everybody sees it.
 func TestLost(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password").store()
 	alice.creates("alice")
 	var ended []identity.ID
@@ -160,7 +173,7 @@ func TestLost(t *testing.T) {
 }
 
 func TestUnlock(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	newPerson(m, "alice").store()
 	var told []string
 	m.b.hierarchy.unlocked = func(name string) { told = append(told, name) }
@@ -194,7 +207,7 @@ func TestUnlock(t *testing.T) {
 }
 
 func TestDevices(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice, phone := newPerson(m, "alice-password").store(), newPerson(m, "phone", withPhone).store()
 	o := alice.creates("alice", "everyday")
 	o = alice.changes(o, identity.SetLevel{Level: identity.Level{Name: "small", Roles: []string{"everyday"}, ServerTrusting: true}}, identity.AddGrant{Authenticator: phone.a, Level: "small"})
@@ -273,7 +286,7 @@ func TestDevices(t *testing.T) {
 }
 
 func TestIdentityFreeze(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password").store()
 	o := alice.creates("alice")
 	mail := secretOf(t, o, "mail", "x", "owner")
@@ -300,4 +313,74 @@ func TestIdentityFreeze(t *testing.T) {
 	m.warns(logical.UpdateOperation, "identities/alice/unfreeze", nil, "was not frozen")
 	m.fails(logical.UpdateOperation, "identities/nobody/freeze", nil, http.StatusNotFound, "there is no identity")
 	alice.changes(o, identity.AddRole{Name: "r"})
+}
+
+// TestRegister: a registration that the paths answered logs in, and an ID that an
+// authenticator has is not answered for.
+func TestRegister(t *testing.T) {
+	m := enrolled(t)
+	alice := newPerson(m, "alice")
+	secret := passwordSecret(3)
+	r, request, err := identity.StartRegistration(secret, alice.a.ID, alice.a.KDF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := map[string]any{"id": alice.a.ID.String(), "request": text64(request)}
+	with := func(field string, value any) map[string]any {
+		out := map[string]any{}
+		for k, v := range ask {
+			out[k] = v
+		}
+		out[field] = value
+		return out
+	}
+	path := "authenticators/alice/register"
+	m.fails(logical.UpdateOperation, path, nil, http.StatusBadRequest, "id must be")
+	m.fails(logical.UpdateOperation, path, map[string]any{"id": alice.a.ID.String()}, http.StatusBadRequest, "request is missing")
+	m.fails(logical.UpdateOperation, path, with("id", strings.Repeat("0", 32)), http.StatusBadRequest, "id must be")
+	m.fails(logical.UpdateOperation, path, with("kind", "fingerprint"), http.StatusBadRequest, "is not one that authenticators have")
+	m.fails(logical.UpdateOperation, path, with("client_public", text64(make([]byte, 32))), http.StatusBadRequest, "is for authenticators of kind oidc and phone")
+	m.fails(logical.UpdateOperation, path, with("request", text64(request[:31])), http.StatusBadRequest, "malformed")
+	m.fails(logical.UpdateOperation, path, with("request", text64(make([]byte, 32))), http.StatusBadRequest, "malformed")
+	m.fails(logical.UpdateOperation, "authenticators/Alice/register", ask, http.StatusBadRequest, "cannot be the name")
+	data := m.update(path, ask)
+	if data["server_part"] != nil || data["sealed_part"] != nil {
+		t.Errorf("a password has a server part: %v", data)
+	}
+	response, err := base64.StdEncoding.DecodeString(data["response"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, _, public, err := r.Finish(response)
+	if err != nil || text64(public) != data["server_public_key"] {
+		t.Fatal(err)
+	}
+	body := alice.body()
+	body["registration"] = text64(made)
+	m.update("authenticators/alice", body)
+	stored, err := m.b.store.authenticator(t.Context(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.logsIn(alice.a.ID, stored.Registration, 3); err != nil {
+		t.Errorf("the registration does not log in: %v", err)
+	}
+	if err := m.logsIn(alice.a.ID, stored.Registration, 4); err == nil {
+		t.Error("another secret logs in")
+	}
+	m.fails(logical.UpdateOperation, path, ask, http.StatusConflict, "there is an authenticator")
+	m.fails(logical.UpdateOperation, "authenticators/mallory/register", ask, http.StatusConflict, `authenticator "alice" has the ID`)
+	// A server part first, then the registration that it goes into.
+	phone := newPerson(m, "phone", withPhone)
+	first := m.update("authenticators/phone/register", map[string]any{"id": phone.a.ID.String(), "kind": "phone", "client_public": text64(phone.a.Keys.Seal)})
+	sealed, err := base64.StdEncoding.DecodeString(first["sealed_part"].(string))
+	if err != nil || first["response"] != nil {
+		t.Fatal(err, first)
+	}
+	if part, err := phone.keys.Open(identity.ServerPartContext(phone.a.ID), sealed); err != nil || part.Len() != 32 {
+		t.Errorf("the server part does not open: %v", err)
+	}
+	body = phone.body()
+	body["server_part"] = first["server_part"]
+	m.update("authenticators/phone", body)
 }

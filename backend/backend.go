@@ -196,6 +196,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAssets(),
 			b.pathAuthenticators(),
 			b.pathAuthenticatorState(),
+			b.pathAuthenticatorRegister(),
 			b.pathDevices(),
 			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything

@@ -45,7 +45,7 @@ func (m *mount) status(op logical.Operation, path string, data map[string]any) i
 // TestIdentityTwins: of several writers of the same generation one gets through, and the
 // others are told to read again.
 func TestIdentityTwins(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password").store()
 	o := alice.creates("alice")
 	for round := range 10 {
@@ -85,7 +85,7 @@ func TestIdentityTwins(t *testing.T) {
 // TestGrantAgainstDelete: an authenticator that is granted and deleted, or lost, at
 // the same time is never both.
 func TestGrantAgainstDelete(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password").store()
 	o := alice.creates("alice")
 	for i := range 20 {
@@ -119,7 +119,7 @@ func TestGrantAgainstDelete(t *testing.T) {
 
 // TestRoleAgainstAsset: a role is not removed while an asset comes that is for it.
 func TestRoleAgainstAsset(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password").store()
 	o := alice.creates("alice")
 	for i := range 20 {
@@ -149,7 +149,7 @@ func TestRoleAgainstAsset(t *testing.T) {
 
 // TestDevicesAtOnce: none is lost.
 func TestDevicesAtOnce(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice := newPerson(m, "alice-password").store()
 	alice.creates("alice")
 	var all []func()
@@ -192,13 +192,15 @@ func TestIdentityCrashes(t *testing.T) {
 // a restart when the storage dies under it.
 func identityLife(t *testing.T, at int, late bool) int {
 	t.Helper()
-	base, fake := &logical.InmemStorage{}, newFake(t)
+	prepared := enrolled(t)
+	prepared.b.Cleanup(context.Background())
+	base, fake := prepared.storage, prepared.fake
 	k := &crashing{Storage: base, left: at, late: late}
 	if at < 0 {
 		k.left = 1 << 30
 	}
 	m := open(t, k, fake)
-	client := open(t, &logical.InmemStorage{}, newFake(t)) // makes keys only
+	client := &mount{t: t} // makes keys only
 	alice, bob := newPerson(client, "alice-password"), newPerson(client, "bob-password")
 	do := func(op logical.Operation, path string, data map[string]any) {
 		t.Helper()
@@ -262,7 +264,7 @@ func identityLife(t *testing.T, at int, late bool) int {
 // TestIdentityInvalidation: what another server wrote is seen, in all that is kept
 // in memory.
 func TestIdentityInvalidation(t *testing.T) {
-	m := configured(t)
+	m := enrolled(t)
 	m.create("pay", "bip340-secp256k1")
 	other := open(t, m.storage, newFake(t))
 	alice := newPerson(m, "alice-password").store()
@@ -299,7 +301,7 @@ func TestIdentityInvalidation(t *testing.T) {
 // TestDamagedIdentities: what cannot be read is said, and nothing is decided as if
 // it were not there.
 func TestDamagedIdentities(t *testing.T) {
-	m := configured(t)
+	m := enrolled(t)
 	m.create("pay", "bip340-secp256k1")
 	alice, bob := newPerson(m, "alice-password").store(), newPerson(m, "bob-password").store()
 	o := alice.creates("alice", "everyday")
