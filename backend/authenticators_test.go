@@ -315,6 +315,18 @@ func TestIdentityFreeze(t *testing.T) {
 	alice.changes(o, identity.AddRole{Name: "r"})
 }
 
+// TestAuthenticatorBeforeKeys: a record from elsewhere must not make a mount that has
+// no keys look like one that has lost them.
+func TestAuthenticatorBeforeKeys(t *testing.T) {
+	m := configured(t)
+	alice := newPerson(m, "alice")
+	m.fails(logical.UpdateOperation, "authenticators/alice", alice.body(), http.StatusConflict, "register first")
+	if _, err := m.b.identityServerKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	alice.store()
+}
+
 // TestRegister: a registration that the paths answered logs in, and an ID that an
 // authenticator has is not answered for.
 func TestRegister(t *testing.T) {
