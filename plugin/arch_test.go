@@ -37,7 +37,9 @@ var arrows = map[string][]string{
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
+	// The owner's client links it too: no token, no network, no protocol.
+	"mpc/custody": {"mpc", "hsm"},
+	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
 	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
