@@ -157,7 +157,7 @@ func (s *Session) greet(ch *Challenge, m identity.Method, message []byte, export
 		Identities    []IdentityInfo `json:"identities"`
 		Expires       time.Time      `json:"expires_time"`
 	}
-	if err := s.openMessage(0, fields([]byte(labelSessionLogin), s.id[:]), message, &first); err != nil {
+	if err := s.openMessage(0, identity.SessionLoginContext(s.id), message, &first); err != nil {
 		return err
 	}
 	signed := &identity.SignedAuthenticator{Authenticator: first.Authenticator, Signature: first.Signature}

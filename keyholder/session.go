@@ -90,7 +90,7 @@ func (s *Session) Call(ctx context.Context, op Op, path string, in map[string]an
 		}
 	}
 	s.sequence++
-	message, err := s.channel.Seal(s.sequence, fields([]byte(labelSessionCall), s.id[:], number(s.sequence), []byte(op), []byte(path)), body)
+	message, err := s.channel.Seal(s.sequence, identity.SessionCallContext(s.id, s.sequence, identity.Operation(op), path), body)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (s *Session) answer(op Op, path string, message []byte, status int, out any
 		Warnings []string        `json:"warnings"`
 		Errors   []string        `json:"errors"`
 	}
-	bound := fields([]byte(labelSessionAnswer), s.id[:], number(s.sequence), []byte(op), []byte(path), number(uint64(max(status, 0))))
+	bound := identity.SessionAnswerContext(s.id, s.sequence, identity.Operation(op), path, status)
 	if err := s.openMessage(s.sequence, bound, message, &inside); err != nil {
 		s.over = true
 		return err
