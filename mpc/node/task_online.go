@@ -58,6 +58,9 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	case record.Hash() != from.record:
 		return nil, fmt.Errorf("%w: it was made for another epoch or policy of the account", errPresignatureGone)
 	}
+	if err := noCustody(record, "no presignature can be used"); err != nil {
+		return nil, err
+	}
 	message, err := mpc.SigningInput(record.Algorithm, kind, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
 	if err != nil {
 		return nil, err
