@@ -45,17 +45,13 @@ type custodyAsset struct {
 // next is the custody key that the next epoch is to have: one that waits to
 // replace the present one, or the asset's only one.
 func (h *custodyAsset) next() []byte {
-	for _, name := range []string{custodyNextKey, identity.CustodyKey} {
+	for _, name := range []string{identity.NextCustodyKey, identity.CustodyKey} {
 		if k := h.asset.Key(name); k != nil {
 			return k.Public
 		}
 	}
 	return nil
 }
-
-// custodyNextKey is the key of an account's asset that is to replace its custody
-// key at the next refresh.
-const custodyNextKey = "custody-next"
 
 // active fails while the identity is frozen.
 func (h *custodyAsset) active() error {
@@ -209,8 +205,11 @@ func (b *backend) newCustody(ctx context.Context, data *framework.FieldData) (*c
 		return nil, invalid("asset %q is of kind %s: a custody key is in an asset of kind %s", asset, a.Kind, identity.AccountAsset)
 	case a.Account != "":
 		return nil, conflict("asset %q belongs to the account with the ID %s already: make an asset with a custody key of its own", asset, a.Account)
-	case a.Key(custodyNextKey) != nil:
+	case a.Key(identity.NextCustodyKey) != nil:
 		return nil, conflict("the custody key of asset %q is being replaced: finish that first", asset)
+	}
+	if err := identity.CheckCustody(m, a.Roles()); err != nil {
+		return nil, invalid("custody_asset: %v", err)
 	}
 	c := &custodyRecord{Identity: r.ID, Asset: a.ID.String(), PublicKey: a.Key(identity.CustodyKey).Public}
 	if _, err := ecdh.P256().NewPublicKey(c.PublicKey); err != nil {

@@ -7,17 +7,22 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/custody"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 // custodyEnvelope is a fake envelope that needs a custody key as well.
@@ -159,10 +164,11 @@ func (f *fakeEngine) RunCustody(ctx context.Context, o *pool.CustodyOffer, relea
 // owner is an identity with an asset that holds a custody key, written straight
 // into storage, and the keys to change it.
 type owner struct {
+	t        testing.TB
+	storage  logical.Storage
 	name     string
 	identity *identityRecord
-	manifest *identity.Manifest
-	keys     *identity.Keys
+	opened   *identity.Opened
 	asset    *identity.Asset
 }
 
@@ -174,4 +180,99 @@ func custodyKeyPair(t testing.TB) *ecdh.PrivateKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+// newOwner writes an identity of that name with one authenticator, and an asset
+// "key" that holds a custody key, straight into storage.
+func newOwner(t testing.TB, storage logical.Storage, name string) *owner {
+	t.Helper()
+	auth, err := identity.NewKeys(identity.NewSeed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	signed, opened, err := identity.Create(identity.NewIdentity{Name: name, Kind: identity.Person, Keys: auth, Time: at,
+		Authenticator: &identity.Authenticator{Format: 1, ID: identity.NewID(), Name: name + "-key", Method: identity.KeyFile, Keys: auth.Public(), Created: at}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &owner{t: t, storage: storage, name: name, opened: opened,
+		identity: &identityRecord{Version: recordVersion, ID: opened.Manifest.Identity.String(), Created: at, Signed: *signed}}
+	o.store()
+	o.write(&identity.Asset{Format: 1, Identity: opened.Manifest.Identity, ID: identity.NewID(), Name: "key", Kind: identity.AccountAsset}, func(a *identity.Asset) error {
+		return o.setKey(a, identity.CustodyKey)
+	})
+	return o
+}
+
+func (o *owner) put(key string, record any) {
+	o.t.Helper()
+	raw, err := json.Marshal(record)
+	if err == nil {
+		err = o.storage.Put(context.Background(), &logical.StorageEntry{Key: key, Value: raw})
+	}
+	if err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// store writes the identity's record.
+func (o *owner) store() { o.put(prefixIdentities+o.name, o.identity) }
+
+// freeze freezes the identity, or ends that.
+func (o *owner) freeze(frozen bool) {
+	o.identity.Frozen = nil
+	if frozen {
+		o.identity.Frozen = &frozenRecord{Time: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), Reason: "stolen"}
+	}
+	o.store()
+}
+
+// write makes the next generation of the asset and stores it.
+func (o *owner) write(a *identity.Asset, change func(*identity.Asset) error) {
+	o.t.Helper()
+	signed, err := o.opened.WriteAsset(a, time.Now(), change)
+	if err == nil {
+		o.asset, err = o.opened.OpenAsset(signed)
+	}
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.put(prefixAssets+o.identity.ID+"/"+o.asset.Name, &assetRecord{Version: recordVersion, Signed: *signed})
+}
+
+// setKey gives an asset a custody key, drawn now, under a name.
+func (o *owner) setKey(a *identity.Asset, name string) error {
+	priv := custodyKeyPair(o.t)
+	k, err := identity.SealAssetKey(o.opened.Manifest, a, name, priv.PublicKey().Bytes(), secret.New(priv.Bytes()), []string{identity.OwnerRole})
+	if err != nil {
+		return err
+	}
+	a.Keys = slices.DeleteFunc(a.Keys, func(k identity.AssetKey) bool { return k.Name == name })
+	a.Keys = append(a.Keys, *k)
+	slices.SortFunc(a.Keys, func(x, y identity.AssetKey) int { return strings.Compare(x.Name, y.Name) })
+	return nil
+}
+
+// replace gives the asset a custody key that waits for the next refresh.
+func (o *owner) replace() {
+	o.t.Helper()
+	o.write(o.asset, func(a *identity.Asset) error { return o.setKey(a, identity.NextCustodyKey) })
+}
+
+// promote makes the one that waits the asset's only one.
+func (o *owner) promote() {
+	o.t.Helper()
+	signed, err := o.opened.PromoteCustody(o.asset, time.Now())
+	if err == nil {
+		o.asset, err = o.opened.OpenAsset(signed)
+	}
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.put(prefixAssets+o.identity.ID+"/"+o.asset.Name, &assetRecord{Version: recordVersion, Signed: *signed})
+}
+
+func (o *owner) public(key string) string {
+	return base64.StdEncoding.EncodeToString(o.asset.Key(key).Public)
 }

@@ -88,8 +88,8 @@ func (p *Pool) PrepareCustody(ctx context.Context, r CustodyRequest) (*CustodyOf
 	if err != nil {
 		return nil, err
 	}
-	avoid, conflicts := map[string]bool{}, 0
-	for {
+	avoid, conflicts, refusals := map[string]bool{}, 0, 0
+	for tries := 1; ; tries++ {
 		chosen, err := j.settle(ctx, avoid)
 		if err != nil {
 			return nil, err
@@ -98,6 +98,7 @@ func (p *Pool) PrepareCustody(ctx context.Context, r CustodyRequest) (*CustodyOf
 		var exposed *ExposedError
 		if errors.As(err, &exposed) && conflicts < maxConflicts {
 			conflicts++
+			tries--
 			j.seen = maps.Clone(exposed.Current)
 			continue
 		}
@@ -105,20 +106,23 @@ func (p *Pool) PrepareCustody(ctx context.Context, r CustodyRequest) (*CustodyOf
 			return nil, err
 		}
 		offer, failed, err := p.offers(ctx, &r, chosen)
-		var refused *RefusedError
-		switch {
-		case err == nil:
+		if err == nil {
 			return offer, nil
-		case errors.As(err, &refused) && avoid[failed]:
-			return nil, err
-		case ctx.Err() != nil || len(avoid) >= maxAttempts:
-			return nil, &SessionError{Operation: j.operation, Attempts: len(avoid) + 1, Err: err}
 		}
 		p.cfg.Logger.Debug("a node made no key for a release", "node", failed, "error", err)
 		avoid[failed] = true
 		j.last.err = err
-		if !pause(ctx, 20*time.Millisecond) {
-			return nil, &SessionError{Operation: j.operation, Attempts: len(avoid), Err: err}
+		var refused *RefusedError
+		var busy *BusyError
+		if errors.As(err, &refused) {
+			refusals++ // one node may lie; two are believed
+		}
+		switch {
+		case refusals > 1, tries >= maxAttempts, !pause(ctx, 20*time.Millisecond):
+			if errors.As(err, &busy) {
+				return nil, busy
+			}
+			return nil, &SessionError{Operation: j.operation, Attempts: tries, Err: err}
 		}
 	}
 }
@@ -256,8 +260,11 @@ func (p *Pool) offer(ctx context.Context, a assignment, record []byte, purpose [
 	if err != nil {
 		return m, 0, err
 	}
-	if f := reply.GetFailure(); f.GetReason() == nodepb.Failure_REFUSED {
+	switch f := reply.GetFailure(); f.GetReason() {
+	case nodepb.Failure_REFUSED:
 		return m, 0, &RefusedError{failureText(f)}
+	case nodepb.Failure_BUSY:
+		return m, 0, &BusyError{}
 	}
 	if err := fromFailure(reply.GetFailure()); err != nil {
 		return m, 0, err
