@@ -45,6 +45,9 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	if err != nil {
 		return nil, err
 	}
+	if err := noCustody(record, "no presignature can be used"); err != nil {
+		return nil, err
+	}
 	kind := mpc.MessageType(s.GetMessageType())
 	switch {
 	case !kind.HashedByNodes():
@@ -57,9 +60,6 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 		return nil, refused("the presignature was made for another account or set of nodes")
 	case record.Hash() != from.record:
 		return nil, fmt.Errorf("%w: it was made for another epoch or policy of the account", errPresignatureGone)
-	}
-	if err := noCustody(record, "no presignature can be used"); err != nil {
-		return nil, err
 	}
 	message, err := mpc.SigningInput(record.Algorithm, kind, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
 	if err != nil {
