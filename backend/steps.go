@@ -13,6 +13,8 @@ const (
 	stepSignMade   = "sign: nodes have signed a request that has a request_id"
 	stepSignStored = "sign: the answer is stored"
 
+	stepCustodyOffered = "custody: nodes have made their keys for the owner's release"
+
 	stepRefreshMade    = "refresh: nodes have made the next shares"
 	stepRefreshChecked = "refresh: the next shares have been opened"
 	stepRefreshStored  = "refresh: the next shares are stored"
@@ -32,6 +34,11 @@ const (
 
 	stepRemoveAccount   = "remove: the account is removed"
 	stepRemoveExposures = "remove: its exposures are removed"
+
+	stepIdentityAsset   = "identity: one of its assets is removed"
+	stepIdentityRemoved = "identity: it is removed"
+
+	stepAuthenticatorUnlocked = "authenticator: what is stored about failures is removed"
 
 	stepRotateMade    = "rotate: the new wrapping key is in the token"
 	stepRotateStored  = "rotate: the new wrapping key is stored"

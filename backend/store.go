@@ -28,6 +28,7 @@ type store struct {
 	exposures *cache[*addedExposures] // by account ID, hex
 	logins    *cache[*identityKeysRecord]
 	refs      *references
+	facts     *facts // about identities
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet
@@ -50,6 +51,7 @@ func newStore(s logical.Storage, rule *spareRule) *store {
 		exposures: newCache[*addedExposures](maxCachedExposures),
 		logins:    newCache[*identityKeysRecord](maxIdentityKeysCached),
 		refs:      newReferences(),
+		facts:     newFacts(),
 	}
 	rule.store = st
 	return st
@@ -135,6 +137,7 @@ func (s *store) invalidate(key string) {
 		s.spares.forget()
 	}
 	s.refs.invalidate(key)
+	s.facts.invalidate(key)
 	s.forgetKeys(key)
 	if key == keyIdentityKeys {
 		s.logins.drop(key)
@@ -152,6 +155,7 @@ func (s *store) written(key string, err error) {
 	if key == keyNodes {
 		s.forgetNodes()
 	}
+	s.facts.written(key, err)
 	s.forgetKeys(key)
 	if key == keyIdentityKeys {
 		s.logins.wrote(key, err != nil)

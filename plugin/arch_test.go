@@ -37,9 +37,11 @@ var arrows = map[string][]string{
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
+	// The owner's client links it too: no token, no network, no protocol.
+	"mpc/custody": {"mpc", "hsm"},
+	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
+	"mpc/pool": {"mpc", "mpc/custody", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
 	"hsm":         {},
 	"hsm/modules": {},
@@ -53,9 +55,12 @@ var arrows = map[string][]string{
 
 	// Both ends of an identity: no I/O, no Vault, no token.
 	"identity": {},
+	// The client's end: it speaks to whatever sends its requests, and knows keys
+	// in tokens by an interface only.
+	"keyholder": {"identity"},
 
 	"rotation": {},
-	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/derive", "mpc/nodepb", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/nodepb", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
@@ -63,7 +68,7 @@ var arrows = map[string][]string{
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"hsm/modules", "identity", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":               {"hsm/modules", "identity", "keyholder", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor":            {"hsm/modules"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},
