@@ -169,12 +169,15 @@ func (s oidcSource) discover(ctx context.Context, issuer string) (provider, erro
 	return p, nil
 }
 
-// exchange redeems the code. The client has no secret of its own: whoever intercepts
-// the code lacks the verifier.
+// exchange redeems the code. A secret of the client is not confidential: whoever
+// intercepts the code lacks the verifier.
 func (s oidcSource) exchange(ctx context.Context, p provider, c OIDCChallenge, code, verifier, redirect string) (string, error) {
 	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
 		"client_id": {c.ClientID}, "code_verifier": {verifier},
+	}
+	if c.ClientSecret != "" {
+		form.Set("client_secret", c.ClientSecret)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.Token, strings.NewReader(form.Encode()))
 	if err != nil {
