@@ -298,6 +298,11 @@ func TestReleaseServesItsPurposeOnly(t *testing.T) {
 				if e.outcome != nil || e.failure.GetReason() != nodepb.Failure_REFUSED {
 					t.Errorf("node %d: outcome %t, %v, %v", i, e.outcome != nil, e.failure, e.err)
 				}
+				// Some nodes are told of an offer that is another's, or of a share.
+				text := e.failure.GetText()
+				if _, ok := permits[i]; ok && !strings.Contains(text, "for another operation") && !strings.Contains(text, "not this node's") {
+					t.Errorf("node %d does not say why: %v", i, e.failure)
+				}
 			}
 			// The releases are used up by the attempt, also for what they were for.
 			ends = g.run(c.agreed, a, faults{limit: hurry, start: func(self uint32, s *nodepb.Start) { permits[self].on(s) }})
