@@ -11,6 +11,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -29,6 +30,13 @@ type Engine interface {
 	Create(ctx context.Context, r pool.CreateRequest) (*pool.KeyResult, error)
 	Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResult, error)
 	Refresh(ctx context.Context, r pool.RefreshRequest) (*pool.KeyResult, error)
+	// PrepareCustody chooses nodes for a signature or refresh with user custody,
+	// has their exposures stored, and gets each one's key for the owner's release.
+	PrepareCustody(ctx context.Context, r pool.CustodyRequest) (*pool.CustodyOffer, error)
+	// RunCustody runs it, once, with what the owner released. A
+	// *pool.CustodyLostError says that it has to be begun again; with any other
+	// error no node was told anything.
+	RunCustody(ctx context.Context, o *pool.CustodyOffer, releases map[mpc.Index][]byte) (*pool.CustodyResult, error)
 	// OpenCheck lets the node that holds each share open it from the given
 	// stored bytes; its error wraps pool.ErrShareUnusable when one does not
 	// open, and only then.
@@ -61,6 +69,10 @@ type Engine interface {
 	// RewrapNodeKeys reseals the own keys of the named node, running or not,
 	// to the newest version and stores them.
 	RewrapNodeKeys(ctx context.Context, nodeID string) error
+	// Identity has one node make, use or reseal the mount's identity keys, which
+	// are opened inside nodes only. *pool.RefusedError says that the request is
+	// wrong in itself; otherwise another node is asked.
+	Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error)
 	// Import makes an account from recovery deals.
 	Import(ctx context.Context, r pool.ImportRequest) (*pool.KeyResult, error)
 	Nodes() []pool.NodeStatus

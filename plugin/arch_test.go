@@ -39,9 +39,9 @@ var arrows = map[string][]string{
 	"mpc/nodelink": {"mpc/nodepb"},
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "recovery"},
+	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
+	"mpc/pool": {"mpc", "mpc/custody", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
 	"hsm":         {},
 	"hsm/modules": {},
@@ -55,9 +55,12 @@ var arrows = map[string][]string{
 
 	// Both ends of an identity: no I/O, no Vault, no token.
 	"identity": {},
+	// The client's end: it speaks to whatever sends its requests, and knows keys
+	// in tokens by an interface only.
+	"keyholder": {"identity"},
 
 	"rotation": {},
-	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
@@ -65,7 +68,7 @@ var arrows = map[string][]string{
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"hsm/modules", "identity", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":               {"hsm/modules", "identity", "keyholder", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor":            {"hsm/modules"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},
@@ -81,6 +84,7 @@ var importers = []struct {
 	{"github.com/miekg/pkcs11", []string{"hsm/pkcs11", "hsm/hsmtest"}, "cgo and the token stay in one place"},
 	{"github.com/ThalesGroup/crypto11", []string{"hsm/pkcs11"}, "it finalises the library when its last context goes; hsm/pkcs11 keeps it in check"},
 	{"github.com/hashicorp/vault/sdk", []string{"backend", "plugin"}, "the rest must not know that Vault is its host"},
+	{"github.com/bytemare", []string{"identity"}, "logins are OPAQUE in one suite, chosen in one place"},
 	{"github.com/taurusgroup/multi-party-sig", []string{"mpc/handler", "mpc/curve", "mpc/frost", "mpc/cmp"}, "the protocol library is used through adapters only"},
 }
 
