@@ -45,6 +45,14 @@ func unbase64(t testing.TB, v any) []byte {
 // enrol registers an authenticator and stores it.
 func enrol(t testing.TB, e *engine, name string, m identity.Method, password string, more map[string]any) *member {
 	t.Helper()
+	p, body := register(t, e, name, m, password, more)
+	e.write(t, "authenticators/"+name, body)
+	return p
+}
+
+// register makes an authenticator and what is written to store it.
+func register(t testing.TB, e *engine, name string, m identity.Method, password string, more map[string]any) (*member, map[string]any) {
+	t.Helper()
 	p := &member{e: e, password: secret.Copy([]byte(password))}
 	keys, err := identity.NewKeys(identity.NewSeed())
 	if err != nil {
@@ -94,13 +102,43 @@ func enrol(t testing.TB, e *engine, name string, m identity.Method, password str
 		t.Fatal(err)
 	}
 	body["authenticator"], body["signature"], body["registration"] = b64(signed.Authenticator), b64(signed.Signature), b64(registration)
-	e.write(t, path, body)
-	return p
+	return p, body
+}
+
+// opaqueRequest is a registration request of nobody.
+func opaqueRequest(t testing.TB) []byte {
+	t.Helper()
+	_, request, err := identity.StartRegistration(identity.NewSeed(), identity.NewID(), identity.DefaultKDF())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request
+}
+
+func manifestBody(s *identity.SignedManifest) map[string]any {
+	return map[string]any{"manifest": b64(s.Manifest), "signature": b64(s.Signature)}
 }
 
 func (e *engine) writeManifest(t testing.TB, name string, s *identity.SignedManifest) {
 	t.Helper()
-	e.write(t, "identities/"+name, map[string]any{"manifest": b64(s.Manifest), "signature": b64(s.Signature)})
+	e.write(t, "identities/"+name, manifestBody(s))
+}
+
+// newIdentity is a person's identity that is not stored.
+func newIdentity(t testing.TB, p *member, name string, roles ...string) *identity.SignedManifest {
+	t.Helper()
+	signed, _, err := identity.Create(identity.NewIdentity{Name: name, Kind: identity.Person, Roles: roles, Authenticator: p.a, Keys: p.keys, Time: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// makes stores a new identity and opens it.
+func (e *engine) makes(t testing.TB, p *member, name string, roles ...string) *identity.Opened {
+	t.Helper()
+	e.writeManifest(t, name, newIdentity(t, p, name, roles...))
+	return p.open(t, name)
 }
 
 // open reads the identity and opens it.
@@ -183,12 +221,9 @@ func TestIdentitiesOverTheAPI(t *testing.T) {
 	alice := enrol(t, e, "alice-password", identity.Password, password, nil)
 	key := enrol(t, e, "alice-key", identity.KeyFile, "0123456789abcdef0123456789abcdef", nil)
 	phone := enrol(t, e, "alice-phone", identity.Phone, "", map[string]any{"phone": "+41441234567"})
-	signed, o, err := identity.Create(identity.NewIdentity{Name: "alice", Kind: identity.Person, Roles: []string{"everyday", "vault"}, Authenticator: alice.a, Keys: alice.keys, Time: time.Now()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	signed := newIdentity(t, alice, "alice", "everyday", "vault")
 	e.writeManifest(t, "alice", signed)
-	o = alice.change(t, "alice",
+	o := alice.change(t, "alice",
 		identity.SetLevel{Level: identity.Level{Name: "small", Roles: []string{"everyday"}, ServerTrusting: true}},
 		identity.AddGrant{Authenticator: key.a, Level: "full"}, identity.AddGrant{Authenticator: phone.a, Level: "small"})
 	e.write(t, "identities/alice/assets/mail", assetBody(t, o, o.NewAsset("mail", identity.SecretAsset), "password", nil, []byte(mail), "everyday"))
@@ -242,7 +277,7 @@ func TestIdentitiesOverTheAPI(t *testing.T) {
 	tampered := append([]byte{}, signed.Manifest...)
 	tampered[len(tampered)/2] ^= 1
 	e.refuse(t, "identities/alice", map[string]any{"manifest": b64(tampered), "signature": b64(signed.Signature)}, http.StatusBadRequest, "is refused")
-	e.refuse(t, "identities/alice", map[string]any{"manifest": b64(signed.Manifest), "signature": b64(signed.Signature)}, http.StatusConflict, "read it again")
+	e.refuse(t, "identities/alice", manifestBody(signed), http.StatusConflict, "read it again")
 	e.refuse(t, "authenticators/mallory/register", map[string]any{"id": alice.a.ID.String(), "request": b64(make([]byte, 32))}, http.StatusConflict, "has the ID")
 	e.refuseDelete(t, "authenticators/alice-key", http.StatusConflict, "is granted in alice")
 	e.gone(t, "identities/nobody")
