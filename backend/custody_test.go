@@ -422,7 +422,7 @@ func TestCustodyWithoutItsAsset(t *testing.T) {
 	if c := d["custody"].(map[string]any); c["asset"] != "" || c["asset_id"] != o.asset.ID.String() {
 		t.Errorf("custody %v", c)
 	}
-	m.fails(logical.UpdateOperation, "custody/carol/begin", helloToSign, 500, "restore")
+	m.fails(logical.UpdateOperation, "custody/carol/begin", helloToSign, 409, "restore")
 }
 
 func TestCustodyOpsBounds(t *testing.T) {
