@@ -26,7 +26,9 @@ type store struct {
 
 	accounts  *cache[*signable]       // by account name
 	exposures *cache[*addedExposures] // by account ID, hex
+	logins    *cache[*identityKeysRecord]
 	refs      *references
+	facts     *facts // about identities
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet
@@ -47,7 +49,9 @@ func newStore(s logical.Storage, rule *spareRule) *store {
 		s: s, spares: rule,
 		accounts:  newCache[*signable](maxCachedAccounts),
 		exposures: newCache[*addedExposures](maxCachedExposures),
+		logins:    newCache[*identityKeysRecord](maxIdentityKeysCached),
 		refs:      newReferences(),
+		facts:     newFacts(),
 	}
 	rule.store = st
 	return st
@@ -133,7 +137,11 @@ func (s *store) invalidate(key string) {
 		s.spares.forget()
 	}
 	s.refs.invalidate(key)
+	s.facts.invalidate(key)
 	s.forgetKeys(key)
+	if key == keyIdentityKeys {
+		s.logins.drop(key)
+	}
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.drop(name)
 	}
@@ -147,7 +155,11 @@ func (s *store) written(key string, err error) {
 	if key == keyNodes {
 		s.forgetNodes()
 	}
+	s.facts.written(key, err)
 	s.forgetKeys(key)
+	if key == keyIdentityKeys {
+		s.logins.wrote(key, err != nil)
+	}
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.wrote(name, err != nil)
 	}

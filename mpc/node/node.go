@@ -48,10 +48,11 @@ type Node struct {
 	hsmUsed  atomic.Int64          // when that was, Unix nanoseconds
 	keys     keyring
 	stock    *stock // presignatures
+	logins   *logins
 
 	closing  context.Context    // ends with Close
 	stop     context.CancelFunc // of closing
-	running  sync.WaitGroup     // sessions
+	running  sync.WaitGroup     // sessions, and calls for logins
 	watching sync.WaitGroup     // the watch over the token
 
 	mu sync.RWMutex
@@ -79,7 +80,7 @@ func New(cfg Config) *Node {
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
 	}
-	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), roster: map[string]mpc.NodeIdentity{}}
+	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), logins: newLogins(), roster: map[string]mpc.NodeIdentity{}}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n
 }
@@ -163,8 +164,8 @@ func (n *Node) ready() error {
 }
 
 // Close ends all sessions and waits for them, at most for the step of a protocol
-// that they compute (seconds, for ECDSA). It wipes presignatures and auxiliary
-// keys and ends the use of the token. It may be called more than once.
+// that they compute (seconds, for ECDSA). It wipes presignatures, auxiliary
+// keys and identity keys and ends the use of the token. It may be called more than once.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed, n.setup = true, false
@@ -173,6 +174,7 @@ func (n *Node) Close() error {
 	n.stop()
 	n.stock.close()
 	n.running.Wait()
+	n.logins.close()
 	n.watching.Wait()
 	n.mu.Lock()
 	n.aux.closeLocked()
