@@ -124,7 +124,7 @@ func TestLoginsOutliveTheirKeys(t *testing.T) {
 	}
 	needs := func(version string) int {
 		t.Helper()
-		return number(t, e.read(t, "wrapping-keys/" + version)["references"].(map[string]any)["identity_keys"])
+		return number(t, e.read(t, "wrapping-keys/"+version)["references"].(map[string]any)["identity_keys"])
 	}
 	if needs("1") != 1 {
 		t.Error("nothing says that the identity keys need version 1")
