@@ -77,6 +77,7 @@ type backend struct {
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
+	custody      *custodyOps
 
 	// ctx ends with Clean; what works in the background works under it.
 	ctx    context.Context
@@ -151,6 +152,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.metrics = newMetrics(cfg.Version)
+	b.custody = newCustodyOps(time.Now)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.grave = newGraveyard()
@@ -204,6 +206,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathCSR(),
 			b.pathSign(),
 			b.pathVerify(),
+			b.pathCustody(),
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
