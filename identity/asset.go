@@ -20,9 +20,16 @@ const (
 	AccountAsset AssetKind = "account"
 )
 
-// CustodyKey is the name of the key of an AccountAsset, which has no other. Its
-// value is a P-256 private key, 32 bytes, its public half an uncompressed point.
-const CustodyKey = "custody"
+// Names of the keys of an AccountAsset. Their values are P-256 private keys, 32
+// bytes, their public halves uncompressed points.
+const (
+	// CustodyKey is the key that the account's shares are sealed to.
+	CustodyKey = "custody"
+	// NextCustodyKey is there while that key is being replaced: the account's next
+	// refresh seals its shares to this one. The other stays until that has
+	// happened, because without it the shares that there are could not be opened.
+	NextCustodyKey = "custody-next"
+)
 
 // Asset is something that roles manage. It is immutable once signed; a change
 // makes the next generation.
@@ -100,6 +107,9 @@ func SealAssetKey(m *Manifest, a *Asset, name string, public []byte, value *secr
 	if old := a.Key(name); old != nil {
 		k.Generation = old.Generation + 1
 	}
+	if a.Kind == AccountAsset && !custodyPair(public, value) {
+		return nil, invalid("the key %s of asset %s is not a P-256 key with its public half", name, a.Name)
+	}
 	dek := NewSeed()
 	defer dek.Wipe()
 	var err error
@@ -124,7 +134,8 @@ func SealAssetKey(m *Manifest, a *Asset, name string, public []byte, value *secr
 
 // OpenAssetKey opens a key with the seed of a role at the generation that the key
 // is sealed to. Errors: ErrOpen, ErrRecord; an error that names the roles where the
-// key is not for this one.
+// key is not for this one. A custody key that does not belong to the public key
+// beside it is ErrOpen too: nothing may be released with it.
 func OpenAssetKey(a *Asset, name, role string, generation uint64, keys *Keys) (*secret.Bytes, error) {
 	k := a.Key(name)
 	if k == nil {
@@ -139,7 +150,15 @@ func OpenAssetKey(a *Asset, name, role string, generation uint64, keys *Keys) (*
 			return nil, err
 		}
 		defer dek.Wipe()
-		return Unwrap(dek, AssetValueContext(a.Identity, a.ID, name, k.Generation), k.Value)
+		value, err := Unwrap(dek, AssetValueContext(a.Identity, a.ID, name, k.Generation), k.Value)
+		if err != nil {
+			return nil, err
+		}
+		if a.Kind == AccountAsset && !custodyPair(k.Public, value) {
+			value.Wipe()
+			return nil, fmt.Errorf("%w: key %s of asset %s is not the private half of the public key beside it", ErrOpen, name, a.Name)
+		}
+		return value, nil
 	}
 	return nil, fmt.Errorf("%w: key %s of asset %s is not sealed to role %s of generation %d", ErrOpen, name, a.Name, role, generation)
 }
@@ -202,10 +221,11 @@ func (a *Asset) check() error {
 		return invalid("an asset without its ID or its identity's")
 	case a.Generation == 0 || a.WriterGeneration == 0:
 		return invalid("asset %s has no generation", a.Name)
-	case len(a.Note) > MaxText:
-		return invalid("the note of asset %s has more than %d bytes", a.Name, MaxText)
 	case len(a.Keys) == 0 || len(a.Keys) > MaxKeys:
 		return invalid("asset %s has %d keys; 1 to %d", a.Name, len(a.Keys), MaxKeys)
+	}
+	if err := checkText("note of asset "+a.Name, a.Note); err != nil {
+		return err
 	}
 	if err := a.checkKind(); err != nil {
 		return err
@@ -233,26 +253,4 @@ func (a *Asset) check() error {
 		}
 	}
 	return nil
-}
-
-func (a *Asset) checkKind() error {
-	switch a.Kind {
-	case SecretAsset:
-		if a.Account != "" {
-			return invalid("asset %s is a secret and names an account", a.Name)
-		}
-		return nil
-	case AccountAsset:
-		// Empty until the account has been made: the custody key is stored first.
-		if a.Account != "" {
-			if _, err := ParseID(a.Account); err != nil {
-				return err
-			}
-		}
-		if len(a.Keys) != 1 || a.Keys[0].Name != CustodyKey || len(a.Keys[0].Public) != 65 || len(a.Keys[0].Value) != WrappedOverhead+32 {
-			return invalid("asset %s of kind %s must have the key %q and no other", a.Name, a.Kind, CustodyKey)
-		}
-		return nil
-	}
-	return invalid("asset %s is of a kind that is not known", a.Name)
 }

@@ -1,12 +1,16 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
+
+	"golang.org/x/text/unicode/norm"
 
 	"vault-plugin-secrets-mpc/secret"
 )
@@ -102,6 +106,33 @@ type PasskeyParameters struct {
 // opens: it holds the only part that is secret.
 func (a *Authenticator) ServerTrusting() bool { return a.Method.HasServerPart() && !a.PIN }
 
+// Fingerprint is what two people compare over another channel before one of them
+// grants the other's authenticator something: 128 bits of SHA-256 over fields
+// (label, ID, method, 1 if server-trusting, keys), as 8 groups of 4 hex digits. A
+// server can show a record that it made itself; it cannot make one with this
+// fingerprint.
+func (a *Authenticator) Fingerprint() string {
+	return fingerprint(a.ID, a.Method, a.ServerTrusting(), a.Keys)
+}
+
+// Fingerprint is that of the authenticator which has the grant.
+func (g *Grant) Fingerprint() string {
+	return fingerprint(g.Authenticator, g.Kind, g.ServerTrusting, g.Keys)
+}
+
+func fingerprint(id ID, m Method, serverTrusting bool, keys PublicKeys) string {
+	trust := []byte{0}
+	if serverTrusting {
+		trust[0] = 1
+	}
+	sum := sha256.Sum256(fields([]byte(labelFingerprint), id[:], []byte(m), trust, keys.encode()))
+	groups := make([]string, 8)
+	for i := range groups {
+		groups[i] = hex.EncodeToString(sum[2*i : 2*i+2])
+	}
+	return strings.Join(groups, " ")
+}
+
 // SignedAuthenticator is an authenticator as it is stored and sent.
 type SignedAuthenticator struct {
 	Authenticator []byte `json:"authenticator"`
@@ -156,10 +187,11 @@ func (a *Authenticator) check() error {
 		return invalid("authenticator %s is of a kind that is not known", a.Name)
 	case len(a.Wrapped) != WrappedOverhead+SeedSize:
 		return invalid("authenticator %s has no wrapped seed", a.Name)
-	case len(a.PersonalInformation) > MaxText:
-		return invalid("the question of authenticator %s has more than %d bytes", a.Name, MaxText)
 	case a.PIN && !a.Method.HasServerPart():
 		return invalid("authenticators of kind %s have no PIN beside them", a.Method)
+	}
+	if err := checkText("question of authenticator "+a.Name, a.PersonalInformation); err != nil {
+		return err
 	}
 	if err := a.Keys.Check(); err != nil {
 		return err
@@ -206,13 +238,16 @@ type AuthenticationInformation struct {
 
 // LoginSecret is what OPAQUE takes as password, 32 bytes: SHA-256 of fields(label,
 // authenticator, method, information, server part, personal information). Personal
-// information is folded to lower case without surrounding white space, since people
-// do not remember how they wrote it. OPAQUE stretches it.
+// information is folded to lower case and Unicode's composed form (NFC) without
+// surrounding white space, since people do not remember how they wrote it and
+// keyboards do not agree on it. OPAQUE stretches it.
 func (i AuthenticationInformation) LoginSecret(authenticator ID, m Method) (*secret.Bytes, error) {
 	if i.Information.Len() == 0 && i.ServerPart.Len() == 0 {
 		return nil, invalid("there is nothing to authenticate with")
 	}
-	personal := []byte(strings.ToLower(strings.TrimSpace(string(i.Personal.Expose()))))
+	lower := bytes.ToLower(bytes.TrimSpace(i.Personal.Expose())) // a copy
+	defer secret.Wipe(lower)
+	personal := norm.NFC.Bytes(lower) // a copy, or lower itself
 	defer secret.Wipe(personal)
 	all := fields([]byte(labelLoginSecret), authenticator[:], []byte(m), i.Information.Expose(), i.ServerPart.Expose(), personal)
 	defer secret.Wipe(all)

@@ -16,6 +16,10 @@ const (
 	labelAuthSeed   = "mpc identity authenticator seed v1"
 	labelAuthRecord = "mpc identity authenticator record v1"
 	labelServerPart = "mpc identity server part v1"
+	labelBinding    = "mpc identity device binding key v1"
+	labelBoundRole  = "mpc identity device role seed v1"
+
+	labelFingerprint = "mpc identity authenticator fingerprint v1"
 )
 
 // ManifestContext is what a manifest is signed in: fields(label, identity).
@@ -74,4 +78,16 @@ func AuthenticatorContext(authenticator ID) Context {
 // wrapped in, and sealed to a client in: fields(label, authenticator).
 func ServerPartContext(authenticator ID) Context {
 	return fields([]byte(labelServerPart), authenticator[:])
+}
+
+// BindingContext is what a device's binding key is wrapped in: fields(label,
+// identity, authenticator, device).
+func BindingContext(identity, authenticator, device ID) Context {
+	return fields([]byte(labelBinding), identity[:], authenticator[:], device[:])
+}
+
+// BoundRoleContext is what a role seed is wrapped in on a device: fields(label,
+// identity, authenticator, device, role, generation of the role).
+func BoundRoleContext(identity, authenticator, device ID, role string, generation uint64) Context {
+	return fields([]byte(labelBoundRole), identity[:], authenticator[:], device[:], []byte(role), number(generation))
 }

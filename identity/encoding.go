@@ -9,6 +9,9 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Bounds, in bytes where nothing else is said.
@@ -89,8 +92,11 @@ func fields(parts ...[]byte) []byte {
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// decodeStrict reads one JSON value of at most limit bytes without fields that
-// the type does not have. Its errors quote nothing of the input.
+// decodeStrict reads one JSON value of at most limit bytes, in exactly the bytes
+// that json.Marshal gives for it: no other fields, no field twice or in another
+// case, no other order or space. Two readers in two languages that keep to that
+// can never see two different records in the same signed bytes. Its errors quote
+// nothing of the input.
 func decodeStrict(what string, raw []byte, limit int, into any) error {
 	if len(raw) > limit {
 		return fmt.Errorf("%w: a %s of %d bytes, more than %d", ErrRecord, what, len(raw), limit)
@@ -102,6 +108,18 @@ func decodeStrict(what string, raw []byte, limit int, into any) error {
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return fmt.Errorf("%w: the %s is followed by other data", ErrRecord, what)
+	}
+	if again, err := json.Marshal(into); err != nil || !bytes.Equal(again, raw) {
+		return fmt.Errorf("%w: the %s is not in the one form that it is written in", ErrRecord, what)
+	}
+	return nil
+}
+
+// checkText refuses what is too long, not UTF-8, or would do things to a terminal.
+func checkText(what, text string) error {
+	control := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
+	if len(text) > MaxText || !utf8.ValidString(text) || strings.ContainsFunc(text, control) {
+		return invalid("the %s has more than %d bytes, or other characters than text", what, MaxText)
 	}
 	return nil
 }

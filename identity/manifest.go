@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -238,7 +237,7 @@ func (m *Manifest) checkRoles() error {
 			return err
 		}
 		if p := r.Past; p != nil {
-			if p.Generation == 0 || p.Generation >= r.Generation || len(p.Sealed) != SealedOverhead+SeedSize {
+			if p.Generation == 0 || p.Generation != r.Generation-1 || len(p.Sealed) != SealedOverhead+SeedSize {
 				return invalid("the past keys of role %s do not fit it", r.Name)
 			}
 			if err := p.Keys.Check(); err != nil {
@@ -287,6 +286,8 @@ func (m *Manifest) checkGrants() error {
 			return invalid("authenticator %s is of a kind that is not known", g.Name)
 		case l == nil:
 			return invalid("authenticator %s has level %s, which does not exist", g.Name, g.Level)
+		case g.ServerTrusting && !g.Kind.HasServerPart():
+			return invalid("authenticator %s is of kind %s and cannot trust the server", g.Name, g.Kind)
 		case g.ServerTrusting && !l.ServerTrusting:
 			return invalid("authenticator %s trusts the server, and level %s is not open to such", g.Name, g.Level)
 		case len(g.Sealed) != len(l.Roles):
@@ -331,33 +332,9 @@ func (m *Manifest) checkSuccession() error {
 	if last.Generation != owner.Generation || !last.Keys.Equal(owner.Keys) {
 		return fmt.Errorf("the owner role's keys are not the last of their succession: %w", ErrSignature)
 	}
-	return nil
-}
-
-// Pin is what a client remembers of an identity: the newest manifest it has seen.
-type Pin struct {
-	Identity   ID     `json:"identity"`
-	Generation uint64 `json:"generation"`
-	Hash       []byte `json:"hash"` // SHA-256 of that manifest
-}
-
-// ErrRolledBack: the server showed an older manifest than before, or another one
-// of the same generation.
-var ErrRolledBack = errors.New("identity: the server shows an older or another state of this identity than it did before")
-
-// Check compares a verified manifest with the pin and returns the pin to keep.
-func (p Pin) Check(s *SignedManifest, m *Manifest) (Pin, error) {
-	hash := s.Hash()
-	next := Pin{Identity: m.Identity, Generation: m.Generation, Hash: hash[:]}
-	switch {
-	case p.Identity == ID{}:
-		return next, nil
-	case p.Identity != m.Identity:
-		return p, fmt.Errorf("%s is another identity than the one known by this name: %w", m.Name, ErrRolledBack)
-	case m.Generation < p.Generation:
-		return p, fmt.Errorf("generation %d of %s, after %d had been seen: %w", m.Generation, m.Name, p.Generation, ErrRolledBack)
-	case m.Generation == p.Generation && !bytes.Equal(hash[:], p.Hash):
-		return p, fmt.Errorf("another generation %d of %s: %w", m.Generation, m.Name, ErrRolledBack)
+	// checkRoles has seen that Past is the generation before, so there is one.
+	if p := owner.Past; p != nil && !m.Succession[len(m.Succession)-2].Keys.Equal(p.Keys) {
+		return fmt.Errorf("the owner role's past keys are not those of their succession: %w", ErrSignature)
 	}
-	return next, nil
+	return nil
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
@@ -11,6 +12,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+
+	"filippo.io/edwards25519"
 
 	"vault-plugin-secrets-mpc/secret"
 )
@@ -51,12 +54,26 @@ type PublicKeys struct {
 	Sign []byte `json:"sign"` // Ed25519, 32 bytes
 }
 
-// Check verifies lengths and that the sealing key can be used.
+// Check verifies lengths, that the sealing key can be used, and that the
+// verification key is the canonical encoding of a point (RFC 8032, 5.1.3) that is
+// not of small order: under such a key there are signatures that verify for
+// messages which nobody signed.
 func (k PublicKeys) Check() error {
-	if len(k.Sign) != ed25519.PublicKeySize {
-		return invalid("a verification key of %d bytes", len(k.Sign))
+	p, err := new(edwards25519.Point).SetBytes(k.Sign)
+	if err != nil || !bytes.Equal(p.Bytes(), k.Sign) ||
+		new(edwards25519.Point).MultByCofactor(p).Equal(edwards25519.NewIdentityPoint()) == 1 {
+		return invalid("a verification key of %d bytes that cannot be used", len(k.Sign))
 	}
-	if _, err := ecdh.X25519().NewPublicKey(k.Seal); err != nil {
+	// A point of small order is found by using it: any scalar gives zero, which
+	// crypto/ecdh refuses (RFC 7748, 6.1).
+	seal, err := ecdh.X25519().NewPublicKey(k.Seal)
+	if err == nil {
+		var any *ecdh.PrivateKey
+		if any, err = ecdh.X25519().NewPrivateKey(bytes.Repeat([]byte{1}, keySize)); err == nil {
+			_, err = any.ECDH(seal)
+		}
+	}
+	if err != nil {
 		return invalid("a sealing key of %d bytes that cannot be used", len(k.Seal))
 	}
 	return nil
@@ -155,6 +172,9 @@ func Seal(to PublicKeys, c Context, plaintext *secret.Bytes) ([]byte, error) {
 func (k *Keys) Open(c Context, sealed []byte) (*secret.Bytes, error) {
 	if len(c) == 0 {
 		return nil, errors.New("identity: no context to open in")
+	}
+	if k == nil || k.seal == nil {
+		return nil, errors.New("identity: the keys were wiped")
 	}
 	if len(sealed) < SealedOverhead || len(sealed) > MaxAsset || sealed[0] != suiteHPKE {
 		return nil, invalid("a sealed key of %d bytes or of an unknown suite", len(sealed))
