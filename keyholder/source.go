@@ -84,8 +84,9 @@ func (a asker) Ask(ctx context.Context, q Question) (*secret.Bytes, error) {
 		return nil, err
 	}
 	defer s.Wipe()
-	// What people type has one form whatever the keyboard (Unicode NFC).
-	out := secret.New(norm.NFC.Bytes(s.Expose()))
+	// What people type has one form whatever the keyboard (Unicode NFC), in bytes
+	// of its own: Bytes would return its argument where that has the form.
+	out := secret.New(norm.NFC.Append(make([]byte, 0, 2*s.Len()), s.Expose()...))
 	if out.Len() == 0 {
 		return nil, fmt.Errorf("the %s is empty: nothing was sent", q.Topic)
 	}
