@@ -49,7 +49,8 @@ func (a *app) rootCommand() *cobra.Command {
 		return usagef(cmd, "%v", err)
 	})
 	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
-		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand())
+		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand(),
+		a.identityCommand(), a.secretCommand(), a.deviceCommand())
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout) // before the scripts' commands are made, which keep it
 	root.SetErr(a.stderr)
