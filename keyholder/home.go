@@ -17,7 +17,6 @@ import (
 // Folders and files of a Home.
 const (
 	homeIdentities     = "identities"     // NAME.json: identity.Pin
-	homeAssets         = "assets"         // IDENTITY/NAME.json: identity.AssetPin
 	homeAuthenticators = "authenticators" // NAME.json: Known
 	homeBindings       = "bindings"       // NAME.json: a device binding, as package identity writes it
 	homeKeyring        = "keyring"        // NAME: see FileKeyring
@@ -34,9 +33,8 @@ const maxHomeFile = 4 << 20
 // Several processes may use it at once.
 type Home struct{ dir string }
 
-// OpenHome uses the folder, which is made if need be; an empty path means
-// MPCKMS_HOME's value is absent too and stands for mpckms below the user's
-// configuration folder.
+// OpenHome uses the folder, which is made if need be; an empty path stands for
+// mpckms below the user's configuration folder.
 func OpenHome(dir string) (*Home, error) {
 	if dir == "" {
 		base, err := os.UserConfigDir()
@@ -106,64 +104,9 @@ func (h *Home) SetPin(name string, p identity.Pin) error {
 	return h.write(homeIdentities, name, p)
 }
 
-// ForgetPin forgets an identity with its assets, after it was deleted or after its
-// owner has made sure that a server is right to show another one.
-func (h *Home) ForgetPin(name string) error {
-	if err := h.remove(homeIdentities, name); err != nil { // which checks the name
-		return err
-	}
-	return os.RemoveAll(filepath.Join(h.dir, homeAssets, name))
-}
-
-var _ AssetPins = (*Home)(nil)
-
-// AssetPin implements AssetPins.
-func (h *Home) AssetPin(identityName, asset string) (p identity.AssetPin, err error) {
-	sub, err := h.assets(identityName)
-	if err != nil {
-		return p, err
-	}
-	_, err = h.read(sub, asset, &p)
-	return p, err
-}
-
-// SetAssetPin implements AssetPins. A pin of an older generation than the one on
-// disk is dropped.
-func (h *Home) SetAssetPin(identityName, asset string, p identity.AssetPin) error {
-	sub, err := h.assets(identityName)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(h.dir, sub), 0o700); err != nil {
-		return err
-	}
-	unlock, err := h.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	have, err := h.AssetPin(identityName, asset)
-	if err != nil {
-		return err
-	}
-	if have.Asset == p.Asset && have.Generation > p.Generation {
-		return nil
-	}
-	return h.write(sub, asset, p)
-}
-
-// ForgetAssetPin implements AssetPins, for an asset that its user deleted.
-func (h *Home) ForgetAssetPin(identityName, asset string) error {
-	sub, err := h.assets(identityName)
-	if err != nil {
-		return err
-	}
-	return h.remove(sub, asset)
-}
-
-func (h *Home) assets(identityName string) (string, error) {
-	return filepath.Join(homeAssets, identityName), identity.CheckName("identity", identityName)
-}
+// ForgetPin forgets an identity, after it was deleted or after its owner has made
+// sure that a server is right to show another one.
+func (h *Home) ForgetPin(name string) error { return h.remove(homeIdentities, name) }
 
 // Known is an authenticator that was made or used here, and how to use it again.
 type Known struct {
