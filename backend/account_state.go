@@ -27,6 +27,7 @@ const (
 	stateActive  accountState = "active"
 	stateFrozen  accountState = "frozen"
 	stateDeleted accountState = "deleted"
+	stateLost    accountState = "lost" // authenticators only
 )
 
 // state of a deleted account is that, also where it was frozen before.

@@ -64,6 +64,8 @@ type backend struct {
 	signed  *signedRequests
 	metrics *metrics
 
+	hierarchy *hierarchy
+
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
 
@@ -130,6 +132,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		cfg:          cfg,
 		log:          log,
 		accountLocks: locksutil.CreateLocks(),
+		hierarchy:    newHierarchy(),
 		applyTurn:    make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -186,6 +189,12 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
+			b.pathIdentities(),
+			b.pathIdentityState(),
+			b.pathAssets(),
+			b.pathAuthenticators(),
+			b.pathAuthenticatorState(),
+			b.pathDevices(),
 			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),

@@ -26,8 +26,11 @@ func checkFields(req *logical.Request, data *framework.FieldData) error {
 	return refuseFractions(req, data)
 }
 
-// fromPath reports whether a field is part of the path and not of the body.
-func fromPath(field string) bool { return field == "name" || field == "id" || field == "version" }
+// fromPath reports whether a field is part of the path and not of the body: all
+// that are, and only they, are marked as identifiers.
+func fromPath(f *framework.FieldSchema) bool {
+	return f.DisplayAttrs != nil && f.DisplayAttrs.Identifier
+}
 
 // refuseContradictions fails for a body that names something else than the path.
 // The framework goes by the path.
@@ -86,7 +89,7 @@ func onlyKnownFields(req *logical.Request, data *framework.FieldData) error {
 	known := slices.Sorted(maps.Keys(data.Schema))
 	_, deletes := data.Schema["delete_after"]
 	deletes = deletes && req.Operation == logical.DeleteOperation
-	known = slices.DeleteFunc(known, func(s string) bool { return fromPath(s) || deletes != (s == "delete_after") })
+	known = slices.DeleteFunc(known, func(s string) bool { return fromPath(data.Schema[s]) || deletes != (s == "delete_after") })
 	if len(known) == 0 {
 		return invalid("unknown field %s: this path takes no fields", strings.Join(strange, ", "))
 	}

@@ -58,7 +58,7 @@ How many there are is set with: vault write mpc/config/nodes local=5
 				OperationPrefix: operationPrefix, OperationSuffix: "node",
 			},
 			Fields: map[string]*framework.FieldSchema{
-				"id": {Type: framework.TypeString, Description: "The node's ID, for example local-1."},
+				"id": {Type: framework.TypeString, Description: "The node's ID, for example local-1.", DisplayAttrs: &framework.DisplayAttributes{Name: "Node", Identifier: true}},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation("Read a node's condition.", true, b.handle("nodes", 0, b.nodeRead), answer),
@@ -78,7 +78,7 @@ How many there are is set with: vault write mpc/config/nodes local=5
 				OperationPrefix: operationPrefix, OperationVerb: "renew", OperationSuffix: "node",
 			},
 			Fields: map[string]*framework.FieldSchema{
-				"id": {Type: framework.TypeString, Description: "The node's ID, for example local-1."},
+				"id": {Type: framework.TypeString, Description: "The node's ID, for example local-1.", DisplayAttrs: &framework.DisplayAttributes{Name: "Node", Identifier: true}},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: b.noContent("Have a node replace its auxiliary keys now.", b.handle("nodes/renew", 0, b.nodeRenew)),

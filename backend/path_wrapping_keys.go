@@ -86,7 +86,7 @@ more.
 			Pattern:      `wrapping-keys/(?P<version>\d+)$`,
 			DisplayAttrs: attrs("", "wrapping-key"),
 			Fields: map[string]*framework.FieldSchema{
-				"version": {Type: framework.TypeString, Description: "Number of the version."},
+				"version": {Type: framework.TypeString, Description: "Number of the version.", DisplayAttrs: &framework.DisplayAttributes{Name: "Version", Identifier: true}},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: b.operation("Read a version of the wrapping key.", true, b.handle("wrapping-keys/read", 0, b.wrappingRead), wrappingAnswerFields()),

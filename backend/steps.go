@@ -33,6 +33,11 @@ const (
 	stepRemoveAccount   = "remove: the account is removed"
 	stepRemoveExposures = "remove: its exposures are removed"
 
+	stepIdentityAsset   = "identity: one of its assets is removed"
+	stepIdentityRemoved = "identity: it is removed"
+
+	stepAuthenticatorUnlocked = "authenticator: what is stored about failures is removed"
+
 	stepRotateMade    = "rotate: the new wrapping key is in the token"
 	stepRotateStored  = "rotate: the new wrapping key is stored"
 	stepRotateRetired = "rotate: the old wrapping keys are retired"

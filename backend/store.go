@@ -27,6 +27,7 @@ type store struct {
 	accounts  *cache[*signable]       // by account name
 	exposures *cache[*addedExposures] // by account ID, hex
 	refs      *references
+	facts     *facts // about identities
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet
@@ -48,6 +49,7 @@ func newStore(s logical.Storage, rule *spareRule) *store {
 		accounts:  newCache[*signable](maxCachedAccounts),
 		exposures: newCache[*addedExposures](maxCachedExposures),
 		refs:      newReferences(),
+		facts:     newFacts(),
 	}
 	rule.store = st
 	return st
@@ -133,6 +135,7 @@ func (s *store) invalidate(key string) {
 		s.spares.forget()
 	}
 	s.refs.invalidate(key)
+	s.facts.invalidate(key)
 	s.forgetKeys(key)
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.drop(name)
@@ -147,6 +150,7 @@ func (s *store) written(key string, err error) {
 	if key == keyNodes {
 		s.forgetNodes()
 	}
+	s.facts.written(key, err)
 	s.forgetKeys(key)
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.wrote(name, err != nil)

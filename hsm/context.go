@@ -19,6 +19,7 @@ const (
 	labelNodeKey = "mpc hsm context node key v1"
 	labelProbe   = "mpc hsm context probe v1"
 	labelDeal    = "mpc hsm context deal v1"
+	labelLogins  = "mpc hsm context identity keys v1"
 
 	maxNodeID  = 128
 	maxContext = 1024
@@ -57,6 +58,14 @@ func NodeKeyContext(kind string, mountID [16]byte, nodeID string, generation uin
 // 1 byte, index as 1 byte).
 func DealContext(accountID [16]byte, target [32]byte, dealer, index uint8) Context {
 	return fields([]byte(labelDeal), accountID[:], target[:], []byte{dealer}, []byte{index})
+}
+
+// IdentityKeysContext is the context of a mount's keys for the logins of digital
+// identities, which every node of the mount opens.
+//
+// Encoding: fields(label, mount ID as 16 bytes).
+func IdentityKeysContext(mountID [16]byte) Context {
+	return fields([]byte(labelLogins), mountID[:])
 }
 
 // ProbeContext is the context of what a node seals and opens only to see whether

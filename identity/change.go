@@ -76,7 +76,11 @@ func (o *Opened) Change(now time.Time, changes ...Change) (*SignedManifest, erro
 // sign seals, checks and signs the next generation.
 func (c *changeState) sign(now time.Time) (*SignedManifest, error) {
 	for i := range c.m.Grants {
-		if err := c.seal(&c.m.Grants[i]); err != nil {
+		g := &c.m.Grants[i]
+		if g.Granted.IsZero() {
+			g.Granted = stamp(now)
+		}
+		if err := c.seal(g); err != nil {
 			return nil, err
 		}
 	}

@@ -61,3 +61,31 @@ func (r *Role) follows(old *Role) error {
 func (p *PastRole) equal(other *PastRole) bool {
 	return other != nil && p.Generation == other.Generation && p.Keys.Equal(other.Keys) && bytes.Equal(p.Sealed, other.Sealed)
 }
+
+// VerifyNext verifies an asset against the present manifest and that it may
+// replace the one before it, nil for a new asset: what a server that stores assets
+// must ask. Beside what Follows says, it is sealed and signed with present keys
+// only, and a custody key not sealed to a server-trusting authenticator that may
+// not open one. Errors: ErrNotNext, ErrWriter, ErrStale, ErrCustody, ErrSignature,
+// ErrRecord.
+func (s *SignedAsset) VerifyNext(m *Manifest, before *Asset) (*Asset, error) {
+	a, err := s.Verify(m)
+	if err != nil {
+		return nil, err
+	}
+	if before == nil {
+		before = &Asset{Identity: a.Identity, ID: a.ID, Name: a.Name}
+	}
+	if err := a.Follows(before); err != nil {
+		return nil, err
+	}
+	if Stale(m, a) {
+		return nil, fmt.Errorf("asset %s: %w", a.Name, ErrStale)
+	}
+	if a.Kind == AccountAsset {
+		if err := CheckCustody(m, a.Roles()); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}

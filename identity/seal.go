@@ -157,8 +157,8 @@ func Seal(to PublicKeys, c Context, plaintext *secret.Bytes) ([]byte, error) {
 		return nil, invalid("a sealing key that cannot be used")
 	}
 	enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(labelSeal))
-	if err != nil {
-		return nil, err
+	if err != nil { // a point of low order: nothing sealed to it would be secret
+		return nil, invalid("a sealing key that cannot be used")
 	}
 	ct, err := sender.Seal(c, plaintext.Expose())
 	if err != nil {

@@ -15,7 +15,7 @@ var (
 	// else was faster. Read it again and repeat the change.
 	ErrNotNext = errors.New("identity: this does not follow the generation that there is: it was changed meanwhile")
 	// ErrStale: a key is sealed to a role generation that is over; see Reseal.
-	ErrStale = errors.New("identity: a key is sealed to a role's past keys: the asset must be resealed first")
+	ErrStale = errors.New("identity: a key is sealed to past keys of a role, or signed with them: the asset must be resealed first")
 	// ErrWriter: a role writes what it may not.
 	ErrWriter = errors.New("identity: this role may not change that")
 )

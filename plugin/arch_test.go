@@ -39,7 +39,7 @@ var arrows = map[string][]string{
 	"mpc/nodelink": {"mpc/nodepb"},
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "recovery"},
+	"mpc/node":     {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
 	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
@@ -84,6 +84,7 @@ var importers = []struct {
 	{"github.com/miekg/pkcs11", []string{"hsm/pkcs11", "hsm/hsmtest"}, "cgo and the token stay in one place"},
 	{"github.com/ThalesGroup/crypto11", []string{"hsm/pkcs11"}, "it finalises the library when its last context goes; hsm/pkcs11 keeps it in check"},
 	{"github.com/hashicorp/vault/sdk", []string{"backend", "plugin"}, "the rest must not know that Vault is its host"},
+	{"github.com/bytemare", []string{"identity"}, "logins are OPAQUE in one suite, chosen in one place"},
 	{"github.com/taurusgroup/multi-party-sig", []string{"mpc/handler", "mpc/curve", "mpc/frost", "mpc/cmp"}, "the protocol library is used through adapters only"},
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
+	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/cmp"
 	"vault-plugin-secrets-mpc/mpc/derive"
@@ -40,7 +41,8 @@ func failure(err error) *nodepb.Failure {
 	switch {
 	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath),
 		errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm),
-		errors.Is(err, hsm.ErrCustodyPart):
+		errors.Is(err, hsm.ErrCustodyPart),
+		errors.Is(err, identity.ErrRecord), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrWeakKDF):
 		f.Reason = nodepb.Failure_REFUSED
 	case errors.Is(err, errPresignatureGone), errors.Is(err, cmp.ErrPresignatureUsed):
 		f.Reason = nodepb.Failure_PRESIGNATURE_GONE

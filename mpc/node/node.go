@@ -49,10 +49,11 @@ type Node struct {
 	keys     keyring
 	stock    *stock  // presignatures
 	offers   *offers // to owners of custody keys
+	logins   *logins
 
 	closing  context.Context    // ends with Close
 	stop     context.CancelFunc // of closing
-	running  sync.WaitGroup     // sessions
+	running  sync.WaitGroup     // sessions, and calls for logins
 	watching sync.WaitGroup     // the watch over the token
 
 	mu sync.RWMutex
@@ -80,7 +81,7 @@ func New(cfg Config) *Node {
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
 	}
-	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), offers: newOffers(), roster: map[string]mpc.NodeIdentity{}}
+	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), offers: newOffers(), logins: newLogins(), roster: map[string]mpc.NodeIdentity{}}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n
 }
@@ -175,8 +176,8 @@ func (n *Node) ready() error {
 }
 
 // Close ends all sessions and waits for them, at most for the step of a protocol
-// that they compute (seconds, for ECDSA). It wipes presignatures, the keys
-// of offers and auxiliary keys and ends the use of the token. It may be called more than once.
+// that they compute (seconds, for ECDSA). It wipes presignatures, the keys of
+// offers, auxiliary keys and identity keys and ends the use of the token. It may be called more than once.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed, n.setup = true, false
@@ -186,6 +187,7 @@ func (n *Node) Close() error {
 	n.stock.close()
 	n.offers.close()
 	n.running.Wait()
+	n.logins.close()
 	n.watching.Wait()
 	n.mu.Lock()
 	n.aux.closeLocked()

@@ -13,6 +13,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 // keyLabel is the CKA_LABEL of a version of a mount's wrapping key. It is for
@@ -194,35 +195,43 @@ func (n *Node) rewrapOwn(ctx context.Context, r *nodepb.RewrapOwnRequest) (*node
 		return nil, err
 	}
 	reply := &nodepb.RewrapOwnReply{}
-	again := func(c hsm.Context, envelope []byte) ([]byte, error) {
-		plain, err := n.open(ctx, c, envelope)
-		if err != nil {
-			return nil, err
-		}
-		defer plain.Wipe()
-		fresh, _, err := n.seal(c, plain, r.GetWrappingVersion())
-		if err != nil {
-			return nil, err
-		}
-		opened, err := n.open(ctx, c, fresh)
-		if err != nil {
-			return nil, fmt.Errorf("opening what was just sealed: %w", err)
-		}
-		defer opened.Wipe()
-		if !opened.Equal(plain) {
-			return nil, errors.New("what was just sealed opens to something else")
-		}
-		return fresh, nil
-	}
 	var err error
-	if reply.IdentityEnvelope, err = again(hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0), r.GetIdentityEnvelope()); err != nil {
+	if reply.IdentityEnvelope, err = n.reseal(ctx, hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0), r.GetIdentityEnvelope(), r.GetWrappingVersion()); err != nil {
 		return nil, fmt.Errorf("node identity: %w", err)
 	}
 	if len(r.GetAuxEnvelope()) > 0 {
 		c := hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetAuxGeneration())
-		if reply.AuxEnvelope, err = again(c, r.GetAuxEnvelope()); err != nil {
+		if reply.AuxEnvelope, err = n.reseal(ctx, c, r.GetAuxEnvelope(), r.GetWrappingVersion()); err != nil {
 			return nil, fmt.Errorf("auxiliary keys: %w", err)
 		}
 	}
 	return reply, nil
+}
+
+// reseal opens an envelope and seals its content anew to a version of the wrapping
+// key.
+func (n *Node) reseal(ctx context.Context, c hsm.Context, envelope []byte, version uint32) ([]byte, error) {
+	plain, err := n.open(ctx, c, envelope)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Wipe()
+	return n.sealChecked(ctx, c, plain, version)
+}
+
+// sealChecked seals a secret and opens the result to see that it holds it.
+func (n *Node) sealChecked(ctx context.Context, c hsm.Context, plain *secret.Bytes, version uint32) ([]byte, error) {
+	fresh, _, err := n.seal(c, plain, version)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := n.open(ctx, c, fresh)
+	if err != nil {
+		return nil, fmt.Errorf("opening what was just sealed: %w", err)
+	}
+	defer opened.Wipe()
+	if !opened.Equal(plain) {
+		return nil, errors.New("what was just sealed opens to something else")
+	}
+	return fresh, nil
 }

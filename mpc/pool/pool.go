@@ -54,6 +54,7 @@ type Pool struct {
 	cfg Config
 	// started counts processes, to number them.
 	started      atomic.Uint64
+	logins       atomic.Uint64 // counts calls of Identity, so that nodes take turns
 	drainTimeout time.Duration
 	sched        *scheduler
 	ctx          context.Context // ends with Close

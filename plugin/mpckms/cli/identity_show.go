@@ -152,7 +152,7 @@ Where the server has no such identity, what this home knows of it is forgotten.`
 			}
 			home, herr := a.home()
 			if herr == nil {
-				herr = home.ForgetPin(name)
+				herr = errors.Join(home.ForgetPin(name), home.ForgetAssets(name))
 			}
 			if herr != nil {
 				return herr
