@@ -66,6 +66,16 @@ type backend struct {
 
 	hierarchy *hierarchy
 
+	// Logins and sessions, all in memory.
+	opaque    opaqueServer
+	tickets   *tickets
+	limits    *limiter
+	sessions  *sessions
+	answered  *answered
+	providers *providers
+	codeSlots chan struct{} // a slot for each code that is being sent
+	lockTurn  chan struct{} // capacity 1: held while locks are written
+
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
 
@@ -75,6 +85,7 @@ type backend struct {
 	tasks  sync.WaitGroup // background goroutines; Add only under engMu while open
 
 	applyTurn chan struct{} // capacity 1: held while settings are applied
+	loginTurn chan struct{} // capacity 1: held while identity keys are made or resealed
 
 	engMu      sync.Mutex
 	eng        Engine
@@ -134,6 +145,10 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		accountLocks: locksutil.CreateLocks(),
 		hierarchy:    newHierarchy(),
 		applyTurn:    make(chan struct{}, 1),
+		loginTurn:    make(chan struct{}, 1),
+	}
+	if err := b.newLogins(); err != nil {
+		return nil, err
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.metrics = newMetrics(cfg.Version)
@@ -165,6 +180,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		PathsSpecial: &logical.Paths{
 			Root:            []string{prefixConfig + "*", "destroy/*", "recovery/*"},
 			SealWrapStorage: sealWrapped(),
+			// People log in without a Vault token; see login.go.
+			Unauthenticated: []string{"login/*", "session/*"},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfigHSM(),
@@ -172,6 +189,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigRotation(),
 			b.pathConfigAuthority(),
 			b.pathConfigAccounts(),
+			b.pathConfigIdentities(),
+			b.pathConfigOIDC(),
 			b.pathRotation(),
 			b.pathWrappingKeys(),
 			b.pathNodes(),
@@ -195,6 +214,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAuthenticators(),
 			b.pathAuthenticatorState(),
 			b.pathDevices(),
+			b.pathLogin(),
+			b.pathSession(),
 			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),
@@ -223,6 +244,8 @@ func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.keeper.Kick()
 	b.beat()
 	b.expireSigned()
+	b.sessions.sweep()
+	b.writeLocks() // what could not be written before
 	return nil
 }
 
@@ -319,6 +342,8 @@ func (b *backend) clean(context.Context) {
 		return
 	}
 	b.cancel()
+	b.sessions.endAll()
+	b.providers.forget("")
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	ended := make(chan error, 1)

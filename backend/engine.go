@@ -11,6 +11,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/modules"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -61,6 +62,10 @@ type Engine interface {
 	// RewrapNodeKeys reseals the own keys of the named node, running or not,
 	// to the newest version and stores them.
 	RewrapNodeKeys(ctx context.Context, nodeID string) error
+	// Identity has one node make, use or reseal the mount's identity keys, which
+	// are opened inside nodes only. *pool.RefusedError says that the request is
+	// wrong in itself; otherwise another node is asked.
+	Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error)
 	// Import makes an account from recovery deals.
 	Import(ctx context.Context, r pool.ImportRequest) (*pool.KeyResult, error)
 	Nodes() []pool.NodeStatus

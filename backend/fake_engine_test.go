@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -63,6 +64,10 @@ type fakeEngine struct {
 	makeErr, destroyErr, rewrapErr, nodeKeysErr       error
 	rewraps, nodeRewraps                              int
 	store                                             pool.KeyStore
+
+	identityErr   error
+	identityReply func(*nodepb.IdentityRequest, *nodepb.IdentityReply)
+	identityCalls int
 	// block, when set, is received from in the middle of create, refresh,
 	// rewrap, make and destroy.
 	block   chan struct{}

@@ -52,6 +52,8 @@ const (
 	choreScan     = "scan"
 	choreRead     = "read"
 	choreDestroy  = "destroy"
+
+	choreIdentityKeys = "identity keys"
 )
 
 type choreState struct {

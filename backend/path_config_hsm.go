@@ -386,12 +386,16 @@ func (b *backend) probe(ctx context.Context, mountID [16]byte, token pool.Token,
 
 // refuseTokenChange fails while anything is wrapped by the token in use.
 func (b *backend) refuseTokenChange(ctx context.Context, serial string, info pool.TokenInfo) error {
+	logins, err := b.store.s.Get(ctx, keyIdentityKeys)
+	if err != nil {
+		return storageError(ctx, "reading", keyIdentityKeys, err)
+	}
 	for _, prefix := range []string{prefixAccounts, prefixNodeKeys} {
 		keys, err := b.store.list(ctx, prefix)
 		if err != nil {
 			return err
 		}
-		if len(keys) > 0 {
+		if len(keys) > 0 || logins != nil {
 			return invalid("keys of this mount are wrapped by the token with serial number %s and cannot be read with token %s: keep that token, or enable the engine on another path for the new one",
 				serial, info.Serial)
 		}

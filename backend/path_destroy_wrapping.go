@@ -93,11 +93,19 @@ func (b *backend) destroyWrappingKeys(ctx context.Context, _ *logical.Request, d
 	return b.endMount(ctx)
 }
 
-// refuseWithAccounts fails while there is any account, readable or not.
+// refuseWithAccounts fails while there is any account or authenticator, readable or
+// not.
 func (b *backend) refuseWithAccounts(ctx context.Context) error {
 	names, err := b.store.accountNames(ctx)
 	if err != nil {
 		return err
+	}
+	people, err := b.store.list(ctx, prefixAuthentic)
+	if err != nil {
+		return err
+	}
+	if len(people) > 0 {
+		return conflict("nothing was destroyed, because nobody would get in any more with the authenticators that there are (%s): delete each of them first with authenticators/:name", few(people))
 	}
 	if len(names) > 0 {
 		needy := fmt.Sprintf("%d accounts need", len(names))
@@ -190,7 +198,7 @@ func (b *backend) markAll(ctx context.Context, doomed []wrappingRecord) error {
 	return b.step(ctx, stepEndMarked)
 }
 
-// removeNodeKeys removes the nodes' own keys, which nothing will open any more.
+// removeNodeKeys removes the nodes' own keys and the identity keys, which nothing will open any more.
 // Nodes that run cannot store them anew: the versions are doomed.
 func (b *backend) removeNodeKeys(ctx context.Context) error {
 	ids, err := b.store.list(ctx, prefixNodeKeys)
@@ -202,7 +210,10 @@ func (b *backend) removeNodeKeys(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.step(ctx, stepEndNodeKeys)
+	if err := b.step(ctx, stepEndNodeKeys); err != nil {
+		return err
+	}
+	return b.removeIdentityKeys(ctx)
 }
 
 // endAnswer says what was destroyed and what was not. No version is left, so

@@ -26,7 +26,7 @@ func wrappingAnswerFields() map[string]*framework.FieldSchema {
 		"retired_time":   field(framework.TypeString, "When a newer version took its place; empty before that."),
 		"destroy_after":  field(framework.TypeString, "From when on it is destroyed, once nothing refers to it; empty where that is not planned."),
 		"destroyed_time": field(framework.TypeString, "When it was found to be gone from the token; empty before that."),
-		"references":     field(framework.TypeMap, "How many accounts and node_keys are sealed to it; complete says whether everything has been read."),
+		"references":     field(framework.TypeMap, "How many accounts, node_keys and identity_keys are sealed to it; complete says whether everything has been read."),
 		"last_error":     field(framework.TypeString, "Why its destruction failed last or waits; empty when it did not."),
 	}
 }
@@ -167,7 +167,7 @@ func (b *backend) wrappingAnswer(ring *keyring, r *wrappingRecord, tallies map[u
 		"retired_time":   rfc3339(r.Retired),
 		"destroy_after":  rfc3339(destroyAfter),
 		"destroyed_time": rfc3339(r.Destroyed),
-		"references":     map[string]any{"accounts": t.accounts, "node_keys": t.nodeKeys, "complete": t.complete},
+		"references":     map[string]any{"accounts": t.accounts, "node_keys": t.nodeKeys, "identity_keys": t.identityKeys, "complete": t.complete},
 		"last_error":     lastError,
 	}
 }

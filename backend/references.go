@@ -12,7 +12,7 @@ import (
 
 // A version of the wrapping key may be destroyed when no stored envelope is
 // sealed to it. Who refers to what is kept in memory (references): every write
-// of an account or of a node's keys goes through begin and done, and a scan
+// of an account, of a node's keys or of the identity keys goes through begin and done, and a scan
 // reads what was there before this process. Before a version is destroyed it is
 // doomed: from then on no write that refers to it is let through, so what a
 // scan of storage finds after that can only become less.
@@ -48,6 +48,11 @@ func (r *nodeKeysRecord) refers() refs {
 		envelopes = append(envelopes, r.Aux.Envelope)
 	}
 	return envelopeRefs(envelopes)
+}
+
+// holdsEnvelopes says whether the record under a key is a referrer.
+func holdsEnvelopes(key string) bool {
+	return strings.HasPrefix(key, prefixAccounts) || strings.HasPrefix(key, prefixNodeKeys) || key == keyIdentityKeys
 }
 
 // envelopeRefs parses headers; it opens nothing.
@@ -148,7 +153,7 @@ func (x *references) done(key string, now refs, err error) {
 // deleted is told how a deletion went. One that failed may have taken effect or
 // not: the record counts until everything is read again.
 func (x *references) deleted(key string, err error) {
-	if !strings.HasPrefix(key, prefixAccounts) && !strings.HasPrefix(key, prefixNodeKeys) {
+	if !holdsEnvelopes(key) {
 		return
 	}
 	x.mu.Lock()
@@ -167,7 +172,7 @@ func (x *references) deleted(key string, err error) {
 
 // invalidate forgets a record that another server changed.
 func (x *references) invalidate(key string) {
-	if !strings.HasPrefix(key, prefixAccounts) && !strings.HasPrefix(key, prefixNodeKeys) {
+	if !holdsEnvelopes(key) {
 		return
 	}
 	x.mu.Lock()

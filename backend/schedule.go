@@ -96,7 +96,7 @@ func (b *backend) Schedule(ctx context.Context) ([]rotation.Record, error) {
 	return out, nil
 }
 
-// readAll reads every account and every node's keys, and brings the references
+// readAll reads every account, every node's keys and the identity keys, and brings the references
 // up to what is stored. complete is false when an account could not be read, or
 // was renamed meanwhile and perhaps not seen; what is damaged is noted as such, and
 // only trouble with storage is an error.
@@ -146,6 +146,17 @@ func (b *backend) readAll(ctx context.Context, found func(name string, r *accoun
 		case err != nil:
 			return false, err
 		}
+	}
+	var logins identityKeysRecord
+	ok, err := b.store.get(ctx, keyIdentityKeys, &logins)
+	var damaged *damagedError
+	switch {
+	case errors.As(err, &damaged):
+		scan.found(keyIdentityKeys, nil)
+	case err != nil:
+		return false, err
+	case ok:
+		scan.found(keyIdentityKeys, &logins)
 	}
 	return complete, nil
 }

@@ -45,16 +45,22 @@ const (
 
 	stepNodeKeysRewrapped = "node keys: one node's keys are resealed"
 
+	stepIdentityKeysMade      = "identity keys: a node has made them"
+	stepIdentityKeysStored    = "identity keys: they are stored"
+	stepIdentityKeysRewrapped = "identity keys: a node has resealed them"
+	stepIdentityKeysResealed  = "identity keys: they are stored as they were resealed"
+
 	stepDestroyScanned  = "destroy: nothing refers to the wrapping key"
 	stepDestroyMarked   = "destroy: the wrapping key is marked"
 	stepDestroyApplied  = "destroy: nodes have forgotten the wrapping key"
 	stepDestroyGone     = "destroy: the wrapping key has left the token"
 	stepDestroyRecorded = "destroy: that is stored"
 
-	stepEndMarked   = "end: every wrapping key is marked"
-	stepEndNodeKeys = "end: the nodes' keys are removed"
-	stepEndGone     = "end: every wrapping key has left the token"
-	stepEndRemoved  = "end: the token's configuration is removed"
+	stepEndMarked       = "end: every wrapping key is marked"
+	stepEndNodeKeys     = "end: the nodes' keys are removed"
+	stepEndIdentityKeys = "end: the identity keys are removed"
+	stepEndGone         = "end: every wrapping key has left the token"
+	stepEndRemoved      = "end: the token's configuration is removed"
 )
 
 // step is a place at which a test may stop an operation.

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,8 @@ var everyStep = []string{
 	stepRotateMade, stepRotateStored, stepRotateRetired, stepRotateApplied,
 	stepNodeKeysRewrapped,
 	stepDestroyScanned, stepDestroyMarked, stepDestroyApplied, stepDestroyGone, stepDestroyRecorded,
-	stepEndMarked, stepEndNodeKeys, stepEndGone, stepEndRemoved,
+	stepIdentityKeysMade, stepIdentityKeysStored, stepIdentityKeysRewrapped, stepIdentityKeysResealed,
+	stepEndMarked, stepEndNodeKeys, stepEndIdentityKeys, stepEndGone, stepEndRemoved,
 }
 
 // stepTest is one operation that is stopped at each of its steps.
@@ -132,6 +134,44 @@ var stepTests = map[string]stepTest{
 			m.pass()
 			if got := m.references(2); !strings.HasSuffix(got, "/2") {
 				m.t.Errorf("references to version 2: %s", got)
+			}
+		},
+	},
+	"identity keys": {
+		do: func(m *mount, _ *clock) { _, _ = m.b.identityServerKey(context.Background()) },
+		check: func(m *mount, _ *clock) {
+			stored := &identityKeysRecord{}
+			was, err := m.b.store.get(m.t.Context(), keyIdentityKeys, stored)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			registration := m.registers(loginID, 5)
+			if now, err := m.b.store.identityKeys(m.t.Context()); err != nil || was && !bytes.Equal(now.Envelope, stored.Envelope) {
+				m.t.Errorf("keys that were stored are replaced: %v", err)
+			}
+			if err := m.logsIn(loginID, registration, 5); err != nil {
+				m.t.Error(err)
+			}
+		},
+	},
+	"identity keys follow": {
+		prepare: func(m *mount, _ *clock) {
+			m.stores("ada", m.registers(loginID, 5))
+			m.rotate()
+		},
+		do: func(m *mount, _ *clock) { m.pass() },
+		check: func(m *mount, at *clock) {
+			at.add(keeperBackoffMax)
+			m.pass()
+			if got := m.loginReferences(2); !strings.HasSuffix(got, "/1") {
+				m.t.Errorf("references to version 2: %s", got)
+			}
+			r := &authenticatorRecord{}
+			if ok, err := m.b.store.get(m.t.Context(), prefixAuthentic+"ada", r); !ok || err != nil {
+				m.t.Fatal(err)
+			}
+			if err := m.logsIn(loginID, r.Registration, 5); err != nil {
+				m.t.Errorf("a registration from before: %v", err)
 			}
 		},
 	},
@@ -284,6 +324,7 @@ func endSteps(t *testing.T) []string {
 		t.Run(fmt.Sprintf("end/%d %s", i, at), func(t *testing.T) {
 			clk, fake, base := newClock(), newFake(t), &logical.InmemStorage{}
 			m := wrapped(t, base, fake, clk)
+			m.registers(loginID, 5)
 			m.rotate()
 			for _, name := range []string{"alice", "bob"} {
 				m.must(logical.DeleteOperation, "destroy/"+name, nil)
@@ -305,7 +346,7 @@ func endSteps(t *testing.T) []string {
 				t.Errorf("%d keys in the token, %v", len(fake.token), d)
 			}
 			left := strings.Join(keys(t, m.storage), " ")
-			if strings.Contains(left, keyHSM) || strings.Contains(left, prefixNodeKeys) {
+			if strings.Contains(left, keyHSM) || strings.Contains(left, prefixNodeKeys) || strings.Contains(left, keyIdentityKeys) {
 				t.Errorf("left: %s", left)
 			}
 			configure(m)
@@ -322,7 +363,7 @@ func endSteps(t *testing.T) []string {
 // TestCrashAtEveryWrite does the same with storage that fails at each write,
 // before or after it took effect.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, name := range []string{"rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys"} {
+	for _, name := range []string{"rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys", "identity keys", "identity keys follow"} {
 		c := stepTests[name]
 		for _, late := range []bool{false, true} {
 			for n, through := 0, false; !through; n++ {

@@ -78,8 +78,11 @@ type identityKeysRecord struct {
 	// Envelope wraps them (hsm.Seal).
 	Envelope []byte `json:"envelope"`
 	// PublicKey is OPAQUE's server public key, 32 bytes.
-	PublicKey []byte    `json:"public_key"`
-	Created   time.Time `json:"created_time"`
+	PublicKey []byte `json:"public_key"`
+	// EnumerationKey, 32 bytes: what is shown for authenticators that do not exist
+	// is derived from it, so that it stays the same. It guards nothing else.
+	EnumerationKey []byte    `json:"enumeration_key"`
+	Created        time.Time `json:"created_time"`
 }
 
 // identitiesConfigRecord is config/identities.
@@ -91,6 +94,8 @@ type identitiesConfigRecord struct {
 	// value of its Authorization header, which is secret; empty for none.
 	PhoneWebhook       string `json:"phone_webhook,omitempty"`
 	PhoneWebhookHeader string `json:"phone_webhook_header,omitempty"`
+	// PasskeyRelyingParty is the domain that passkeys are for; empty for none.
+	PasskeyRelyingParty string `json:"passkey_relying_party,omitempty"`
 	// OIDC has the providers by name.
 	OIDC map[string]oidcProviderRecord `json:"oidc,omitempty"`
 }
@@ -99,7 +104,7 @@ type identitiesConfigRecord struct {
 type oidcProviderRecord struct {
 	Issuer       string   `json:"issuer"`
 	ClientID     string   `json:"client_id"`
-	ClientSecret string   `json:"client_secret,omitempty"` // most public clients have none
+	ClientSecret string   `json:"client_secret,omitempty"` // of a native application: not confidential (RFC 8252, 8.5)
 	CAPEM        string   `json:"ca_pem,omitempty"`
 	Scopes       []string `json:"scopes,omitempty"`
 }
@@ -164,8 +169,8 @@ func (r *authenticatorLockRecord) check() error {
 }
 
 func (r *identityKeysRecord) check() error {
-	if len(r.Envelope) == 0 || len(r.PublicKey) != 32 {
-		return errors.New("lacks envelope or public key")
+	if len(r.Envelope) == 0 || len(r.PublicKey) != 32 || len(r.EnumerationKey) != enumerationKeySize {
+		return errors.New("lacks envelope, public key or enumeration key")
 	}
 	return nil
 }

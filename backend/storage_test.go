@@ -94,7 +94,7 @@ func goldenRecords() map[string]storedRecord {
 			Registration: []byte("registration"), ServerPart: []byte("wrapped"), Phone: "+4930123456", Lost: &frozenRecord{Time: at, Reason: "left in a taxi"},
 			Devices: []deviceRecord{{ID: strings.Repeat("de", 16), Identity: strings.Repeat("1d", 16), Label: "laptop", Bound: at, Revoked: at.Add(time.Hour)}}},
 		"authenticator-lock": &authenticatorLockRecord{Version: recordVersion, Failures: 10, Until: at.Add(time.Minute), Time: at},
-		"identity-keys":      &identityKeysRecord{Version: recordVersion, Envelope: []byte("keys"), PublicKey: make([]byte, 32), Created: at},
+		"identity-keys":      &identityKeysRecord{Version: recordVersion, Envelope: []byte("keys"), PublicKey: make([]byte, 32), EnumerationKey: make([]byte, 32), Created: at},
 		"identities-config": &identitiesConfigRecord{Version: recordVersion, SessionTTL: 600, PhoneWebhook: "https://sms.example.com/send", PhoneWebhookHeader: "Bearer x",
 			OIDC: map[string]oidcProviderRecord{"corp": {Issuer: "https://id.example.com", ClientID: "mpc", ClientSecret: "s", CAPEM: "pem", Scopes: []string{"email"}}}},
 	}

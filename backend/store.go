@@ -26,6 +26,7 @@ type store struct {
 
 	accounts  *cache[*signable]       // by account name
 	exposures *cache[*addedExposures] // by account ID, hex
+	logins    *cache[*identityKeysRecord]
 	refs      *references
 	facts     *facts // about identities
 
@@ -48,6 +49,7 @@ func newStore(s logical.Storage, rule *spareRule) *store {
 		s: s, spares: rule,
 		accounts:  newCache[*signable](maxCachedAccounts),
 		exposures: newCache[*addedExposures](maxCachedExposures),
+		logins:    newCache[*identityKeysRecord](maxIdentityKeysCached),
 		refs:      newReferences(),
 		facts:     newFacts(),
 	}
@@ -137,6 +139,9 @@ func (s *store) invalidate(key string) {
 	s.refs.invalidate(key)
 	s.facts.invalidate(key)
 	s.forgetKeys(key)
+	if key == keyIdentityKeys {
+		s.logins.drop(key)
+	}
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.drop(name)
 	}
@@ -152,6 +157,9 @@ func (s *store) written(key string, err error) {
 	}
 	s.facts.written(key, err)
 	s.forgetKeys(key)
+	if key == keyIdentityKeys {
+		s.logins.wrote(key, err != nil)
+	}
 	if name, ok := strings.CutPrefix(key, prefixAccounts); ok {
 		s.accounts.wrote(name, err != nil)
 	}

@@ -9,7 +9,7 @@ import (
 // tally is how many records refer to a version, and what stands in the way of
 // knowing.
 type tally struct {
-	accounts, nodeKeys int
+	accounts, nodeKeys, identityKeys int
 	// names are up to three of them, for people.
 	names []string
 	// unreadable are records that may refer to anything.
@@ -19,14 +19,18 @@ type tally struct {
 
 // free says that nothing refers to the version, for certain.
 func (t *tally) free() bool {
-	return t.complete && t.accounts == 0 && t.nodeKeys == 0 && len(t.unreadable) == 0
+	return t.complete && t.total() == 0 && len(t.unreadable) == 0
 }
+
+func (t *tally) total() int { return t.accounts + t.nodeKeys + t.identityKeys }
 
 func (t *tally) String() string {
 	switch {
 	case len(t.unreadable) > 0:
 		return fmt.Sprintf("%s cannot be read and may refer to it: restore the record from a backup or remove it", few(t.unreadable))
-	case t.accounts+t.nodeKeys > 0:
+	case t.identityKeys > 0:
+		return fmt.Sprintf("%d accounts, %d nodes' keys and the identity keys refer to it, among them %s", t.accounts, t.nodeKeys, strings.Join(t.names, ", "))
+	case t.total() > 0:
 		return fmt.Sprintf("%d accounts and %d nodes' keys refer to it, among them %s", t.accounts, t.nodeKeys, strings.Join(t.names, ", "))
 	case !t.complete:
 		return "not every account has been read yet"
@@ -57,9 +61,12 @@ func (x *references) tallies() map[uint32]*tally {
 	}
 	add := func(key string, v uint32) {
 		t := at(v)
-		if strings.HasPrefix(key, prefixAccounts) {
+		switch {
+		case strings.HasPrefix(key, prefixAccounts):
 			t.accounts++
-		} else {
+		case key == keyIdentityKeys:
+			t.identityKeys++
+		default:
 			t.nodeKeys++
 		}
 		if len(t.names) < 3 {

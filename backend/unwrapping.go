@@ -124,7 +124,7 @@ func (b *backend) mayDestroy(ctx context.Context, r *wrappingRecord) error {
 	default:
 		return nil
 	}
-	if r.State == stateDestroying && t.accounts+t.nodeKeys == 0 {
+	if r.State == stateDestroying && t.total() == 0 {
 		return err // tried again
 	}
 	if r.State == stateDestroying {

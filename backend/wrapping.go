@@ -80,6 +80,7 @@ func (b *backend) wrappingPass(ctx context.Context) {
 		}
 	}
 	b.rewrapNodeKeys(ctx, ring)
+	b.rewrapIdentityKeys(ctx, ring)
 	for _, r := range b.condemned(ring) {
 		if ctx.Err() != nil {
 			return

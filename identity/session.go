@@ -71,7 +71,6 @@ type LoginMessage struct {
 type LoginIdentity struct {
 	Name  string   `json:"name"`
 	ID    ID       `json:"id"`
-	Kind  Kind     `json:"kind"`
 	Level string   `json:"level"`
 	Roles []string `json:"roles"`
 	State string   `json:"state"` // active or frozen
