@@ -78,6 +78,7 @@ type backend struct {
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
+	custody      *custodyOps
 
 	// ctx ends with Clean; what works in the background works under it.
 	ctx    context.Context
@@ -152,6 +153,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.metrics = newMetrics(cfg.Version)
+	b.custody = newCustodyOps(time.Now)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.grave = newGraveyard()
@@ -205,6 +207,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathCSR(),
 			b.pathSign(),
 			b.pathVerify(),
+			b.pathCustody(),
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),

@@ -189,3 +189,16 @@ func (e measured) Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResul
 	}
 	return res, nil
 }
+
+// RunCustody counts signatures with user custody like any other. Their time is that
+// of the nodes alone, without the owner's.
+func (e measured) RunCustody(ctx context.Context, o *pool.CustodyOffer, releases map[mpc.Index][]byte) (*pool.CustodyResult, error) {
+	started := time.Now()
+	res, err := e.Engine.RunCustody(ctx, o, releases)
+	if err == nil && res.Signature != nil {
+		algorithm := string(o.Request.Account.Record.Algorithm)
+		e.metrics.signSeconds.WithLabelValues(algorithm).Observe(time.Since(started).Seconds())
+		e.metrics.signatures.WithLabelValues(algorithm, "false").Inc()
+	}
+	return res, err
+}

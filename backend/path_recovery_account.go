@@ -228,14 +228,14 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
-	if err := checkSuccessor(record, &res.Account.Record, recipients); err != nil {
+	if err := checkSuccessor(record, &res.Account.Record, successor{recipients: recipients}); err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
 	made, err := epoch.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := openCheck(ctx, eng, made); err != nil {
+	if err := b.openCheck(ctx, eng, made); err != nil {
 		return nil, fmt.Errorf("nothing was imported, because the new shares could not be confirmed: %w", err)
 	}
 	r, err := b.storeImport(ctx, name, before, record, epoch)

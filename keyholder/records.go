@@ -84,4 +84,3 @@ func keepAsset(identityName string, a *identity.Asset, s *identity.SignedAsset, 
 	}
 	return pins.SetAssetPin(identityName, a.Name, next)
 }
-

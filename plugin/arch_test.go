@@ -41,7 +41,7 @@ var arrows = map[string][]string{
 	"mpc/custody": {"mpc", "hsm"},
 	"mpc/node":     {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
+	"mpc/pool": {"mpc", "mpc/custody", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
 	"hsm":         {},
 	"hsm/modules": {},
@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"keyholder": {"identity"},
 
 	"rotation": {},
-	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
