@@ -46,15 +46,14 @@ type custodian struct {
 
 // offered is the answer to custody/:name/begin.
 type offered struct {
-	Release       string          `json:"release"`
-	Record        []byte          `json:"record"`
-	Purpose       []byte          `json:"purpose"`
-	Signers       []offeredSigner `json:"signers"`
-	CustodyKey    []byte          `json:"custody_public_key"`
-	NextCustody   []byte          `json:"next_custody_public_key"`
-	RefreshDue    bool            `json:"refresh_due"`
-	Expires       string          `json:"expires_time"`
-	HashAlgorithm string          `json:"hash_algorithm"`
+	Release     string          `json:"release"`
+	Record      []byte          `json:"record"`
+	Purpose     []byte          `json:"purpose"`
+	Signers     []offeredSigner `json:"signers"`
+	CustodyKey  []byte          `json:"custody_public_key"`
+	NextCustody []byte          `json:"next_custody_public_key"`
+	RefreshDue  bool            `json:"refresh_due"`
+	Expires     string          `json:"expires_time"`
 }
 
 type offeredSigner struct {
@@ -185,6 +184,9 @@ func (c *custodian) release(t *custodyTask, o *offered) (string, error) {
 	approval := custody.Approval{Purpose: t.purpose, Record: record, Envelopes: map[mpc.Index][]byte{}, Now: c.now(),
 		Pinned: func(node mpc.NodeIdentity) bool { return c.nodes.Known(node) == nil }}
 	approval.Purpose.Record, approval.Purpose.Signers = record.Hash(), nil
+	if t.purpose.Operation == custody.OpSign {
+		approval.Purpose.HashAlgorithm = usualHash(record.Algorithm, t.purpose.MessageType, t.purpose.HashAlgorithm)
+	}
 	for _, s := range o.Signers {
 		offer, err := s.offer()
 		if err != nil {
@@ -214,6 +216,21 @@ func (c *custodian) release(t *custodyTask, o *offered) (string, error) {
 	}
 	raw, err := json.Marshal(all)
 	return string(raw), err
+}
+
+// usualHash is the hash that a message is signed with where none is named, as the
+// engine documents it: the server's word for it would be what it likes.
+func usualHash(a mpc.Algorithm, kind, named string) string {
+	h := mpc.HashAlgorithm(named)
+	switch {
+	case mpc.MessageType(kind).Ethereum():
+		return string(mpc.HashKeccak256)
+	case !a.IsECDSA(), mpc.MessageType(kind) == mpc.MessageDigest && (named == "" || h.DigestLength() == mpc.DigestSize):
+		return string(mpc.HashNone)
+	case named == "":
+		return string(mpc.Hashes(a)[0])
+	}
+	return named
 }
 
 // refresh replaces the account's shares with the custody key in force; they are

@@ -146,7 +146,7 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 	if err != nil {
 		return err
 	}
-	t.finish, t.mayRefresh = finish, true
+	t.finish, t.mayRefresh = finish, !identity.Pending(asset)
 	c, err := a.custodian(cmd.Context(), h)
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ func (r *records) Call(_ context.Context, op keyholder.Op, path string, in map[s
 
 func through(from, to any) error {
 	b, err := json.Marshal(from)
-	if err != nil {
+	if err != nil || to == nil {
 		return err
 	}
 	return json.Unmarshal(b, to)
