@@ -67,7 +67,6 @@ type backend struct {
 	hierarchy *hierarchy
 
 	// Logins and sessions, all in memory.
-	opaque    opaqueServer
 	tickets   *tickets
 	limits    *limiter
 	sessions  *sessions

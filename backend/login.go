@@ -20,17 +20,6 @@ import (
 // (RFC 9807): login/start answers KE1 by KE2, login/finish takes KE3 and opens a
 // session. A name that does not exist is led the same way to the same end.
 
-// opaqueServer is what the mount's identity keys do, inside a node.
-type opaqueServer interface {
-	// opaqueLogin answers KE1; without a registration it answers for an
-	// authenticator that does not exist. clientMAC is what KE3 has to be.
-	opaqueLogin(ctx context.Context, id identity.ID, registration, ke1 []byte) (ke2, clientMAC []byte, sessionKey *secret.Bytes, err error)
-	// releaseServerPart seals the part that the server keeps to the client's key.
-	releaseServerPart(ctx context.Context, id identity.ID, wrapped, clientPublic []byte) (sealed []byte, err error)
-	// fakeLoginID draws an ID that depends on the text and the mount alone.
-	fakeLoginID(ctx context.Context, text string) (identity.ID, error)
-}
-
 // loginKind reads the kind and refuses one that this mount cannot do for anybody.
 func loginKind(text string, c *identitiesConfigRecord) (identity.Method, error) {
 	kind := identity.Method(text)
@@ -208,7 +197,7 @@ func (b *backend) loginRelease(ctx context.Context, _ *logical.Request, data *fr
 	if n.record.Lost != nil {
 		return nil, errLost(k.Name)
 	}
-	sealed, err := b.opaque.releaseServerPart(ctx, k.ID, n.record.ServerPart, public)
+	sealed, err := b.releaseServerPart(ctx, k.ID, n.record.ServerPart, public)
 	if err != nil {
 		b.answered.again(k)
 		return nil, err
@@ -275,7 +264,7 @@ func (b *backend) loginStart(ctx context.Context, _ *logical.Request, data *fram
 	if n.record != nil {
 		registration = n.record.Registration
 	}
-	ke2, mac, key, err := b.opaque.opaqueLogin(ctx, k.ID, registration, ke1)
+	ke2, mac, key, err := b.opaqueLogin(ctx, k.ID, registration, ke1)
 	if err != nil {
 		return nil, err
 	}

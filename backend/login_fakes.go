@@ -3,10 +3,7 @@ package backend
 import (
 	"context"
 	"crypto/ecdh"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,22 +44,18 @@ func questions() []string {
 // fake returns what an authenticator of that name and kind would show if it were
 // there.
 func (b *backend) fake(ctx context.Context, name string, kind identity.Method, c *identitiesConfigRecord) (*shown, error) {
-	if b.opaque == nil {
-		return nil, errors.New("logins are not available in this build")
-	}
-	// Names have no space, so that no name is another's with a prefix.
-	id, err := b.opaque.fakeLoginID(ctx, "login "+string(kind)+" "+name)
+	// Kinds and names have no space, so no text here is that of another name.
+	of := string(kind) + " " + name
+	id, err := b.fakeLoginID(ctx, of)
 	if err != nil {
 		return nil, err
 	}
-	seed, err := b.opaque.fakeLoginID(ctx, "shape "+string(kind)+" "+name)
-	if err != nil {
-		return nil, err
-	}
+	var failed error
 	draw := func(what string, n int) []byte {
-		out, err := hkdf.Key(sha256.New, seed[:], nil, "mpc login shape v1: "+what, n)
-		if err != nil {
-			panic(fmt.Sprintf("backend: HKDF of %d bytes: %v", n, err)) // cannot be: at most 255 hashes
+		out, err := b.fakeBytes(ctx, what, of, n)
+		if err != nil { // the keys are in memory; then it fails as a whole
+			failed = err
+			return make([]byte, n)
 		}
 		return out
 	}
@@ -85,7 +78,7 @@ func (b *backend) fake(ctx context.Context, name string, kind identity.Method, c
 	case identity.Phone:
 		s.pin = draw("pin", 1)[0]%2 == 0
 	}
-	return s, nil
+	return s, failed
 }
 
 // fakeCertificate looks like HPKE to a P-256 key (a point of 65 bytes, 32 bytes and

@@ -260,7 +260,7 @@ func (s *server) finish(r request) (map[string]any, error) {
 	id := identity.ID(bytes.Repeat([]byte{byte(len(s.open) + 1)}, 16))
 	x := s.stored[l.name]
 	body, err := json.Marshal(identity.LoginMessage{Authenticator: x.signed.Authenticator, Signature: x.signed.Signature,
-		Identities: []identity.LoginIdentity{{Name: "alice", Level: "full", Roles: []string{"owner"}, State: "active", ID: identity.ID{1}, Kind: identity.Person}},
+		Identities: []identity.LoginIdentity{{Name: "alice", Level: "full", Roles: []string{"owner"}, State: "active", ID: identity.ID{1}}},
 		Expires:    time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)})
 	if err != nil {
 		return nil, err
