@@ -27,6 +27,7 @@ func TestHierarchyProperty(t *testing.T) {
 	if *propertySeed != 0 {
 		seeds = []uint64{*propertySeed}
 	}
+	kinds := map[string]int{}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("property-seed=%d", seed), func(t *testing.T) {
 			w := newWorld(t, rand.New(rand.NewPCG(seed, 0)))
@@ -41,10 +42,17 @@ func TestHierarchyProperty(t *testing.T) {
 			}
 			w.checkPresent()
 			w.checkEver()
-			if w.done < *propertyOps/5 || w.refused == 0 {
-				t.Errorf("%d operations were done and %d refused: this tested little", w.done, w.refused)
+			for kind, n := range w.kinds {
+				kinds[kind] += n
 			}
+			kinds["refused"] += w.refused
 		})
+	}
+	t.Logf("done: %v", kinds)
+	for _, kind := range []string{"add role", "set level", "grant", "set grant", "remove grant", "reset", "remove role", "drop past", "put", "reseal", "refused"} {
+		if *propertySeed == 0 && kinds[kind] == 0 {
+			t.Errorf("no operation %q was done: the test tests less than it says", kind)
+		}
 	}
 }
 
@@ -101,11 +109,12 @@ type world struct {
 	count      int
 	done       int
 	refused    int
+	kinds      map[string]int // of operations that were done
 	log        []string
 }
 
 func newWorld(t *testing.T, r *rand.Rand) *world {
-	w := &world{t: t, r: r}
+	w := &world{t: t, r: r, kinds: map[string]int{}}
 	for i := range 5 {
 		w.people = append(w.people, newWho(t, fmt.Sprintf("auth-%d", i), Password))
 		w.ever = append(w.ever, map[roleKey]uint64{})
@@ -210,18 +219,23 @@ func (w *world) step() {
 	p := pick(w.r, slices.Sorted(maps.Keys(id.grants)))
 	o := w.people[p].open(w.t, id.signed)
 	defer o.Wipe()
-	switch w.r.IntN(10) {
+	switch w.r.IntN(12) {
 	case 0, 1, 2:
 		w.putKey(id, p, o)
-	case 3, 4:
+	case 3, 4, 5:
 		w.reseal(id, p, o)
+	case 6:
+		if len(id.assets) > 0 && w.r.IntN(3) == 0 {
+			delete(id.assets, pick(w.r, sorted(id.assets)))
+		}
 	default:
 		w.change(id, p, o)
 	}
 }
 
 // expect compares the oracle's refusal with the real one; true if it was done.
-func (w *world) expect(what string, want bool, err error) bool {
+func (w *world) expect(id *oIdentity, p int, kind, what string, want bool, err error) bool {
+	what = fmt.Sprintf("%s: as %d: %s %s", id.name, p, kind, what)
 	w.log = append(w.log, fmt.Sprintf("%s: %v", what, err))
 	if (err == nil) != want {
 		w.t.Errorf("%s: the oracle says allowed=%v, and it gave %v", what, want, err)
@@ -230,6 +244,7 @@ func (w *world) expect(what string, want bool, err error) bool {
 		w.refused++
 	} else {
 		w.done++
+		w.kinds[kind]++
 	}
 	return err == nil && want
 }
@@ -243,13 +258,17 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 		}
 	}
 	var changes []Change
-	var what string
+	var kind, what string
 	target := w.r.IntN(len(w.people))
 	has := func(who int) bool { _, there := next.grants[who]; return there }
-	switch w.r.IntN(8) {
+	op := pick(w.r, []int{0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 7, 7})
+	if 3 <= op && op <= 5 && w.r.IntN(5) > 0 {
+		target = pick(w.r, slices.Sorted(maps.Keys(id.grants)))
+	}
+	switch op {
 	case 0:
-		name := fmt.Sprintf("r%d", w.r.IntN(4))
-		what, changes = "add role "+name, []Change{AddRole{Name: name}}
+		name := fmt.Sprintf("r%d", w.r.IntN(5))
+		kind, what, changes = "add role", name, []Change{AddRole{Name: name}}
 		ok = ok && id.roles[name] == nil
 		if ok {
 			w.count++
@@ -258,7 +277,10 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 		}
 	case 1:
 		name, roles := fmt.Sprintf("l%d", w.r.IntN(3)), w.some(id, sorted(id.roles))
-		what, changes = fmt.Sprintf("set level %s to %q", name, roles), []Change{SetLevel{Level{Name: name, Roles: roles}}}
+		if w.r.IntN(2) == 0 {
+			roles = sortedNames(append(roles, OwnerRole))
+		}
+		kind, what, changes = "set level", fmt.Sprintf("%s to %q", name, roles), []Change{SetLevel{Level{Name: name, Roles: roles}}}
 		old := next.levels[name]
 		for user := range next.grants {
 			if next.grants[user] == name {
@@ -275,13 +297,13 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 		}
 	case 2:
 		level := pick(w.r, sorted(id.levels))
-		what, changes = fmt.Sprintf("grant %s to %d", level, target), []Change{AddGrant{Authenticator: w.people[target].a, Level: level}}
+		kind, what, changes = "grant", fmt.Sprintf("%s to %d", level, target), []Change{AddGrant{Authenticator: w.people[target].a, Level: level}}
 		ok = ok && !has(target)
 		needs(sorted(id.levels[level])...)
 		next.grants[target] = level
 	case 3:
 		level := pick(w.r, sorted(id.levels))
-		what, changes = fmt.Sprintf("set grant of %d to %s", target, level), []Change{SetGrant{Authenticator: w.people[target].a.ID, Level: level}}
+		kind, what, changes = "set grant", fmt.Sprintf("of %d to %s", target, level), []Change{SetGrant{Authenticator: w.people[target].a.ID, Level: level}}
 		ok = ok && has(target)
 		for role := range id.levels[level] {
 			if !id.levels[id.grants[target]][role] {
@@ -291,12 +313,12 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 		next.grants[target] = level
 	case 4:
 		force = w.r.IntN(3) == 0
-		what, changes = fmt.Sprintf("remove grant of %d, force %v", target, force), []Change{RemoveGrant{w.people[target].a.ID, force}}
+		kind, what, changes = "remove grant", fmt.Sprintf("of %d, force %v", target, force), []Change{RemoveGrant{w.people[target].a.ID, force}}
 		ok = ok && has(target)
 		delete(next.grants, target)
 	case 5: // loss: access taken away and roles rotated at once
 		roles := sorted(id.levels[id.grants[target]])
-		what, changes = fmt.Sprintf("reset after the loss of %d", target), []Change{RemoveGrant{Authenticator: w.people[target].a.ID}, RotateRoles{roles}}
+		kind, what, changes = "reset", fmt.Sprintf("after the loss of %d", target), []Change{RemoveGrant{Authenticator: w.people[target].a.ID}, RotateRoles{roles}}
 		if w.r.IntN(2) == 0 {
 			slices.Reverse(changes)
 		}
@@ -320,9 +342,19 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 				return
 			}
 		}
-		what, changes = "remove role "+name, []Change{RemoveRole{name}}
+		if w.r.IntN(4) > 0 { // out of the levels first
+			for _, level := range sorted(next.levels) {
+				l := next.levels[level]
+				if delete(l, name); len(l) < len(id.levels[level]) && len(l) > 0 {
+					changes = append(changes, SetLevel{Level{Name: level, Roles: sorted(l)}})
+				} else {
+					next.levels[level] = maps.Clone(id.levels[level])
+				}
+			}
+		}
+		kind, what, changes = "remove role", name, append(changes, RemoveRole{name})
 		ok = ok && name != OwnerRole
-		for _, l := range id.levels {
+		for _, l := range next.levels {
 			ok = ok && !l[name]
 		}
 		delete(next.roles, name)
@@ -337,7 +369,7 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 			return
 		}
 		slices.Sort(roles)
-		what, changes = fmt.Sprintf("drop past of %q", roles), []Change{DropPast{roles}}
+		kind, what, changes = "drop past", fmt.Sprintf("of %q", roles), []Change{DropPast{roles}}
 		for _, name := range roles {
 			next.roles[name].past = false
 		}
@@ -350,7 +382,7 @@ func (w *world) change(id *oIdentity, p int, o *Opened) {
 		}
 	}
 	s, err := o.Change(at, changes...)
-	if w.expect(fmt.Sprintf("%s: as %d: %s", id.name, p, what), ok, err) {
+	if w.expect(id, p, kind, what, ok, err) {
 		*id = *next
 		w.stored(id, s)
 	}
@@ -432,7 +464,7 @@ func (w *world) putKey(id *oIdentity, p int, o *Opened) {
 	s, err := o.WriteAsset(a, at, func(a *Asset) error {
 		return o.sealTo(a, key, nil, secret.Copy([]byte(value)), roles)
 	})
-	if w.expect(fmt.Sprintf("%s: as %d: put %s/%s for %q", id.name, p, name, key, roles), ok, err) {
+	if w.expect(id, p, "put", fmt.Sprintf("%s/%s for %q", name, key, roles), ok, err) {
 		w.storedAsset(id, name, s, o, next)
 	}
 }
@@ -469,7 +501,7 @@ func (w *world) reseal(id *oIdentity, p int, o *Opened) {
 	}
 	ok = ok && id.mayWrite(p, old.keys, next.keys, changed)
 	s, err := o.Reseal(a, at, nil)
-	if w.expect(fmt.Sprintf("%s: as %d: reseal %s", id.name, p, name), ok, err) {
+	if w.expect(id, p, "reseal", name, ok, err) {
 		w.storedAsset(id, name, s, o, next)
 	}
 }
