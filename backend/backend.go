@@ -215,6 +215,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAssets(),
 			b.pathAuthenticators(),
 			b.pathAuthenticatorState(),
+			b.pathAuthenticatorRegister(),
 			b.pathDevices(),
 			b.pathLogin(),
 			b.pathSession(),
