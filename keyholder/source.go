@@ -61,11 +61,14 @@ type CertificateChallenge struct {
 
 // OIDCChallenge says where to get an ID token.
 type OIDCChallenge struct {
-	Provider string   `json:"provider"`
-	Issuer   string   `json:"issuer"`
-	ClientID string   `json:"client_id"`
-	Scopes   []string `json:"scopes"`
-	Nonce    string   `json:"nonce"`
+	Provider string `json:"provider"`
+	Issuer   string `json:"issuer"`
+	ClientID string `json:"client_id"`
+	// ClientSecret is empty for most. It is none: every client has it, and the
+	// code is protected by PKCE.
+	ClientSecret string   `json:"client_secret"`
+	Scopes       []string `json:"scopes"`
+	Nonce        string   `json:"nonce"`
 }
 
 // Answer is what a Source got. Its owner wipes Information.

@@ -169,8 +169,8 @@ func (s oidcSource) discover(ctx context.Context, issuer string) (provider, erro
 	return p, nil
 }
 
-// exchange redeems the code. The client has no secret of its own: whoever intercepts
-// the code lacks the verifier.
+// exchange redeems the code: whoever intercepts that lacks the verifier. Some
+// providers want what they call the client's secret too (RFC 6749, 2.3.1).
 func (s oidcSource) exchange(ctx context.Context, p provider, c OIDCChallenge, code, verifier, redirect string) (string, error) {
 	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
@@ -181,6 +181,9 @@ func (s oidcSource) exchange(ctx context.Context, p provider, c OIDCChallenge, c
 		return "", err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if c.ClientSecret != "" {
+		req.SetBasicAuth(url.QueryEscape(c.ClientID), url.QueryEscape(c.ClientSecret))
+	}
 	var answer struct {
 		IDToken string `json:"id_token"`
 	}

@@ -71,7 +71,7 @@ func (a *app) custodial(cmd *cobra.Command, name string) (h *holder, asset *iden
 	}
 	defer func() {
 		if err != nil {
-			a.logOut(s)
+			a.endSession(s)
 		}
 	}()
 	var acc account

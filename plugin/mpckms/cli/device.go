@@ -62,7 +62,7 @@ cannot be bound.`,
 			if err != nil {
 				return err
 			}
-			defer a.logOut(s)
+			defer a.endSession(s)
 			if label == "" {
 				label, _ = os.Hostname() // an empty one is the server's to refuse
 			}
@@ -232,7 +232,7 @@ func (a *app) sync(cmd *cobra.Command, home *keyholder.Home, b *identity.Binding
 		}
 		return err
 	}
-	defer a.logOut(s)
+	defer a.endSession(s)
 	var device struct {
 		State string `json:"state"`
 	}
@@ -319,7 +319,7 @@ func (a *app) tellUnbound(cmd *cobra.Command, b *identity.Binding) error {
 	if err != nil {
 		return err
 	}
-	defer a.logOut(s)
+	defer a.endSession(s)
 	err = s.Call(cmd.Context(), keyholder.Delete, devicesPath(b.AuthenticatorName)+"/"+b.DeviceID.String(), nil, nil)
 	return refusedBy("unbind the device", err)
 }

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +31,7 @@ func (a *app) enter(cmd *cobra.Command, name string) (*holder, error) {
 	}
 	h, err := hold(cmd.Context(), loggedIn(s, home), home, name)
 	if err != nil {
-		a.logOut(s)
+		a.endSession(s)
 		return nil, err
 	}
 	h.home = home
@@ -43,33 +41,8 @@ func (a *app) enter(cmd *cobra.Command, name string) (*holder, error) {
 func (a *app) leave(h *holder) {
 	h.close()
 	if s, ok := h.session.(keySession); ok {
-		a.logOut(s.Session)
+		a.endSession(s.Session)
 	}
-}
-
-// logOutTimeout bounds telling the server that a session is over, which it ends by
-// itself in any case.
-const logOutTimeout = 2 * time.Second
-
-// logOut ends a session and forgets its keys.
-func (a *app) logOut(s *keyholder.Session) {
-	ctx, cancel := context.WithTimeout(context.Background(), logOutTimeout)
-	defer cancel()
-	_ = s.End(ctx) // it ends by itself
-	s.Wipe()
-}
-
-var errSeam = errors.New("seam")
-
-func (a *app) logIn(cmd *cobra.Command, identityName string) (*keyholder.Session, *keyholder.Home, error) {
-	return nil, nil, errSeam
-}
-func (a *app) logInAs(cmd *cobra.Command, authenticator string) (*keyholder.Session, *keyholder.Home, error) {
-	return nil, nil, errSeam
-}
-func (a *app) home() (*keyholder.Home, error) { return nil, errSeam }
-func (a *app) knownSource(cmd *cobra.Command, home *keyholder.Home, authenticator string, m identity.Method) (keyholder.Source, error) {
-	return nil, errSeam
 }
 
 // inSession logs in with an authenticator that opens the identity, without opening it.
@@ -78,6 +51,6 @@ func (a *app) inSession(cmd *cobra.Command, name string, do func(context.Context
 	if err != nil {
 		return err
 	}
-	defer a.logOut(s)
+	defer a.endSession(s)
 	return do(cmd.Context(), s)
 }

@@ -73,7 +73,7 @@ func (a *app) createIdentity(cmd *cobra.Command, n identity.NewIdentity) error {
 	if err != nil {
 		return err
 	}
-	defer a.logOut(s)
+	defer a.endSession(s)
 	if err := refuseKnown(home, n.Name); err != nil {
 		return err
 	}
