@@ -53,99 +53,29 @@ func (h *custodyAsset) next() []byte {
 	return nil
 }
 
-// active fails while the identity is frozen.
-func (h *custodyAsset) active() error {
-	if f := h.identity.Frozen; f != nil {
-		why := ""
-		if f.Reason != "" {
-			why = fmt.Sprintf(" (%s)", f.Reason)
-		}
-		return conflict("identity %q has been frozen since %s%s: nothing is done with the accounts that its custody keys belong to until it is unfrozen", h.identityName, rfc3339(f.Time), why)
-	}
-	return nil
-}
-
-// errNoCustodyAsset: the identity or the asset that an account is tied to is not
-// in storage.
-var errNoCustodyAsset = errors.New("the identity or the asset that holds the account's custody key is not in storage: restore them from a backup, the account cannot sign without")
-
-// custodyAssetOf finds the asset that an account is tied to. Errors:
-// errNoCustodyAsset, or that storage cannot be read.
+// custodyAssetOf finds the asset that an account is tied to, and its identity. Errors:
+// a 409 where they are not in storage, or that it cannot be read.
 func (b *backend) custodyAssetOf(ctx context.Context, c *custodyRecord) (*custodyAsset, error) {
-	name, r, err := b.custodyIdentity(ctx, c)
+	name, r, err := b.identityForCustody(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.Signed.Verify()
+	m, err := r.open(name)
 	if err != nil {
-		return nil, fmt.Errorf("identity %q: %w", name, err)
+		return nil, err
 	}
-	prefix := prefixAssets + c.Identity + "/"
+	// Where it was found last, so that another asset's damage is not this account's.
 	if hint := b.custody.foundAs(c.Asset); hint != "" {
-		if a, err := b.signedAsset(ctx, prefix+hint, m); err == nil && a != nil && a.ID.String() == c.Asset {
+		if _, a, err := b.needAsset(ctx, m, hint); err == nil && a.ID.String() == c.Asset {
 			return &custodyAsset{name, r, a}, nil
 		}
 	}
-	names, err := b.store.list(ctx, prefix)
+	_, _, a, err := b.assetForCustody(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range names {
-		a, err := b.signedAsset(ctx, prefix+n, m)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			continue // another asset's damage is not this account's
-		}
-		if a != nil && a.ID.String() == c.Asset {
-			b.custody.noteFound(c.Asset, n)
-			return &custodyAsset{name, r, a}, nil
-		}
-	}
-	return nil, errNoCustodyAsset
-}
-
-// custodyIdentity finds the identity that an account is tied to.
-func (b *backend) custodyIdentity(ctx context.Context, c *custodyRecord) (string, *identityRecord, error) {
-	read := func(name string) (*identityRecord, error) {
-		r := &identityRecord{}
-		ok, err := b.store.get(ctx, prefixIdentities+name, r)
-		if err != nil || !ok {
-			return nil, err
-		}
-		return r, nil
-	}
-	if hint := b.custody.foundAs(c.Identity); hint != "" {
-		if r, err := read(hint); err == nil && r != nil && r.ID == c.Identity {
-			return hint, r, nil
-		}
-	}
-	names, err := b.store.list(ctx, prefixIdentities)
-	if err != nil {
-		return "", nil, err
-	}
-	for _, name := range names {
-		r, err := read(name)
-		if err != nil && ctx.Err() != nil {
-			return "", nil, err
-		}
-		if err == nil && r != nil && r.ID == c.Identity {
-			b.custody.noteFound(c.Identity, name)
-			return name, r, nil
-		}
-	}
-	return "", nil, errNoCustodyAsset
-}
-
-// signedAsset reads an asset and checks who signed it; nil where there is none.
-func (b *backend) signedAsset(ctx context.Context, key string, m *identity.Manifest) (*identity.Asset, error) {
-	r := &assetRecord{}
-	ok, err := b.store.get(ctx, key, r)
-	if err != nil || !ok {
-		return nil, err
-	}
-	return r.Signed.Verify(m)
+	b.custody.noteFound(c.Asset, a.Name)
+	return &custodyAsset{name, r, a}, nil
 }
 
 // custodyFields are those of a new account that is to have user custody.
@@ -179,24 +109,29 @@ func (b *backend) newCustody(ctx context.Context, data *framework.FieldData) (*c
 	if err := identity.CheckName("asset", asset); err != nil {
 		return nil, invalid("custody_asset: %v", err)
 	}
-	r := &identityRecord{}
-	ok, err := b.store.get(ctx, prefixIdentities+owner, r)
+	r, err := b.store.identity(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
-	if !ok {
+	if r == nil {
 		return nil, invalid("there is no identity %q: create it first, with an asset that holds the custody key", clip(owner))
 	}
-	if err := (&custodyAsset{identityName: owner, identity: r}).active(); err != nil {
+	if err := checkIdentityActive(owner, r); err != nil {
 		return nil, err
 	}
-	m, err := r.Signed.Verify()
-	if err != nil {
-		return nil, fmt.Errorf("identity %q: %w", owner, err)
-	}
-	a, err := b.signedAsset(ctx, prefixAssets+r.ID+"/"+asset, m)
+	m, err := r.open(owner)
 	if err != nil {
 		return nil, err
+	}
+	stored, err := b.store.asset(ctx, m.Identity, asset)
+	if err != nil {
+		return nil, err
+	}
+	var a *identity.Asset
+	if stored != nil {
+		if a, err = stored.open(m, asset); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case a == nil:
@@ -215,41 +150,47 @@ func (b *backend) newCustody(ctx context.Context, data *framework.FieldData) (*c
 	if _, err := ecdh.P256().NewPublicKey(c.PublicKey); err != nil {
 		return nil, invalid("the custody key of asset %q is no point of P-256: write the asset with a key that is", asset)
 	}
-	b.custody.noteFound(c.Identity, owner)
 	b.custody.noteFound(c.Asset, asset)
 	return c, nil
 }
 
 // custodyUnused fails where another account is tied to the same asset: a reset of
-// the identity would replace the custody key of one of them only. It reads every
-// account, which is why nobody else may ask for the same asset meanwhile.
+// the identity would replace the custody key of one of them only. The caller sees to
+// it that nobody else asks for the same asset meanwhile.
 func (b *backend) custodyUnused(ctx context.Context, c *custodyRecord) error {
-	names, err := b.store.accountNames(ctx)
+	used, err := b.custodies(ctx, func(other *custodyRecord) bool { return other.Asset == c.Asset })
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		r, err := b.store.account(ctx, name)
-		if err != nil {
-			return err
-		}
-		if r != nil && r.Custody != nil && r.Custody.Asset == c.Asset {
-			return conflict("account %q is tied to this asset already: make an asset with a custody key of its own for each account", name)
-		}
+	for name := range used {
+		return conflict("account %q is tied to this asset already: make an asset with a custody key of its own for each account", name)
 	}
 	return nil
 }
 
-// stillThere fails where the asset has gone or has changed since newCustody.
-func (b *backend) stillThere(ctx context.Context, c *custodyRecord) error {
-	h, err := b.custodyAssetOf(ctx, c)
-	if errors.Is(err, errNoCustodyAsset) || err == nil && !bytes.Equal(h.next(), c.PublicKey) {
-		return conflict("the asset with the custody key was changed while the account was made: no account was created; repeat the request")
+// underCustody calls store, which ties an account to an asset or changes by which
+// key, while identity and asset stay as they are: it fails where the asset has gone,
+// or holds another key by now than was agreed upon.
+func (b *backend) underCustody(ctx context.Context, c *custodyRecord, store func() error) error {
+	if c == nil {
+		return store()
 	}
+	name, _, err := b.identityForCustody(ctx, c)
 	if err != nil {
 		return err
 	}
-	return h.active()
+	defer b.lockIdentity(name)()
+	h, err := b.custodyAssetOf(ctx, c)
+	if err != nil {
+		return err
+	}
+	if h.identityName != name || !bytes.Equal(h.next(), c.PublicKey) {
+		return conflict("the asset with the custody key was changed meanwhile: nothing was stored; begin again")
+	}
+	if err := checkIdentityActive(name, h.identity); err != nil {
+		return err
+	}
+	return store()
 }
 
 // needsOwner is the 409 of whatever opens shares without the owner; nil for an

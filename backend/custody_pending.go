@@ -18,7 +18,7 @@ const (
 )
 
 // custodyOps are the operations that owners have begun and not finished, and
-// where assets were last found. They are in the memory of the active server alone:
+// where their assets were last found. They are in the memory of the active server alone:
 // nodes hold the other half of each, and after a restart or failover the owner
 // begins again. Its methods may be called concurrently.
 type custodyOps struct {
@@ -27,7 +27,7 @@ type custodyOps struct {
 	mu    sync.Mutex
 	ops   map[string]*custodyOp // by release
 	bytes int
-	names map[string]string // of identities and assets by their IDs; hints
+	names map[string]string // of assets by their IDs; hints
 }
 
 // custodyOp is one of them. What is in it changes only while it is taken.
@@ -123,14 +123,14 @@ func (c *custodyOps) dropLocked(op *custodyOp) {
 	}
 }
 
-// foundAs returns the name under which an identity or asset was last found.
+// foundAs returns the name under which an asset was last found.
 func (c *custodyOps) foundAs(id string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.names[id]
 }
 
-// noteFound remembers where an identity or asset is.
+// noteFound remembers where an asset is.
 func (c *custodyOps) noteFound(id, name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,7 +24,7 @@ func (b *backend) ownedAccount(ctx context.Context, name string) (*accountRecord
 	}
 	h, err := b.custodyAssetOf(ctx, r.Custody)
 	if err == nil {
-		err = h.active()
+		err = checkIdentityActive(h.identityName, h.identity)
 	}
 	return r, h, err
 }
@@ -136,9 +136,12 @@ func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[
 	if err := b.step(ctx, stepRefreshChecked); err != nil {
 		return nil, err
 	}
-	r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
-		r.Current, r.Previous, r.Custody = *epoch, nil, &next
-		return nil
+	err = b.underCustody(ctx, &next, func() (err error) {
+		r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
+			r.Current, r.Previous, r.Custody = *epoch, nil, &next
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ func (b *backend) readOwned(ctx context.Context, name string) (*signable, *mpc.A
 	}
 	h, err := b.custodyAssetOf(ctx, v.custody)
 	if err == nil {
-		err = h.active()
+		err = checkIdentityActive(h.identityName, h.identity)
 	}
 	return v, a, h, timeout, err
 }

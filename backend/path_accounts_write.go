@@ -99,12 +99,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	r.Current = *epoch
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
-	if r.Custody != nil {
-		if err := b.stillThere(ctx, r.Custody); err != nil {
-			return nil, err
-		}
-	}
-	if err := b.putNewAccount(ctx, name, r, free); err != nil {
+	if err := b.underCustody(ctx, r.Custody, func() error { return b.putNewAccount(ctx, name, r, free) }); err != nil {
 		return nil, err
 	}
 	if err := b.step(ctx, stepCreateStored); err != nil {

@@ -200,7 +200,15 @@ func TestApprovalRefuses(t *testing.T) {
 			t.Errorf("a refresh with %s", name)
 		}
 	}
-	a := s.approval(s.sign())
+	// All that the nodes signed is in order, and it is for another record than the
+	// one whose shares lie here.
+	elsewhere := s.sign()
+	elsewhere.Record[0]++
+	a := s.approval(elsewhere)
+	if releases, err := a.Release(s.owner); err == nil || releases != nil {
+		t.Error("released for a purpose that names another record")
+	}
+	a = s.approval(s.sign())
 	for _, key := range []*ecdh.PrivateKey{nil, custodyKey(t)} {
 		if _, err := a.Release(key); !errors.Is(err, custody.ErrCustodyKey) {
 			t.Errorf("another custody key: %v", err)

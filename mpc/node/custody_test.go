@@ -3,8 +3,9 @@ package node
 import (
 	"bytes"
 	"crypto/ecdh"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"maps"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ import (
 
 func newOwner(t *testing.T) *ecdh.PrivateKey {
 	t.Helper()
-	k, err := ecdh.P256().GenerateKey(rand.Reader)
+	k, err := ecdh.P256().GenerateKey(cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,6 +298,11 @@ func TestReleaseServesItsPurposeOnly(t *testing.T) {
 			for i, e := range ends {
 				if e.outcome != nil || e.failure.GetReason() != nodepb.Failure_REFUSED {
 					t.Errorf("node %d: outcome %t, %v, %v", i, e.outcome != nil, e.failure, e.err)
+				}
+				// Some nodes are told of an offer that is another's, or of a share.
+				text := e.failure.GetText()
+				if _, ok := permits[i]; ok && !strings.Contains(text, "for another operation") && !strings.Contains(text, "not this node's") {
+					t.Errorf("node %d does not say why: %v", i, e.failure)
 				}
 			}
 			// The releases are used up by the attempt, also for what they were for.
@@ -607,4 +613,41 @@ func TestOffers(t *testing.T) {
 	if f := ask(a.record, 1, purpose); f == nil {
 		t.Error("a closed node makes offers")
 	}
+}
+
+// TestCustodySessionFails: a session that breaks uses its releases up and nothing
+// else; the account stays in the epoch that it was in.
+func TestCustodySessionFails(t *testing.T) {
+	before := baseline()
+	g := newCustodyRig(t)
+	a := g.custodyAccount(mpc.BIP340Secp256k1)
+	for name, start := range map[string]*nodepb.Start{"sign": g.sign(a, 1, 3), "refresh": g.refreshTo(a, newOwner(t))} {
+		permits := g.permits(a, start)
+		f := with(permits)
+		f.limit = hurry
+		f.route = func(r *rand.Rand, m *nodepb.Sealed) []*nodepb.SessionIn {
+			if m.GetTo() == 1 {
+				return nil
+			}
+			return deliverAs(m)
+		}
+		ends := g.run(start, a, f)
+		if g.ended(ends, 0) == len(ends) {
+			t.Errorf("%s: everybody finished without node 1's messages", name)
+		}
+		g.signed(a, ends)
+		g.refusedAll(name+" again with the same releases", g.run(start, a, with(permits)), "no longer has")
+	}
+	for i := range g.nodes {
+		if err := g.opens(i, a); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	}
+	g.signs(a, g.sign(a, 1, 3))
+	next := g.refreshes(a, g.owner)
+	g.signs(next, g.sign(next, 1, 3))
+	for _, n := range g.nodes {
+		_ = n.Close()
+	}
+	quiet(t, before)
 }
