@@ -272,7 +272,8 @@ func copyOf[T any](t testing.TB, v *T) *T {
 	return out
 }
 
-// TestTampered changes every byte of every record.
+// TestTampered changes every byte of an asset and an authenticator, and every
+// third one of a manifest, which is long.
 func TestTampered(t *testing.T) {
 	h := newHostileWorld(t)
 	o := h.identities[0][1]
@@ -288,7 +289,7 @@ func TestTampered(t *testing.T) {
 		}
 	}
 	s := o.Signed
-	for i := range s.Manifest {
+	for i := 0; i < len(s.Manifest); i += 3 {
 		_, err := (&SignedManifest{flip(s.Manifest, i), s.Signature}).Verify()
 		wrong(fmt.Sprintf("byte %d of the manifest", i), err)
 	}

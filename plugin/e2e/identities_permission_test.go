@@ -16,10 +16,10 @@ import (
 	"vault-plugin-secrets-mpc/keyholder"
 )
 
-// apiCaller is keyholder's caller over Vault's own client, without a token.
-type apiCaller struct{ client *api.Client }
+// tokenlessCaller is keyholder's caller over Vault's own client, without a token.
+type tokenlessCaller struct{ client *api.Client }
 
-func (c apiCaller) Call(ctx context.Context, op keyholder.Op, path string, in map[string]any, out any) error {
+func (c tokenlessCaller) Call(ctx context.Context, op keyholder.Op, path string, in map[string]any, out any) error {
 	raw, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func keysOf(t *testing.T, p *person) *identity.Keys {
 		t.Fatal(err)
 	}
 	client.ClearToken()
-	s, err := keyholder.Login(t.Context(), apiCaller{client}, p.authenticator, identity.KeyFile, keyholder.KeyFile(nobody{}, filepath.Join(p.home, "key")))
+	s, err := keyholder.Login(t.Context(), tokenlessCaller{client}, p.authenticator, identity.KeyFile, keyholder.KeyFile(nobody{}, filepath.Join(p.home, "key")))
 	if err != nil {
 		t.Fatal(err)
 	}
