@@ -66,6 +66,9 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map[mpc.Index][]byte, used *bool) (*logical.Response, error) {
 	res, err := b.refreshOwned(ctx, op, releases, used)
 	if err != nil {
+		if *used {
+			b.runner.Failed(op.name, err)
+		}
 		return nil, err
 	}
 	b.accountChanged(op.name, res.record)

@@ -133,6 +133,9 @@ func TestCustodyNeedsItsOwner(t *testing.T) {
 		t.Error("the clock refreshed it")
 	}
 	m.must(logical.ReadOperation, "accounts/carol/jwk", nil)
+	if d := m.must(logical.ReadOperation, "accounts/carol", nil); d["last_refresh_error"] != "" {
+		t.Errorf("what was refused shows as a failed refresh: %v", d["last_refresh_error"])
+	}
 	m.must(logical.UpdateOperation, "accounts/carol", map[string]any{"metadata": map[string]any{"a": "b"}})
 	m.signs("dave")
 }
