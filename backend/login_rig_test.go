@@ -46,7 +46,7 @@ func (m *mount) enrol(name string, kind identity.Method, info, phone string, cha
 			m.ok(err)
 			in["client_public"] = encode64(once.Public().Seal)
 		}
-		return reg, m.register(name, in), once
+		return reg, m.must(logical.UpdateOperation, "authenticators/"+name+"/register", in), once
 	}
 	in := map[string]any{}
 	if kind.HasServerPart() {
@@ -73,22 +73,6 @@ func (m *mount) enrol(name string, kind identity.Method, info, phone string, cha
 	}
 	m.must(logical.UpdateOperation, "authenticators/"+name, in)
 	return p
-}
-
-// register asks for what a registration needs.
-func (m *mount) register(_ string, in map[string]any) map[string]any {
-	m.t.Helper()
-	id, err := identity.ParseID(in["id"].(string))
-	m.ok(err)
-	response, err := m.b.opaqueRegister(m.t.Context(), id, m.bytes(in, "request"))
-	m.ok(err)
-	out := map[string]any{"response": encode64(response)}
-	if in["client_public"] != nil {
-		wrapped, sealed, err := m.b.makeServerPart(m.t.Context(), id, m.bytes(in, "client_public"))
-		m.ok(err)
-		out["server_part"], out["sealed_part"] = encode64(wrapped), encode64(sealed)
-	}
-	return out
 }
 
 func (p *member) loginSecret() *secret.Bytes {

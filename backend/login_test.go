@@ -311,9 +311,9 @@ func TestFakesAreOfTheMount(t *testing.T) {
 	}
 }
 
-// TestLost: a lost authenticator's sessions end at once, and only who knows its
+// TestLostLogin: a lost authenticator's sessions end at once, and only who knows its
 // secret learns that it was lost.
-func TestLost(t *testing.T) {
+func TestLostLogin(t *testing.T) {
 	m, _, _ := loginMount(t)
 	alice := m.enrol("alice", identity.Password, "correct horse", "", nil)
 	c := alice.login()

@@ -55,6 +55,9 @@ var arrows = map[string][]string{
 
 	// Both ends of an identity: no I/O, no Vault, no token.
 	"identity": {},
+	// The client's end: it speaks to whatever sends its requests, and knows keys
+	// in tokens by an interface only.
+	"keyholder": {"identity"},
 
 	"rotation": {},
 	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
@@ -65,7 +68,7 @@ var arrows = map[string][]string{
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"hsm/modules", "identity", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":               {"hsm/modules", "identity", "keyholder", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor":            {"hsm/modules"},
 	"plugin/e2e":                      {},
 	"scripts/vulncheck":               {},

@@ -41,8 +41,8 @@ func failure(err error) *nodepb.Failure {
 	switch {
 	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath),
 		errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm),
-		errors.Is(err, hsm.ErrCustodyPart),
-		errors.Is(err, identity.ErrRecord), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrWeakKDF):
+		errors.Is(err, identity.ErrRecord), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrWeakKDF),
+		errors.Is(err, hsm.ErrCustodyPart):
 		f.Reason = nodepb.Failure_REFUSED
 	case errors.Is(err, errPresignatureGone), errors.Is(err, cmp.ErrPresignatureUsed):
 		f.Reason = nodepb.Failure_PRESIGNATURE_GONE

@@ -47,9 +47,9 @@ type Node struct {
 	hsm      atomic.Pointer[error] // nil while the last token call worked
 	hsmUsed  atomic.Int64          // when that was, Unix nanoseconds
 	keys     keyring
-	stock    *stock  // presignatures
-	offers   *offers // to owners of custody keys
+	stock    *stock // presignatures
 	logins   *logins
+	offers   *offers // to owners of custody keys
 
 	closing  context.Context    // ends with Close
 	stop     context.CancelFunc // of closing
@@ -81,7 +81,7 @@ func New(cfg Config) *Node {
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
 	}
-	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), offers: newOffers(), logins: newLogins(), roster: map[string]mpc.NodeIdentity{}}
+	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), logins: newLogins(), offers: newOffers(), roster: map[string]mpc.NodeIdentity{}}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n
 }
@@ -176,9 +176,9 @@ func (n *Node) ready() error {
 }
 
 // Close ends all sessions and waits for them, at most for the step of a protocol
-// that they compute (seconds, for ECDSA). It wipes presignatures, the keys of
-// offers, auxiliary keys and identity keys and ends the use of the token. It may be
-// called more than once.
+// that they compute (seconds, for ECDSA). It wipes presignatures, the keys of offers,
+// auxiliary keys and identity keys and ends the use of the token. It may be called
+// more than once.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed, n.setup = true, false
