@@ -76,7 +76,7 @@ Shows who may use an asset, and its ciphertext:
 
 A client encrypts and signs what is written here:
 
-  $ mpckms secret put alice/mail
+  $ mpckms secret put alice/mail --file mail-password
 
 The next write is of the next generation, and everything in it is sealed to the
 present keys of its roles; if two clients write at once, one of them is told to
