@@ -31,7 +31,7 @@ func (m *mount) owned(name, algorithm string) *owner {
 	return o
 }
 
-func (m *mount) beginCustody(name string, data map[string]any) map[string]any {
+func (m *mount) beginOwned(name string, data map[string]any) map[string]any {
 	m.t.Helper()
 	return m.must(logical.UpdateOperation, "custody/"+name+"/begin", data)
 }
@@ -48,7 +48,7 @@ func (m *mount) finishing(begun map[string]any, more map[string]any) map[string]
 	return out
 }
 
-func (m *mount) finish(name string, begun map[string]any) map[string]any {
+func (m *mount) finishOwned(name string, begun map[string]any) map[string]any {
 	m.t.Helper()
 	return m.must(logical.UpdateOperation, "custody/"+name+"/finish", m.finishing(begun, nil))
 }
@@ -56,7 +56,7 @@ func (m *mount) finish(name string, begun map[string]any) map[string]any {
 // signsOwned signs as the owner does.
 func (m *mount) signsOwned(name string) map[string]any {
 	m.t.Helper()
-	d := m.finish(name, m.beginCustody(name, helloToSign))
+	d := m.finishOwned(name, m.beginOwned(name, helloToSign))
 	if v := m.must(logical.UpdateOperation, "verify/"+name, map[string]any{"input": "aGVsbG8=", "signature": d["signature"]}); v["valid"] != true {
 		m.t.Errorf("the signature of %s is not valid", name)
 	}
@@ -76,7 +76,7 @@ func TestCustodySigns(t *testing.T) {
 			if a.Record.Custody != mpc.CustodyHash(o.asset.Key(identity.CustodyKey).Public) {
 				t.Error("the public record names another custody key")
 			}
-			begun := m.beginCustody("carol", helloToSign)
+			begun := m.beginOwned("carol", helloToSign)
 			if begun["custody_public_key"] != o.public(identity.CustodyKey) || begun["next_custody_public_key"] != o.public(identity.CustodyKey) || begun["refresh_due"] != false {
 				t.Errorf("begun: %v", begun)
 			}
@@ -92,7 +92,7 @@ func TestCustodySigns(t *testing.T) {
 					t.Errorf("signer %v has another envelope", s["index"])
 				}
 			}
-			d := m.finish("carol", begun)
+			d := m.finishOwned("carol", begun)
 			for _, field := range []string{"signature", "signature_format", "share_epoch", "signers", "public_key"} {
 				if d[field] == nil {
 					t.Errorf("the answer has no %s", field)
@@ -198,7 +198,7 @@ func TestCustodyFinishRefuses(t *testing.T) {
 	m := configured(t)
 	o := m.owned("carol", "ed25519")
 	m.owned("other", "ed25519")
-	begun := m.beginCustody("carol", helloToSign)
+	begun := m.beginOwned("carol", helloToSign)
 	one := m.finishing(begun, nil)
 	bad := func(change func(map[string]any)) map[string]any {
 		out := m.finishing(begun, nil)
@@ -226,10 +226,10 @@ func TestCustodyFinishRefuses(t *testing.T) {
 		})
 	}
 	// None of these has used the release up.
-	m.finish("carol", begun)
+	m.finishOwned("carol", begun)
 
 	// Text as the CLI sends it.
-	begun = m.beginCustody("carol", helloToSign)
+	begun = m.beginOwned("carol", helloToSign)
 	var text strings.Builder
 	for i, r := range releasesFor(t, begun) {
 		fmt.Fprintf(&text, `%s{"index":%v,"release":%q}`, map[bool]string{true: "[", false: ","}[i == 0], r["index"], r["release"])
@@ -237,21 +237,21 @@ func TestCustodyFinishRefuses(t *testing.T) {
 	m.must(logical.UpdateOperation, "custody/carol/finish", map[string]any{"release": begun["release"], "releases": text.String() + "]"})
 
 	// A wrong release uses it up: nodes were told.
-	begun = m.beginCustody("carol", helloToSign)
+	begun = m.beginOwned("carol", helloToSign)
 	wrong := m.finishing(begun, nil)
 	wrong["releases"].([]map[string]any)[0]["release"] = "AAAA"
 	m.fails(logical.UpdateOperation, "custody/carol/finish", wrong, 409, "begin again")
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(begun, nil), 409, "begin again")
 
 	// Where nodes were told nothing it can be used again.
-	begun = m.beginCustody("carol", helloToSign)
+	begun = m.beginOwned("carol", helloToSign)
 	m.fake.custodyErr = &pool.BusyError{Waiting: 7}
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(begun, nil), 429, "busy")
 	m.fake.custodyErr = nil
-	m.finish("carol", begun)
+	m.finishOwned("carol", begun)
 
 	// Frozen in between: the account, the identity.
-	begun = m.beginCustody("carol", helloToSign)
+	begun = m.beginOwned("carol", helloToSign)
 	m.must(logical.UpdateOperation, "accounts/carol/freeze", nil)
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(begun, nil), 409, "frozen")
 	m.fails(logical.UpdateOperation, "custody/carol/begin", helloToSign, 409, "frozen")
@@ -266,10 +266,10 @@ func TestCustodyFinishRefuses(t *testing.T) {
 		m.fails(logical.UpdateOperation, "custody/carol/begin", data, 409, "stolen")
 	}
 	o.freeze(false)
-	m.finish("carol", begun)
+	m.finishOwned("carol", begun)
 
 	// Its time is over.
-	begun = m.beginCustody("carol", helloToSign)
+	begun = m.beginOwned("carol", helloToSign)
 	m.b.custody.now = func() time.Time { return time.Now().Add(custodyWait) }
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(begun, nil), 409, "begin again")
 }
@@ -278,12 +278,12 @@ func TestCustodyRequestID(t *testing.T) {
 	m := configured(t)
 	m.owned("carol", "ecdsa-secp256k1")
 	id := map[string]any{"request_id": "order-1"}
-	first := m.must(logical.UpdateOperation, "custody/carol/finish", m.finishing(m.beginCustody("carol", helloToSign), id))
-	again := m.must(logical.UpdateOperation, "custody/carol/finish", m.finishing(m.beginCustody("carol", helloToSign), id))
+	first := m.must(logical.UpdateOperation, "custody/carol/finish", m.finishing(m.beginOwned("carol", helloToSign), id))
+	again := m.must(logical.UpdateOperation, "custody/carol/finish", m.finishing(m.beginOwned("carol", helloToSign), id))
 	if first["replayed"] != false || again["replayed"] != true || first["signature"] != again["signature"] {
 		t.Errorf("first %v, again %v", first, again)
 	}
-	other := m.beginCustody("carol", map[string]any{"operation": "sign", "input": "d29ybGQ="})
+	other := m.beginOwned("carol", map[string]any{"operation": "sign", "input": "d29ybGQ="})
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(other, id), 409, "another payload")
 }
 
@@ -291,13 +291,13 @@ func TestCustodyRefresh(t *testing.T) {
 	m := configured(t)
 	o := m.owned("carol", "ed25519")
 	before := m.must(logical.ReadOperation, "accounts/carol", nil)
-	signing := m.beginCustody("carol", helloToSign)
-	begun := m.beginCustody("carol", map[string]any{"operation": "refresh"})
+	signing := m.beginOwned("carol", helloToSign)
+	begun := m.beginOwned("carol", map[string]any{"operation": "refresh"})
 	if n := len(begun["signers"].([]map[string]any)); n != 3 {
 		t.Fatalf("%d of 3 nodes take part", n)
 	}
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(begun, map[string]any{"request_id": "a"}), 400, "for a refresh")
-	after := m.finish("carol", begun)
+	after := m.finishOwned("carol", begun)
 	if after["share_epoch"] != uint64(2) || after["public_key"] != before["public_key"] || after["epoch_id"] == before["epoch_id"] || after["session_id"] == nil {
 		t.Errorf("after the refresh: %v", after)
 	}
@@ -311,11 +311,11 @@ func TestCustodyRefresh(t *testing.T) {
 	}
 	old, next := o.public(identity.CustodyKey), o.public(identity.NextCustodyKey)
 	m.signsOwned("carol") // with the old one
-	begun = m.beginCustody("carol", map[string]any{"operation": "refresh"})
+	begun = m.beginOwned("carol", map[string]any{"operation": "refresh"})
 	if begun["custody_public_key"] != old || begun["next_custody_public_key"] != next {
 		t.Errorf("begin says %v and %v", begun["custody_public_key"], begun["next_custody_public_key"])
 	}
-	d := m.finish("carol", begun)
+	d := m.finishOwned("carol", begun)
 	if c := d["custody"].(map[string]any); c["public_key"] != next || d["custody_pending"] != false {
 		t.Errorf("after the replacement: %v, pending %v", c, d["custody_pending"])
 	}
@@ -330,7 +330,7 @@ func TestCustodyRefresh(t *testing.T) {
 	}
 
 	// The asset changes between begin and finish.
-	begun = m.beginCustody("carol", map[string]any{"operation": "refresh"})
+	begun = m.beginOwned("carol", map[string]any{"operation": "refresh"})
 	o.replace()
 	m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(begun, nil), 409, "begin again")
 
@@ -344,17 +344,17 @@ func TestCustodyRefresh(t *testing.T) {
 		},
 	} {
 		m.fake.mismatch = change
-		m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(m.beginCustody("carol", map[string]any{"operation": "refresh"}), nil), 500, "void")
+		m.fails(logical.UpdateOperation, "custody/carol/finish", m.finishing(m.beginOwned("carol", map[string]any{"operation": "refresh"}), nil), 500, "void")
 		if !bytes.Equal(m.record("carol").Current.Record, epoch) {
 			t.Errorf("%s: the account has other shares", name)
 		}
 	}
 	m.fake.mismatch = nil
-	m.finish("carol", m.beginCustody("carol", map[string]any{"operation": "refresh"}))
+	m.finishOwned("carol", m.beginOwned("carol", map[string]any{"operation": "refresh"}))
 
 	// Frozen accounts are refreshed as any other.
 	m.must(logical.UpdateOperation, "accounts/carol/freeze", nil)
-	m.finish("carol", m.beginCustody("carol", map[string]any{"operation": "refresh"}))
+	m.finishOwned("carol", m.beginOwned("carol", map[string]any{"operation": "refresh"}))
 }
 
 // TestCustodyClock: the clock leaves these accounts to their owners, and rewraps
@@ -371,7 +371,7 @@ func TestCustodyClock(t *testing.T) {
 	if d := m.must(logical.ReadOperation, "accounts/carol", nil); d["refresh_due"] != true {
 		t.Errorf("not due after a month: %v", d["refresh_due"])
 	}
-	if begun := m.beginCustody("carol", helloToSign); begun["refresh_due"] != true {
+	if begun := m.beginOwned("carol", helloToSign); begun["refresh_due"] != true {
 		t.Error("begin does not say that a refresh is due")
 	}
 	records, err := m.b.Schedule(context.Background())
@@ -386,13 +386,13 @@ func TestCustodyClock(t *testing.T) {
 
 	version := m.rotate()
 	before := m.record("carol").Current
-	begun := m.beginCustody("carol", helloToSign) // stays good over the rewrap
+	begun := m.beginOwned("carol", helloToSign) // stays good over the rewrap
 	m.rewrap("carol")
 	r := m.record("carol")
 	if r.Current.WrappingVersion != version || r.Previous != nil || !bytes.Equal(r.Current.Record, before.Record) {
 		t.Errorf("after the rewrap: version %d, previous kept %v", r.Current.WrappingVersion, r.Previous != nil)
 	}
-	m.finish("carol", begun)
+	m.finishOwned("carol", begun)
 
 	// Nodes that change more than the seals are not believed, nor is a seal that
 	// does not open.

@@ -86,7 +86,7 @@ var stepTests = map[string]stepTest{
 				m.t.Errorf("epoch %d, pending %v (%v)", a.Record.Epoch, d["custody_pending"], err)
 			}
 			m.signsOwned("carol")
-			if d := m.finish("carol", m.beginCustody("carol", map[string]any{"operation": "refresh"})); d["custody_pending"] != false {
+			if d := m.finishOwned("carol", m.beginOwned("carol", map[string]any{"operation": "refresh"})); d["custody_pending"] != false {
 				m.t.Errorf("after a refresh: %v", d)
 			}
 			m.signsOwned("carol")

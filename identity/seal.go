@@ -124,8 +124,12 @@ func NewKeys(seed *secret.Bytes) (*Keys, error) {
 	return &Keys{seed: seed.Clone(), seal: seal, sign: ed25519.NewKeyFromSeed(sign)}, nil
 }
 
-// Public returns the public half.
+// Public returns the public half, an empty one after Wipe, which equals that of no
+// record.
 func (k *Keys) Public() PublicKeys {
+	if k == nil || k.seal == nil {
+		return PublicKeys{}
+	}
 	return PublicKeys{Seal: k.seal.PublicKey().Bytes(), Sign: k.sign.Public().(ed25519.PublicKey)}
 }
 

@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"keyholder": {"identity"},
 
 	"rotation": {},
-	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/nodepb", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
