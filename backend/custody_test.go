@@ -122,6 +122,7 @@ func TestCustodyNeedsItsOwner(t *testing.T) {
 		m.fails(logical.UpdateOperation, path, data, http.StatusConflict, own)
 	}
 	m.fails(logical.UpdateOperation, "sign/carol", map[string]any{"batch_input": []any{map[string]any{"input": "aGVsbG8="}}}, http.StatusConflict, own)
+	m.fails(logical.ReadOperation, "recovery/export/carol", nil, http.StatusBadRequest, "cannot rebuild it")
 	m.fails(logical.UpdateOperation, "accounts/carol", map[string]any{"presign": 1}, http.StatusBadRequest, "no presignatures")
 	m.fails(logical.UpdateOperation, "accounts/carol", map[string]any{"custody_identity": "x", "custody_asset": "y"}, http.StatusBadRequest, "cannot be changed")
 	m.fails(logical.UpdateOperation, "custody/dave/begin", helloToSign, http.StatusBadRequest, "no user custody")
@@ -133,6 +134,9 @@ func TestCustodyNeedsItsOwner(t *testing.T) {
 		t.Error("the clock refreshed it")
 	}
 	m.must(logical.ReadOperation, "accounts/carol/jwk", nil)
+	if d := m.must(logical.ReadOperation, "accounts/carol", nil); d["last_refresh_error"] != "" {
+		t.Errorf("what was refused shows as a failed refresh: %v", d["last_refresh_error"])
+	}
 	m.must(logical.UpdateOperation, "accounts/carol", map[string]any{"metadata": map[string]any{"a": "b"}})
 	m.signs("dave")
 }
