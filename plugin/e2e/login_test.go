@@ -455,7 +455,9 @@ func TestOIDC(t *testing.T) {
 	if err != nil || len(s.Warnings) != 0 {
 		t.Fatalf("configuring the provider: %v %+v", err, s)
 	}
-	alice := keyholder.OIDC(&somebody{browse: oidcUser(t, e.Vault, "alice")}, keyholder.OIDCConfig{})
+	// What does not exist may seem to have a PIN.
+	pin := map[keyholder.Topic]string{keyholder.TopicPIN: "13570000"}
+	alice := keyholder.OIDC(&somebody{secrets: pin, browse: oidcUser(t, e.Vault, "alice")}, keyholder.OIDCConfig{})
 	bob := keyholder.OIDC(&somebody{browse: oidcUser(t, e.Vault, "bob")}, keyholder.OIDCConfig{})
 	a, _ := enrol(t, e, "alice-vault", alice, keyholder.RegisterOptions{Provider: "vault"})
 	if !a.ServerTrusting() || a.Parameters.OIDC.Subject == "" {
