@@ -41,10 +41,10 @@ func (c tokenlessCaller) Call(ctx context.Context, op keyholder.Op, path string,
 	return json.Unmarshal(answer.Data, out)
 }
 
-// nobody is a prompter that has nothing to say.
-type nobody struct{ keyholder.Prompter }
+// noPrompter is a prompter that has nothing to say.
+type noPrompter struct{ keyholder.Prompter }
 
-func (nobody) Show(string) {}
+func (noPrompter) Show(string) {}
 
 // keysOf logs in as somebody with a key file and returns the keys that only he has.
 func keysOf(t *testing.T, p *person) *identity.Keys {
@@ -54,7 +54,7 @@ func keysOf(t *testing.T, p *person) *identity.Keys {
 		t.Fatal(err)
 	}
 	client.ClearToken()
-	s, err := keyholder.Login(t.Context(), tokenlessCaller{client}, p.authenticator, identity.KeyFile, keyholder.KeyFile(nobody{}, filepath.Join(p.home, "key")))
+	s, err := keyholder.Login(t.Context(), tokenlessCaller{client}, p.authenticator, identity.KeyFile, keyholder.KeyFile(noPrompter{}, filepath.Join(p.home, "key")))
 	if err != nil {
 		t.Fatal(err)
 	}
