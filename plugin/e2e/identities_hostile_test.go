@@ -70,6 +70,18 @@ func TestHostileStorage(t *testing.T) {
 	lie("another asset", dns, now[safe], []string{"cannot"}, "secret", "show", "host/dns")
 	restart()
 	ada.shows(t, "host/dns", "newer token")
+
+	// A restore of Vault is no attack: who knows of it has his home forget.
+	rawWrite(t, v, "mpc", dns, old[dns])
+	restart()
+	ada.refused(t, []string{"older or another state", "secret forget"}, "secret", "show", "host/dns")
+	ada.does(t, "secret", "forget", "host/dns")
+	ada.shows(t, "host/dns", "dns token")
+	rawWrite(t, v, "mpc", manifest, old[manifest])
+	restart()
+	ada.refused(t, []string{"older or another state", "identity forget"}, "secret", "show", "host/dns")
+	ada.does(t, "identity", "forget", "host")
+	ada.shows(t, "host/dns", "dns token")
 }
 
 // tamperer is an HTTP proxy before Vault that changes answers.

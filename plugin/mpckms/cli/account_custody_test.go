@@ -141,7 +141,6 @@ func (n *nodes) begin(in map[string]any) map[string]any {
 	return answer
 }
 
-
 func (n *nodes) finish(in map[string]any, out any) error {
 	release := in["release"].(string)
 	p := n.purpose[release]
@@ -219,10 +218,12 @@ func TestCustodianReleasesNothingElse(t *testing.T) {
 		task func(*custodyTask)
 		says string
 	}{
-		"another message":    {lie: func(p *custody.Purpose) { p.Input = []byte("pay eve") }, says: "something else"},
-		"another hash":       {lie: func(p *custody.Purpose) { p.HashAlgorithm = "sha2-256" }, says: "something else"},
-		"a child key":        {lie: func(p *custody.Purpose) { p.DerivationPath = "m/1" }, says: "something else"},
-		"another operation":  {lie: func(p *custody.Purpose) { *p = custody.Purpose{Operation: custody.OpRefresh, Record: p.Record, NextCustody: stranger.owner.PublicKey().Bytes()} }, says: "something else"},
+		"another message": {lie: func(p *custody.Purpose) { p.Input = []byte("pay eve") }, says: "something else"},
+		"another hash":    {lie: func(p *custody.Purpose) { p.HashAlgorithm = "sha2-256" }, says: "something else"},
+		"a child key":     {lie: func(p *custody.Purpose) { p.DerivationPath = "m/1" }, says: "something else"},
+		"another operation": {lie: func(p *custody.Purpose) {
+			*p = custody.Purpose{Operation: custody.OpRefresh, Record: p.Record, NextCustody: stranger.owner.PublicKey().Bytes()}
+		}, says: "something else"},
 		"the purpose hidden": {lie: func(p *custody.Purpose) { p.Input = []byte("pay eve") }, hide: func(o map[string]any) { o["purpose"] = make([]byte, 32) }, says: "something else"},
 		"another account":    {task: func(t *custodyTask) { t.id = randomHexID() }, says: "another account"},
 		"another's nodes": {hide: func(o map[string]any) {

@@ -18,7 +18,7 @@ func (a *app) identityCommand() *cobra.Command {
 	level.AddCommand(a.levelSetCommand(), a.levelRemoveCommand())
 	cmd.AddCommand(a.identityListCommand(), a.identityCreateCommand(), a.identityShowCommand(), role, level,
 		a.identityGrantCommand(), a.identityRevokeCommand(), a.identityFreezeCommand(), a.identityUnfreezeCommand(),
-		a.identityResetCommand(), a.identityDeleteCommand())
+		a.identityResetCommand(), a.identityForgetCommand(), a.identityDeleteCommand())
 	return cmd
 }
 
@@ -92,7 +92,7 @@ func describe(m *identity.Manifest, facts *serverFacts) *identityDoc {
 	for _, g := range m.Grants {
 		doc.Grants = append(doc.Grants, grantDoc{
 			Authenticator: g.Name, ID: g.Authenticator.String(), Kind: string(g.Kind), Level: g.Level, Roles: m.Level(g.Level).Roles,
-			ServerTrusting: g.ServerTrusting, Custody: g.Custody, Fingerprint: keyFingerprint(g.Keys), Granted: g.Granted.UTC().Format(time.RFC3339),
+			ServerTrusting: g.ServerTrusting, Custody: g.Custody, Fingerprint: g.Fingerprint(), Granted: g.Granted.UTC().Format(time.RFC3339),
 		})
 	}
 	if facts == nil {
@@ -155,12 +155,6 @@ func (doc *identityDoc) unopened() (roles []string) {
 		}
 	}
 	return roles
-}
-
-// keyFingerprint is what two people compare of an authenticator's public keys, of
-// 32 bytes each.
-func keyFingerprint(k identity.PublicKeys) string {
-	return fingerprint(slices.Concat([]byte("mpc authenticator fingerprint v1\n"), k.Seal, k.Sign))
 }
 
 // sameFingerprint compares as people write: case and separators do not count.

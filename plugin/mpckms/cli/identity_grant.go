@@ -24,7 +24,8 @@ the level's roles are sealed to the authenticator's public key. Compare the fing
 that key with its owner, who sees it with 'mpckms login': a server could show a key of its
 own instead. Give it with --fingerprint, or compare it when asked; --yes compares nothing.
 
-For an authenticator that has a grant already, the level is changed. Reading the public
+For an authenticator that has a grant already, the level is changed, and --custody has
+to be said again. Reading the public
 key of one that has none needs a Vault token.`,
 		Example: `  mpckms identity grant acme ben --level staff --fingerprint 5f0a-77c1-…
   mpckms identity grant acme ben-phone --level visitors --yes`,
@@ -99,7 +100,7 @@ func (a *app) grantee(ctx context.Context, h *holder, name string) (*identity.Au
 
 // compare makes sure that the key is the authenticator's own.
 func (a *app) compare(ctx context.Context, who *identity.Authenticator, expected string, yes bool) error {
-	got := keyFingerprint(who.Keys)
+	got := who.Fingerprint()
 	switch {
 	case expected != "" && !sameFingerprint(expected, got):
 		return &refusal{what: fmt.Sprintf("the server shows authenticator %q with the fingerprint %s, not the one given", who.Name, got),

@@ -189,7 +189,8 @@ func recordAdvice(err error) string {
 	switch {
 	case errors.Is(err, identity.ErrRolledBack):
 		return "Nothing was opened or sent. Either Vault was restored from a backup, or somebody shows you an old state on\n" +
-			"purpose, for example one in which a lost authenticator is still granted. Ask who runs Vault before you go on."
+			"purpose, for example one in which a lost authenticator is still granted. Ask who runs Vault before you go on; if the server is\n" +
+			"right, 'mpckms identity forget' or 'mpckms secret forget' has this home believe it."
 	case errors.Is(err, identity.ErrSignature), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrRecord):
 		return "Nothing was opened or sent. The record that the server shows is not what the identity's owner or the asset's\n" +
 			"writer signed. Tell who runs Vault; a backup of its storage may hold the right one."

@@ -26,7 +26,7 @@ const defaultKey = "value"
 
 func (a *app) secretCommand() *cobra.Command {
 	cmd := group("secret", "Put, show, list and delete the secrets of an identity")
-	cmd.AddCommand(a.secretPutCommand(), a.secretShowCommand(), a.secretListCommand(), a.secretDeleteCommand())
+	cmd.AddCommand(a.secretPutCommand(), a.secretShowCommand(), a.secretListCommand(), a.secretForgetCommand(), a.secretDeleteCommand())
 	return cmd
 }
 
