@@ -41,6 +41,7 @@ func TestIdentityLoss(t *testing.T) {
 	// Reset, killed on its way after ever longer times.
 	for pause := 150 * time.Millisecond; pause < 2*time.Second; pause += 400 * time.Millisecond {
 		drawer.killed(t, pause, "identity", "reset", "loss", "--lost", "loss-ada")
+		t.Logf("killed after %s: %v", pause, e.read(t, "identities/loss")["reset_pending"])
 	}
 	out := drawer.run(t, nil, nil, "identity", "reset", "loss", "--lost", "loss-ada")
 	if out.Code != 0 && !strings.Contains(out.Stderr, "no reset is unfinished") {
