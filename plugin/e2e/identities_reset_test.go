@@ -38,11 +38,14 @@ func TestIdentityLoss(t *testing.T) {
 	}
 	drawer.does(t, "identity", "unfreeze", "loss")
 
-	// Reset, killed on its way after ever longer times.
-	for pause := 150 * time.Millisecond; pause < 2*time.Second; pause += 400 * time.Millisecond {
-		drawer.killed(t, pause, "identity", "reset", "loss", "--lost", "loss-ada")
-		t.Logf("killed after %s: %v", pause, e.read(t, "identities/loss")["reset_pending"])
-	}
+	// Reset, killed on its way: while roles have two sets of keys, and while the
+	// account has two custody keys.
+	drawer.killed(t, "roles have two sets of keys", func() bool { return e.read(t, "identities/loss")["reset_pending"] == true },
+		"identity", "reset", "loss", "--lost", "loss-ada")
+	ben.shows(t, "loss/dns", "dns token") // meanwhile
+	drawer.killed(t, "the account has two custody keys", func() bool { return e.read(t, "accounts/loss-gold")["custody_pending"] == true },
+		"identity", "reset", "loss", "--lost", "loss-ada")
+	drawer.does(t, "account", "sign", "loss-gold", "--input", "meanwhile")
 	out := drawer.run(t, nil, nil, "identity", "reset", "loss", "--lost", "loss-ada")
 	if out.Code != 0 && !strings.Contains(out.Stderr, "no reset is unfinished") {
 		t.Fatalf("exit %d: %s%s", out.Code, out.Stdout, out.Stderr)
@@ -70,15 +73,27 @@ func TestIdentityLoss(t *testing.T) {
 	ada.refused(t, []string{"loss-gold"}, "account", "sign", "loss-gold", "--input", "five")
 }
 
-// killed runs a command and kills it after a while.
-func (p *person) killed(t *testing.T, after time.Duration, args ...string) {
+// killed runs a command and kills it once the server is in some state on the way.
+func (p *person) killed(t *testing.T, what string, state func() bool, args ...string) {
 	t.Helper()
 	cmd := exec.Command(harness.CLIBin, append(args, p.secrets...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.home, "MPCKMS_HOME=" + filepath.Join(p.home, "mpckms"), "VAULT_ADDR=" + p.address}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(after)
-	_ = cmd.Process.Kill() // it may be done
-	_ = cmd.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			t.Logf("not killed while %s: it was done before that was seen (%v)", what, err)
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+		if state() {
+			_ = cmd.Process.Kill() // it may just be done
+			t.Logf("killed while %s: %v", what, <-ended)
+			return
+		}
+	}
 }
