@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -43,11 +44,49 @@ type named struct {
 	opened *identity.Authenticator
 }
 
+// decoy is a stored authenticator that belongs to nobody. It is decoded and verified
+// where there is none of a name, so that this takes as long as where there is one.
+type decoy struct{ stored []byte }
+
+const decoyName = "nobody"
+
+func newDecoy(now time.Time) (*decoy, error) {
+	keys, err := identity.NewKeys(identity.NewSeed())
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Wipe()
+	a := &identity.Authenticator{
+		Format: 1, ID: newID(), Name: decoyName, Method: identity.Password, Keys: keys.Public(), KDF: identity.DefaultKDF(),
+		Created: now.UTC().Truncate(time.Second), Wrapped: make([]byte, identity.WrappedOverhead+identity.SeedSize),
+	}
+	signed, err := identity.SignAuthenticator(a, keys)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoy{}
+	d.stored, err = json.Marshal(&authenticatorRecord{Version: recordVersion, ID: a.ID.String(), Signed: *signed, Registration: make([]byte, identity.RegistrationSize)})
+	return d, err
+}
+
+func (d *decoy) open() error {
+	r := &authenticatorRecord{}
+	if err := decodeRecord(d.stored, r); err != nil {
+		return err
+	}
+	_, err := r.open(decoyName)
+	return err
+}
+
 // loginAuthenticator reads an authenticator of a name and a kind; id, where it is
 // not zero, has to be its own.
 func (b *backend) loginAuthenticator(ctx context.Context, name string, kind identity.Method, id identity.ID) (named, error) {
 	r, err := b.store.authenticator(ctx, name)
-	if err != nil || r == nil {
+	if err == nil && r == nil {
+		err = b.decoy.open()
+		return named{}, err
+	}
+	if err != nil {
 		return named{}, err
 	}
 	a, err := r.open(name)
@@ -259,17 +298,30 @@ func (b *backend) loginStart(ctx context.Context, _ *logical.Request, data *fram
 	if err := b.limits.begin(k.Name, n.known); err != nil {
 		return nil, err
 	}
-	b.writeLocks()
 	var registration []byte // none: the node makes one up
 	if n.record != nil {
 		registration = n.record.Registration
 	}
-	ke2, mac, key, err := b.opaqueLogin(ctx, k.ID, registration, ke1)
+	ke2, mac, key, err := b.startOPAQUE(ctx, k.ID, registration, ke1)
 	if err != nil {
+		b.limits.undo(k.Name)
 		return nil, err
 	}
+	b.writeLocks()
 	id := b.sessions.await(&pendingLogin{name: k.Name, kind: k.Kind, id: k.ID, clientMAC: mac, sessionKey: key})
 	return &logical.Response{Data: map[string]any{"login": id.String(), "ke2": encode64(ke2)}}, nil
+}
+
+// startOPAQUE has a node answer KE1. So many at once and no more, since anybody can
+// ask and nodes have other work; others wait for their turn.
+func (b *backend) startOPAQUE(ctx context.Context, id identity.ID, registration, ke1 []byte) (ke2, clientMAC []byte, sessionKey *secret.Bytes, err error) {
+	select {
+	case b.loginSlots <- struct{}{}:
+		defer func() { <-b.loginSlots }()
+	case <-ctx.Done():
+		return nil, nil, nil, &fault{status: http.StatusServiceUnavailable, msg: "more people log in than are let in at once: nothing was counted; try again"}
+	}
+	return b.opaqueLogin(ctx, id, registration, ke1)
 }
 
 func (b *backend) loginFinish(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {

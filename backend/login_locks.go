@@ -13,6 +13,10 @@ func (b *backend) newLogins() (err error) {
 	if b.tickets, err = newTickets(); err != nil {
 		return err
 	}
+	if b.decoy, err = newDecoy(b.cfg.now()); err != nil {
+		return err
+	}
+	b.loginSlots = make(chan struct{}, maxLoginsAtOnce)
 	b.limits = newLimiter(b.cfg.now)
 	b.sessions = newSessions(b.cfg.now)
 	b.answered = newAnswered(b.cfg.now)
