@@ -98,7 +98,7 @@ func register(ctx context.Context, c Caller, n *Registering, m identity.Method, 
 	}
 	var wrappedPart []byte
 	if m.HasServerPart() {
-		part, wrapped, err := newServerPart(ctx, c, n, m, opts.KDF)
+		part, wrapped, err := newServerPart(ctx, c, n, m)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -119,14 +119,6 @@ func register(ctx context.Context, c Caller, n *Registering, m identity.Method, 
 		Response []byte `json:"response"`
 	}
 	in := map[string]any{"id": n.ID, "request": request, "kind": m}
-	if m.HasServerPart() {
-		throwaway, err := ephemeral()
-		if err != nil {
-			return nil, nil, err
-		}
-		defer throwaway.Wipe()
-		in["client_public"] = throwaway.Public().Seal
-	}
 	if err := c.Call(ctx, Write, "authenticators/"+n.Name+"/register", in, &reply); err != nil {
 		return nil, nil, err
 	}
@@ -154,27 +146,19 @@ func register(ctx context.Context, c Caller, n *Registering, m identity.Method, 
 }
 
 // newServerPart has the server make its part: the part, sealed to a key that
-// serves this once, and the same wrapped by the server's HSM, for it to store. The
-// login secret is not known yet, since the part belongs to it, so what goes along
-// as OPAQUE request is one of a random secret.
-func newServerPart(ctx context.Context, c Caller, n *Registering, m identity.Method, kdf identity.KDF) (part *secret.Bytes, wrapped []byte, err error) {
+// serves this once, and the same wrapped by the server's HSM, for it to store. It
+// comes before the registration, since it is a part of the login secret.
+func newServerPart(ctx context.Context, c Caller, n *Registering, m identity.Method) (part *secret.Bytes, wrapped []byte, err error) {
 	keys, err := ephemeral()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer keys.Wipe()
-	none := random(informationSize)
-	defer none.Wipe()
-	reg, request, err := identity.StartRegistration(none, n.ID, kdf)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer reg.Wipe()
 	var reply struct {
 		ServerPart []byte `json:"server_part"`
 		SealedPart []byte `json:"sealed_part"`
 	}
-	in := map[string]any{"id": n.ID, "request": request, "kind": m, "client_public": keys.Public().Seal}
+	in := map[string]any{"id": n.ID, "kind": m, "client_public": keys.Public().Seal}
 	if err := c.Call(ctx, Write, "authenticators/"+n.Name+"/register", in, &reply); err != nil {
 		return nil, nil, err
 	}

@@ -145,17 +145,20 @@ func (s *server) serve(op Op, path string, r request) (map[string]any, error) {
 }
 
 func (s *server) register(r request) (map[string]any, error) {
-	response, err := s.keys.Register(r.ID, r.Request)
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "%v", err)
-	}
-	reply := map[string]any{"response": response}
-	if r.Kind.HasServerPart() {
+	reply := map[string]any{}
+	if len(r.ClientPublic) > 0 {
 		part, sealed, err := s.keys.MakePart(r.ID, r.ClientPublic)
 		if err != nil {
 			return nil, refuse(http.StatusBadRequest, "%v", err)
 		}
 		reply["server_part"], reply["sealed_part"] = part, sealed
+	}
+	if len(r.Request) > 0 {
+		response, err := s.keys.Register(r.ID, r.Request)
+		if err != nil {
+			return nil, refuse(http.StatusBadRequest, "%v", err)
+		}
+		reply["response"] = response
 	}
 	return reply, nil
 }

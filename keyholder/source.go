@@ -64,8 +64,8 @@ type OIDCChallenge struct {
 	Provider string `json:"provider"`
 	Issuer   string `json:"issuer"`
 	ClientID string `json:"client_id"`
-	// ClientSecret is one of a native application: not confidential (RFC 8252,
-	// 8.5). Empty for most.
+	// ClientSecret is empty for most. It is none: every client has it, and the
+	// code is protected by PKCE.
 	ClientSecret string   `json:"client_secret"`
 	Scopes       []string `json:"scopes"`
 	Nonce        string   `json:"nonce"`

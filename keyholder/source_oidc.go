@@ -169,21 +169,21 @@ func (s oidcSource) discover(ctx context.Context, issuer string) (provider, erro
 	return p, nil
 }
 
-// exchange redeems the code. A secret of the client is not confidential: whoever
-// intercepts the code lacks the verifier.
+// exchange redeems the code: whoever intercepts that lacks the verifier. Some
+// providers want what they call the client's secret too (RFC 6749, 2.3.1).
 func (s oidcSource) exchange(ctx context.Context, p provider, c OIDCChallenge, code, verifier, redirect string) (string, error) {
 	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect},
 		"client_id": {c.ClientID}, "code_verifier": {verifier},
-	}
-	if c.ClientSecret != "" {
-		form.Set("client_secret", c.ClientSecret)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.Token, strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if c.ClientSecret != "" {
+		req.SetBasicAuth(url.QueryEscape(c.ClientID), url.QueryEscape(c.ClientSecret))
+	}
 	var answer struct {
 		IDToken string `json:"id_token"`
 	}
