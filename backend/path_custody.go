@@ -142,7 +142,11 @@ func (b *backend) custodyBegin(ctx context.Context, _ *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
+	due := false
 	r, err := b.needAccount(ctx, name)
+	if err == nil {
+		due, err = b.refreshDue(ctx, name, r)
+	}
 	if err != nil {
 		b.custody.drop(op)
 		return nil, err
@@ -170,7 +174,7 @@ func (b *backend) custodyBegin(ctx context.Context, _ *logical.Request, data *fr
 		"signers":                 signers,
 		"custody_public_key":      base(v.custody.PublicKey),
 		"next_custody_public_key": base(next),
-		"refresh_due":             b.refreshDue(name, r),
+		"refresh_due":             due,
 		"expires_time":            rfc3339(o.Expires),
 	}
 	if q := op.signing; q != nil {
