@@ -491,3 +491,38 @@ func (m *mount) tryOwned(name string, data map[string]any) {
 		m.do(logical.UpdateOperation, "custody/"+name+"/finish", m.finishing(begun.Data, nil))
 	}
 }
+
+// TestCustodyCatchUp: catching up leaves these accounts out, and says so.
+func TestCustodyCatchUp(t *testing.T) {
+	m := openWith(t, &logical.InmemStorage{}, newFake(t), func(c *Config) { c.now = time.Now })
+	configure(m)
+	m.owned("carol", "ed25519")
+	m.b.startBackground()
+	m.b.tasks.Wait()
+	until(t, m, "the accounts are read", func(d map[string]any) bool { return d["accounts"] == 1 && m.b.runner.Progress().Loaded })
+	resp, status, _ := m.do(logical.UpdateOperation, "rotation/catch-up", map[string]any{"all": true})
+	if status != http.StatusOK || resp.Data["remaining"] != 0 || !strings.Contains(fmt.Sprint(resp.Warnings), "1 account(s) with user custody") {
+		t.Errorf("status %d, %+v", status, resp)
+	}
+	if d := m.must(logical.ReadOperation, "accounts/carol", nil); d["share_epoch"] != uint64(1) || d["refresh_due"] != false {
+		t.Errorf("epoch %v, due %v", d["share_epoch"], d["refresh_due"])
+	}
+
+	// Other recovery custodians: only the owner can bring the account to them.
+	var hash [32]byte
+	hash[0] = 1
+	if err := m.b.store.put(context.Background(), keyRecovery, &recoveryRecord{Version: recordVersion, Authority: strings.Repeat("ab", 32), Pinned: time.Now(),
+		SetHash: fmt.Sprintf("%x", hash), Serial: 1}); err != nil {
+		t.Fatal(err)
+	}
+	r := m.record("carol")
+	if _, err := m.b.refreshDue(context.Background(), "carol", r); err == nil {
+		t.Error("a set in force that is missing from storage goes unnoticed")
+	}
+	if err := m.b.store.put(context.Background(), prefixRecipients+fmt.Sprintf("%x", hash), &recipientSetRecord{Version: recordVersion, Set: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	if due, err := m.b.refreshDue(context.Background(), "carol", r); err != nil || !due {
+		t.Errorf("due %v %v", due, err)
+	}
+}
