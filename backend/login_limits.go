@@ -151,13 +151,14 @@ func (l *limiter) undo(name string) {
 	if a == nil || a.failures == 0 {
 		return
 	}
-	if lockFor(a.failures) > 0 { // nobody was let in since
+	if lockFor(a.failures) > 0 { // nobody was let in since, and nothing written
 		a.until = time.Time{}
+		if !a.stored {
+			a.dirty = false
+			delete(l.dirty, name)
+		}
 	}
-	if a.failures--; a.failures == 0 && a.dirty && !a.stored {
-		a.dirty = false
-		delete(l.dirty, name)
-	}
+	a.failures--
 }
 
 // failed counts something that went wrong outside of a login: a wrong code.
