@@ -67,13 +67,15 @@ type backend struct {
 	hierarchy *hierarchy
 
 	// Logins and sessions, all in memory.
-	tickets   *tickets
-	limits    *limiter
-	sessions  *sessions
-	answered  *answered
-	providers *providers
-	codeSlots chan struct{} // a slot for each code that is being sent
-	lockTurn  chan struct{} // capacity 1: held while locks are written
+	tickets    *tickets
+	limits     *limiter
+	sessions   *sessions
+	answered   *answered
+	providers  *providers
+	decoy      *decoy
+	loginSlots chan struct{} // a slot for each login that a node works at
+	codeSlots  chan struct{} // a slot for each code that is being sent
+	lockTurn   chan struct{} // capacity 1: held while locks are written
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/ecdh"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"vault-plugin-secrets-mpc/identity"
 )
@@ -119,4 +121,38 @@ func pickProvider(draw func(string, int) []byte, names []string) (best string) {
 		}
 	}
 	return best
+}
+
+// decoy is a stored authenticator that belongs to nobody. It is decoded and verified
+// where there is none of a name, so that this takes as long as where there is one.
+type decoy struct{ stored []byte }
+
+const decoyName = "nobody"
+
+func newDecoy(now time.Time) (*decoy, error) {
+	keys, err := identity.NewKeys(identity.NewSeed())
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Wipe()
+	a := &identity.Authenticator{
+		Format: 1, ID: newID(), Name: decoyName, Method: identity.Password, Keys: keys.Public(), KDF: identity.DefaultKDF(),
+		Created: now.UTC().Truncate(time.Second), Wrapped: make([]byte, identity.WrappedOverhead+identity.SeedSize),
+	}
+	signed, err := identity.SignAuthenticator(a, keys)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoy{}
+	d.stored, err = json.Marshal(&authenticatorRecord{Version: recordVersion, ID: a.ID.String(), Signed: *signed, Registration: make([]byte, identity.RegistrationSize)})
+	return d, err
+}
+
+func (d *decoy) open() error {
+	r := &authenticatorRecord{}
+	if err := decodeRecord(d.stored, r); err != nil {
+		return err
+	}
+	_, err := r.open(decoyName)
+	return err
 }

@@ -142,6 +142,25 @@ func (l *limiter) begin(name string, known bool) error {
 	return nil
 }
 
+// undo takes begin back: the attempt was not answered, so nobody has learnt
+// whether a guess was right.
+func (l *limiter) undo(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.names[name]
+	if a == nil || a.failures == 0 {
+		return
+	}
+	if lockFor(a.failures) > 0 { // nobody was let in since, and nothing written
+		a.until = time.Time{}
+		if !a.stored {
+			a.dirty = false
+			delete(l.dirty, name)
+		}
+	}
+	a.failures--
+}
+
 // failed counts something that went wrong outside of a login: a wrong code.
 func (l *limiter) failed(name string, known bool) {
 	l.mu.Lock()

@@ -247,6 +247,33 @@ func TestWrongKindIsKnown(t *testing.T) {
 	}
 }
 
+// TestUnansweredAttempts: what no node answered is no guess, and does not count.
+func TestUnansweredAttempts(t *testing.T) {
+	m, _, storage := loginMount(t)
+	m.enrol("alice", identity.Password, "correct horse", "", nil)
+	m.settleLocks()
+	writes := storage.writes()
+	for _, name := range []string{"alice", "nobody"} {
+		for range 7 {
+			challenge := m.must(logical.UpdateOperation, "login/challenge", map[string]any{"authenticator": name, "kind": "password"})
+			bad := make([]byte, identity.KE1Size) // no group element: refused by the node
+			for i := range bad {
+				bad[i] = 0xff
+			}
+			if _, status, _ := m.send("login/start", map[string]any{"challenge": challenge["challenge"], "ke1": encode64(bad)}); status == http.StatusOK || status == http.StatusForbidden {
+				t.Fatalf("%s: a KE1 that is none: %d", name, status)
+			}
+		}
+		if status, msg := m.fail(name, 5); status != http.StatusOK {
+			t.Errorf("%s: %d %s", name, status, msg)
+		}
+	}
+	m.settleLocks()
+	if n := storage.writes() - writes; n != 1 {
+		t.Errorf("%d writes", n)
+	}
+}
+
 // TestLimiterRace: everything at once.
 func TestLimiterRace(t *testing.T) {
 	m, _, _ := loginMount(t)

@@ -13,6 +13,10 @@ func (b *backend) newLogins() (err error) {
 	if b.tickets, err = newTickets(); err != nil {
 		return err
 	}
+	if b.decoy, err = newDecoy(b.cfg.now()); err != nil {
+		return err
+	}
+	b.loginSlots = make(chan struct{}, maxLoginsAtOnce)
 	b.limits = newLimiter(b.cfg.now)
 	b.sessions = newSessions(b.cfg.now)
 	b.answered = newAnswered(b.cfg.now)
@@ -88,6 +92,9 @@ func (b *backend) flushLocks(ctx context.Context) error {
 		if w.record == nil {
 			err = b.store.delete(ctx, prefixAuthLocks+w.name)
 		} else {
+			if w.record.Until.After(w.record.Time) {
+				b.log.Warn("an authenticator takes no attempts for a while: too many did not succeed", "authenticator", w.name, "failures", w.record.Failures, "until", rfc3339(w.record.Until))
+			}
 			err = b.store.put(ctx, prefixAuthLocks+w.name, w.record)
 		}
 		b.limits.wrote(w, err)

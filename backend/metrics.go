@@ -139,7 +139,7 @@ func statusOf(req *logical.Request, resp *logical.Response, err error) int {
 // choose any for a batch, and must not be able to make a series of each.
 func statusLabel(status int) string {
 	switch status {
-	case http.StatusOK, http.StatusNoContent, http.StatusBadRequest, http.StatusNotFound, http.StatusConflict,
+	case http.StatusOK, http.StatusNoContent, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusConflict,
 		http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable:
 		return strconv.Itoa(status)
 	}

@@ -19,6 +19,7 @@ const (
 	maxSessions                 = 4096
 	maxSessionsPerAuthenticator = 16
 	maxPendingLogins            = 8192
+	maxLoginsAtOnce             = 16 // in nodes
 	// pendingLoginTTL leaves a slow client time for the password hash.
 	pendingLoginTTL = 2 * time.Minute
 )

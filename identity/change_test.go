@@ -284,6 +284,8 @@ func TestFollows(t *testing.T) {
 		{"his own key", shared, func(a *Asset) { value(a, "mail", "mail") }, nil},
 		{"a key of his own beside", shared, func(a *Asset) { value(a, "new", "mail", "money") }, nil},
 		{"taking over", bank, func(a *Asset) { value(a, "value", "mail") }, ErrWriter},
+		{"a key beside those that he cannot use", bank, func(a *Asset) { value(a, "new", "mail") }, ErrWriter},
+		{"an asset that is not for him", bank, func(a *Asset) { a.Note = "call this number" }, ErrSignature},
 		{"a key that he cannot use", shared, func(a *Asset) { value(a, "value", "money") }, ErrWriter},
 		{"removing a key that he cannot use", shared, func(a *Asset) { a.Remove("value") }, ErrWriter},
 		{"an old value again", shared, func(a *Asset) { a.Key("mail").Generation = 5 }, ErrNotNext},

@@ -22,13 +22,14 @@ type slot struct {
 // alike as records can be.
 type hostileWorld struct {
 	alice, bob who
+	one        *Keys         // of oneKey
 	identities [2][2]*Opened // by identity, then before and after the reset; opened by alice
 	byBob      [2]*Opened
 	assets     [2][2][]*SignedAsset // bank, mail, coins
 }
 
 func newHostileWorld(t *testing.T) *hostileWorld {
-	h := &hostileWorld{alice: newWho(t, "alice", Password), bob: newWho(t, "bob", KeyFile)}
+	h := &hostileWorld{alice: newWho(t, "alice", Password), bob: newWho(t, "bob", KeyFile), one: drawKeys(t)}
 	for i := range h.identities {
 		_, o := create(t, "same", h.alice, "money", "mail")
 		o = h.alice.change(t, o, SetLevel{Level{Name: "half", Roles: []string{"money", "mail"}}}, AddGrant{Authenticator: h.bob.a, Level: "half"})
@@ -75,6 +76,7 @@ func (h *hostileWorld) slots(t *testing.T) []slot {
 					keys = h.bob.keys
 				}
 				for _, s := range g.Sealed {
+					out = append(out, h.oneKey(t, at+" grant "+g.Name+" "+s.Role, RoleSeedContext(m.Identity, s.Role, s.Generation, g.Authenticator)))
 					out = append(out, slot{at + " grant " + g.Name + " " + s.Role, s.Sealed, func(b []byte) (*secret.Bytes, error) {
 						return keys.Open(RoleSeedContext(m.Identity, s.Role, s.Generation, g.Authenticator), b)
 					}})
@@ -82,6 +84,7 @@ func (h *hostileWorld) slots(t *testing.T) []slot {
 			}
 			for _, r := range m.Roles {
 				if r.Past != nil {
+					out = append(out, h.oneKey(t, at+" past "+r.Name, PastSeedContext(m.Identity, r.Name, r.Past.Generation, r.Generation)))
 					out = append(out, slot{at + " past " + r.Name, r.Past.Sealed, func(b []byte) (*secret.Bytes, error) {
 						return o.Roles[r.Name].Open(PastSeedContext(m.Identity, r.Name, r.Past.Generation, r.Generation), b)
 					}})
@@ -91,12 +94,14 @@ func (h *hostileWorld) slots(t *testing.T) []slot {
 				a := verify(t, o, signed)
 				for n, k := range a.Keys {
 					for v, s := range k.Sealed {
+						out = append(out, h.oneKey(t, at+" "+a.Name+" "+k.Name+" for "+s.Role, AssetKeyContext(m.Identity, a.ID, k.Name, k.Generation, s.Role, s.Generation)))
 						out = append(out, slot{at + " " + a.Name + " " + k.Name + " for " + s.Role, s.Sealed, func(b []byte) (*secret.Bytes, error) {
 							c := a.clone()
 							c.Keys[n].Sealed[v].Sealed = b
 							return OpenAssetKey(c, k.Name, s.Role, s.Generation, o.Roles[s.Role])
 						}})
 					}
+					out = append(out, h.oneKey(t, at+" "+a.Name+" value of "+k.Name, AssetValueContext(m.Identity, a.ID, k.Name, k.Generation)))
 					out = append(out, slot{at + " " + a.Name + " value of " + k.Name, k.Value, func(b []byte) (*secret.Bytes, error) {
 						c := a.clone()
 						c.Keys[n].Value = b
@@ -124,6 +129,48 @@ func (h *hostileWorld) slots(t *testing.T) []slot {
 		}})
 	}
 	return out
+}
+
+// oneKey is the place with the same key as all others instead of its own, so that
+// nothing but the context keeps the places apart.
+func (h *hostileWorld) oneKey(t *testing.T, name string, c Context) slot {
+	sealed, err := Seal(h.one.Public(), c, h.one.Seed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slot{name + ", one key for all", sealed, func(b []byte) (*secret.Bytes, error) { return h.one.Open(c, b) }}
+}
+
+// TestWrongSeed is an owner whose program seals something else than the role's
+// seed: who opens it notices, and does not write with keys that nobody else has.
+func TestWrongSeed(t *testing.T) {
+	alice := newWho(t, "alice", Password)
+	_, o := create(t, "alice", alice, "mail")
+	o = alice.change(t, o, RotateRoles{[]string{"mail"}})
+	id, other := o.Manifest.Identity, drawKeys(t)
+	for what, change := range map[string]func(*Manifest) error{
+		"a role's seed": func(m *Manifest) (err error) {
+			s := &m.Grants[0].Sealed[0]
+			s.Sealed, err = Seal(alice.keys.Public(), RoleSeedContext(id, s.Role, s.Generation, alice.a.ID), other.Seed())
+			return err
+		},
+		"a past seed": func(m *Manifest) (err error) {
+			r := m.Role("mail")
+			r.Past.Sealed, err = Seal(r.Keys, PastSeedContext(id, "mail", 1, 2), other.Seed())
+			return err
+		},
+	} {
+		m := copyOf(t, o.Manifest)
+		if err := change(m); err != nil {
+			t.Fatal(err)
+		}
+		s, err := SignManifest(m, o.Roles[OwnerRole])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = OpenIdentity(s, Pin{}, alice.a.ID, alice.keys)
+		wantError(t, what, err, ErrOpen)
+	}
 }
 
 // TestSwappedCiphertexts puts every ciphertext in every other one's place, as a
@@ -234,6 +281,17 @@ func TestOldOwner(t *testing.T) {
 	if _, err := s.Verify(); !errors.Is(err, ErrSignature) {
 		t.Errorf("signed with the keys before: %v", err)
 	}
+	// The next generation of what there is, with the owner and the succession of
+	// before: it verifies by itself, and nobody who knows better takes it.
+	m = copyOf(t, old.Manifest)
+	m.Generation, m.Previous = now.Manifest.Generation+1, now.Hash[:]
+	if s, err = SignManifest(m, old.Roles[OwnerRole]); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.VerifyNext(now.Signed)
+	wantError(t, "a server, asked to store what the owner before made the next", err, ErrSignature)
+	_, err = pin.Check(s, m)
+	wantError(t, "a client, shown what the owner before made the next", err, ErrRolledBack)
 	// Two owners at one time: another branch from what this client has seen.
 	left, err := now.Change(at, SetKind{Persona})
 	if err != nil {

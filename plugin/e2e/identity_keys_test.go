@@ -5,58 +5,17 @@ package e2e_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/vault/api"
-
 	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/keyholder"
 	"vault-plugin-secrets-mpc/plugin/e2e"
 	"vault-plugin-secrets-mpc/secret"
 )
-
-// apiCaller sends a keyholder's requests with Vault's own client.
-type apiCaller struct {
-	client *api.Client
-	mount  string
-}
-
-func (c apiCaller) Call(ctx context.Context, op keyholder.Op, path string, in map[string]any, out any) error {
-	logical, path := c.client.Logical(), c.mount+"/"+path
-	var s *api.Secret
-	var err error
-	switch op {
-	case keyholder.Read:
-		s, err = logical.ReadWithContext(ctx, path)
-	case keyholder.List:
-		s, err = logical.ListWithContext(ctx, path)
-	case keyholder.Delete:
-		s, err = logical.DeleteWithContext(ctx, path)
-	default:
-		s, err = logical.WriteWithContext(ctx, path, in)
-	}
-	var refused *api.ResponseError
-	switch {
-	case errors.As(err, &refused):
-		return &keyholder.Refusal{Status: refused.StatusCode, Messages: refused.Errors}
-	case err != nil:
-		return err
-	case s == nil && op != keyholder.Write && op != keyholder.Delete:
-		return &keyholder.Refusal{Status: notFound}
-	case s == nil || out == nil:
-		return nil
-	}
-	raw, err := json.Marshal(s.Data)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(raw, out)
-}
 
 // nobody is a Prompter for what asks nothing.
 type nobody struct{ t testing.TB }
@@ -124,7 +83,7 @@ func TestLoginsOutliveTheirKeys(t *testing.T) {
 	}
 	needs := func(version string) int {
 		t.Helper()
-		return number(t, e.read(t, "wrapping-keys/" + version)["references"].(map[string]any)["identity_keys"])
+		return number(t, e.read(t, "wrapping-keys/"+version)["references"].(map[string]any)["identity_keys"])
 	}
 	if needs("1") != 1 {
 		t.Error("nothing says that the identity keys need version 1")
