@@ -202,11 +202,20 @@ func needsOwner(name string, c *custodyRecord) error {
 	return conflict("account %q has user custody: its shares open with the owner's custody key only. Use mpckms account sign or mpckms account refresh, logged in as the owner; they take <mount>/custody/%s/begin and finish", name, name)
 }
 
-// refreshDue says that the owner of an account should refresh it.
-func (b *backend) refreshDue(name string, r *accountRecord) bool {
+// refreshDue says that the owner of an account should refresh it: its period is
+// over, or its shares are sealed to other recovery custodians than are in force.
+func (b *backend) refreshDue(ctx context.Context, name string, r *accountRecord) (bool, error) {
 	s := scheduleOf(name, r)
 	s.Opened = true // each signature opens shares
-	return rotation.Due(s, b.runner.Policy(), b.cfg.now())
+	if rotation.Due(s, b.runner.Policy(), b.cfg.now()) {
+		return true, nil
+	}
+	a, err := r.Current.account()
+	if err != nil {
+		return false, err
+	}
+	_, hash, err := b.setInForce(ctx)
+	return err == nil && hash != a.Record.RecipientsHash, err
 }
 
 // custodyAnswerFields describes custodyAnswer.
@@ -238,8 +247,9 @@ func (b *backend) custodyAnswer(ctx context.Context, name string, r *accountReco
 	default:
 		b.log.Warn("the asset with an account's custody key cannot be read", "account", name, "error", err)
 	}
-	into["custody"], into["custody_pending"], into["refresh_due"] = facts, pending, b.refreshDue(name, r)
-	return nil
+	due, err := b.refreshDue(ctx, name, r)
+	into["custody"], into["custody_pending"], into["refresh_due"] = facts, pending, due
+	return err
 }
 
 // checkCustodySeals demands that the envelopes of an epoch need a custody key, or

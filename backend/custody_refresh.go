@@ -64,8 +64,13 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 // finishRefresh makes the next epoch with what was released. The new shares and
 // the custody key that they need are stored by one Put.
 func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map[mpc.Index][]byte, used *bool) (*logical.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	res, err := b.refreshOwned(ctx, op, releases, used)
 	if err != nil {
+		if *used {
+			b.runner.Failed(op.name, err)
+		}
 		return nil, err
 	}
 	b.accountChanged(op.name, res.record)

@@ -122,6 +122,7 @@ func TestCustodyNeedsItsOwner(t *testing.T) {
 		m.fails(logical.UpdateOperation, path, data, http.StatusConflict, own)
 	}
 	m.fails(logical.UpdateOperation, "sign/carol", map[string]any{"batch_input": []any{map[string]any{"input": "aGVsbG8="}}}, http.StatusConflict, own)
+	m.fails(logical.ReadOperation, "recovery/export/carol", nil, http.StatusBadRequest, "cannot rebuild it")
 	m.fails(logical.UpdateOperation, "accounts/carol", map[string]any{"presign": 1}, http.StatusBadRequest, "no presignatures")
 	m.fails(logical.UpdateOperation, "accounts/carol", map[string]any{"custody_identity": "x", "custody_asset": "y"}, http.StatusBadRequest, "cannot be changed")
 	m.fails(logical.UpdateOperation, "custody/dave/begin", helloToSign, http.StatusBadRequest, "no user custody")
@@ -133,6 +134,9 @@ func TestCustodyNeedsItsOwner(t *testing.T) {
 		t.Error("the clock refreshed it")
 	}
 	m.must(logical.ReadOperation, "accounts/carol/jwk", nil)
+	if d := m.must(logical.ReadOperation, "accounts/carol", nil); d["last_refresh_error"] != "" {
+		t.Errorf("what was refused shows as a failed refresh: %v", d["last_refresh_error"])
+	}
 	m.must(logical.UpdateOperation, "accounts/carol", map[string]any{"metadata": map[string]any{"a": "b"}})
 	m.signs("dave")
 }
@@ -485,5 +489,40 @@ func (m *mount) tryOwned(name string, data map[string]any) {
 	begun, status, _ := m.do(logical.UpdateOperation, "custody/"+name+"/begin", data)
 	if status == http.StatusOK {
 		m.do(logical.UpdateOperation, "custody/"+name+"/finish", m.finishing(begun.Data, nil))
+	}
+}
+
+// TestCustodyCatchUp: catching up leaves these accounts out, and says so.
+func TestCustodyCatchUp(t *testing.T) {
+	m := openWith(t, &logical.InmemStorage{}, newFake(t), func(c *Config) { c.now = time.Now })
+	configure(m)
+	m.owned("carol", "ed25519")
+	m.b.startBackground()
+	m.b.tasks.Wait()
+	until(t, m, "the accounts are read", func(d map[string]any) bool { return d["accounts"] == 1 && m.b.runner.Progress().Loaded })
+	resp, status, _ := m.do(logical.UpdateOperation, "rotation/catch-up", map[string]any{"all": true})
+	if status != http.StatusOK || resp.Data["remaining"] != 0 || !strings.Contains(fmt.Sprint(resp.Warnings), "1 account(s) with user custody") {
+		t.Errorf("status %d, %+v", status, resp)
+	}
+	if d := m.must(logical.ReadOperation, "accounts/carol", nil); d["share_epoch"] != uint64(1) || d["refresh_due"] != false {
+		t.Errorf("epoch %v, due %v", d["share_epoch"], d["refresh_due"])
+	}
+
+	// Other recovery custodians: only the owner can bring the account to them.
+	var hash [32]byte
+	hash[0] = 1
+	if err := m.b.store.put(context.Background(), keyRecovery, &recoveryRecord{Version: recordVersion, Authority: strings.Repeat("ab", 32), Pinned: time.Now(),
+		SetHash: fmt.Sprintf("%x", hash), Serial: 1}); err != nil {
+		t.Fatal(err)
+	}
+	r := m.record("carol")
+	if _, err := m.b.refreshDue(context.Background(), "carol", r); err == nil {
+		t.Error("a set in force that is missing from storage goes unnoticed")
+	}
+	if err := m.b.store.put(context.Background(), prefixRecipients+fmt.Sprintf("%x", hash), &recipientSetRecord{Version: recordVersion, Set: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	if due, err := m.b.refreshDue(context.Background(), "carol", r); err != nil || !due {
+		t.Errorf("due %v %v", due, err)
 	}
 }

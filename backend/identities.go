@@ -298,11 +298,6 @@ func checkIdentityActive(name string, r *identityRecord) error {
 	return conflict("identity %q has been frozen since %s%s: nothing was changed; vault write -force <mount>/identities/%s/unfreeze ends that", name, rfc3339(r.Frozen.Time), why, name)
 }
 
-// checkIdentityActive is the same for callers outside of this file's records.
-func (b *backend) checkIdentityActive(name string, r *identityRecord) error {
-	return checkIdentityActive(name, r)
-}
-
 // onlyOperation refuses a write for which Vault asked for the other capability:
 // the object came or went since.
 func onlyOperation(req *logical.Request, exists bool, what, name string) error {

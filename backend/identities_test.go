@@ -297,7 +297,7 @@ func TestAssetRules(t *testing.T) {
 	m.fails(logical.UpdateOperation, at+"bank", assetBody(signed), http.StatusBadRequest, "may not change that")
 	// Stale keys.
 	before := secretOf(t, o, "late", "x", "vault")
-	o = alice.changes(o, identity.RotateRoles{Roles: []string{"vault"}})
+	alice.changes(o, identity.RotateRoles{Roles: []string{"vault"}})
 	m.fails(logical.UpdateOperation, at+"late", assetBody(before), http.StatusConflict, "other keys of role vault")
 }
 

@@ -276,6 +276,13 @@ func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := needsOwner(name, r.Custody); err != nil {
+		return nil, err // refused, which is no failure of the account
+	}
 	res, err := b.refreshAccount(ctx, name)
 	if err != nil {
 		b.runner.Failed(name, err)

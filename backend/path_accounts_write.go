@@ -110,6 +110,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	if r.Custody != nil && request.Recipients != nil {
+		resp.AddWarning("recovery custodians cannot rebuild an account with user custody: keep backups of Vault's storage and of the token")
+	}
 	resp.Data["session_id"] = res.SessionID.String()
 	return resp, nil
 }

@@ -67,16 +67,16 @@ func (b *backend) pathCustody() []*framework.Path {
 An account with user custody signs with its owner's custody key only, which never
 leaves the owner's device. mpckms does what follows by itself:
 
-  $ mpckms account sign alice --input hello.txt
-  $ mpckms account refresh alice
+  $ mpckms account sign carol --input hello
+  $ mpckms account refresh carol
 
 Begin chooses the nodes and has each make a key for this one operation:
 
-  $ vault write mpc/custody/alice/begin operation=sign input=$(printf hello | base64)
+  $ vault write mpc/custody/carol/begin operation=sign input=$(printf hello | base64)
 
 The owner checks each node's signature against the nodes that are known, opens the
 second key of each share with the custody key, seals it to that node's key and hands
-all of them to mpc/custody/alice/finish within two minutes. What is released serves
+all of them to mpc/custody/carol/finish within two minutes. What is released serves
 these nodes, this message and this share epoch, once. Where a node fails meanwhile,
 begin again.
 `,
@@ -93,9 +93,9 @@ begin again.
 		HelpSynopsis: "Finish a signature or refresh with user custody.",
 		HelpDescription: `
 Takes what the owner of the custody key released for an operation that was begun at
-mpc/custody/alice/begin, and answers as mpc/sign/alice or mpc/accounts/alice does:
+mpc/custody/carol/begin, and answers as mpc/sign/alice or mpc/accounts/carol does:
 
-  $ vault write mpc/custody/alice/finish release=6f1d0c9e8b7a49f2a1c3d4e5f6071829 releases=@releases.json
+  $ vault write mpc/custody/carol/finish release=6f1d0c9e8b7a49f2a1c3d4e5f6071829 releases=@releases.json
 
 with releases.json like [{"index":1,"release":"AAECAw=="},{"index":3,"release":"BAUGBw=="}].
 A release is used once; what fails after nodes were told of it is begun again. With a
@@ -142,7 +142,11 @@ func (b *backend) custodyBegin(ctx context.Context, _ *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
+	due := false
 	r, err := b.needAccount(ctx, name)
+	if err == nil {
+		due, err = b.refreshDue(ctx, name, r)
+	}
 	if err != nil {
 		b.custody.drop(op)
 		return nil, err
@@ -170,7 +174,7 @@ func (b *backend) custodyBegin(ctx context.Context, _ *logical.Request, data *fr
 		"signers":                 signers,
 		"custody_public_key":      base(v.custody.PublicKey),
 		"next_custody_public_key": base(next),
-		"refresh_due":             b.refreshDue(name, r),
+		"refresh_due":             due,
 		"expires_time":            rfc3339(o.Expires),
 	}
 	if q := op.signing; q != nil {

@@ -114,6 +114,9 @@ func (b *backend) recoveryExport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	if r.Custody != nil {
+		return nil, invalid("account %q has user custody: recovery custodians cannot rebuild it, since their copies open with the owner's custody key only. What brings it back is a backup of Vault's storage and of the token, and its owner", name)
+	}
 	set, err := b.store.recipientSet(ctx, a.Record.RecipientsHash)
 	if err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func (h *Home) ForgetPin(name string) error { return h.remove(homeIdentities, na
 // Known is an authenticator that was made or used here, and how to use it again.
 type Known struct {
 	Name   string          `json:"name"`
-	ID     identity.ID     `json:"id"`
+	ID     identity.ID     `json:"id,omitzero"` // zero before the first login
 	Method identity.Method `json:"method"`
 	// KeyFile is the path of a key file; Certificate and Key those of a
 	// certificate; TokenURI (RFC 7512) and Module those of a key in a token.

@@ -18,25 +18,37 @@ type callback struct {
 	err  error
 }
 
-// awaitCode serves the one page that the browser comes back to, until a request
-// with the right state has come. Requests with another state are answered and
-// change nothing: any page in the browser can make them.
-func awaitCode(ctx context.Context, listener net.Listener, state string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, oidcLogin)
-	defer cancel()
-	came := make(chan callback, 1)
-	server := &http.Server{
+// callbackServer serves the one page that the browser comes back to. Its owner calls
+// await, once.
+type callbackServer struct {
+	server *http.Server
+	came   chan callback
+	served chan error
+}
+
+// serveCallbacks begins to serve, before anybody is sent there.
+func serveCallbacks(listener net.Listener, state string) *callbackServer {
+	c := &callbackServer{came: make(chan callback, 1), served: make(chan error, 1)}
+	c.server = &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			serveCallback(w, r, state, came)
+			serveCallback(w, r, state, c.came)
 		}),
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { c.served <- c.server.Serve(listener) }()
+	return c
+}
+
+// await waits until a request with the right state has come, and ends the server.
+// Requests with another state are answered and change nothing: any page in the
+// browser can make them.
+func (c *callbackServer) await(ctx context.Context) (code string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, oidcLogin)
+	defer cancel()
 	var got callback
 	select {
-	case got = <-came:
-	case err := <-served:
+	case got = <-c.came:
+	case err := <-c.served:
 		return "", fmt.Errorf("the browser has nowhere to come back to: %w", err)
 	case <-ctx.Done():
 		got.err = errors.New("nobody came back from the browser in time: nothing was sent, log in again")
@@ -47,10 +59,10 @@ func awaitCode(ctx context.Context, listener net.Listener, state string) (string
 	// The page is delivered before the server ends, if the browser wants it.
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer stop()
-	if server.Shutdown(end) != nil {
-		_ = server.Close()
+	if c.server.Shutdown(end) != nil {
+		_ = c.server.Close()
 	}
-	<-served
+	<-c.served
 	return got.code, got.err
 }
 

@@ -2,6 +2,7 @@ package keyholder
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -93,4 +94,19 @@ func fails(t *testing.T, err error, want error, parts ...string) {
 			t.Errorf("the error lacks %q: %v", p, err)
 		}
 	}
+}
+
+// callerFunc is a Caller without a context.
+type callerFunc func(op Op, path string, in map[string]any, out any) error
+
+func (f callerFunc) Call(_ context.Context, op Op, path string, in map[string]any, out any) error {
+	return f(op, path, in, out)
+}
+
+func remarshal(from, to any) error {
+	raw, err := json.Marshal(from)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, to)
 }

@@ -110,7 +110,7 @@ func (s oidcSource) login(ctx context.Context, c OIDCChallenge) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("the browser has nowhere to come back to: %w", err)
 	}
-	defer listener.Close()
+	defer listener.Close() // again, where the server has done so
 	redirect := "http://" + listener.Addr().String() + callbackPath
 	state, verifier := token(), token()
 	challenge := sha256.Sum256([]byte(verifier))
@@ -128,11 +128,12 @@ func (s oidcSource) login(ctx context.Context, c OIDCChallenge) (string, error) 
 		all[name] = values
 	}
 	address.RawQuery = all.Encode()
+	back := serveCallbacks(listener, state)
 	s.p.Show("Log in with " + c.Issuer + " in the browser:\n\n  " + address.String() + "\n")
 	if err := s.p.OpenURL(address.String()); err != nil {
 		s.p.Show("The browser could not be opened; open the address above yourself, on this machine.")
 	}
-	code, err := awaitCode(ctx, listener, state)
+	code, err := back.await(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -69,7 +69,7 @@ var arrows = map[string][]string{
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
-	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor": {"hsm/modules"},
 	"plugin/e2e":           {},
 	"scripts/vulncheck":    {},
@@ -296,8 +296,9 @@ func TestWrongArrowsAreFound(t *testing.T) {
 		{"SDK in the wrong place", []listed{{ImportPath: module + "/rotation", Imports: []string{"github.com/hashicorp/vault/sdk/logical"}}}, "rotation imports"},
 		{"SDK in backend", []listed{{ImportPath: module + "/backend", Imports: []string{"github.com/hashicorp/vault/sdk/logical"}}}, ""},
 		{"protocol library in a node", []listed{{ImportPath: module + "/mpc/node", Imports: []string{"github.com/taurusgroup/multi-party-sig/pkg/party"}}}, "mpc/node imports"},
-		{"token reachable from the CLI", []listed{{ImportPath: module + "/plugin/mpckms", Deps: []string{"fmt", "github.com/miekg/pkcs11"}}}, "plugin/mpckms links"},
-		{"similar name", []listed{{ImportPath: module + "/plugin/mpckms", Deps: []string{"github.com/miekg/pkcs11uri"}}}, ""},
+		{"token reachable from the commands", []listed{{ImportPath: module + "/plugin/mpckms/cli", Deps: []string{"fmt", "github.com/miekg/pkcs11"}}}, "plugin/mpckms/cli links"},
+		{"a node in the CLI", []listed{{ImportPath: module + "/plugin/mpckms", Deps: []string{module + "/mpc/node"}}}, "plugin/mpckms links"},
+		{"similar name", []listed{{ImportPath: module + "/plugin/mpckms/cli", Deps: []string{"github.com/miekg/pkcs11uri"}}}, ""},
 		{"doerner anywhere", []listed{{ImportPath: module + "/mpc/cmp", Deps: []string{"github.com/taurusgroup/multi-party-sig/protocols/doerner/keygen"}}}, "mpc/cmp links"},
 	}
 	for _, tt := range tests {

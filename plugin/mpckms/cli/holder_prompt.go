@@ -48,7 +48,10 @@ func (p prompter) Ask(ctx context.Context, text string) (string, error) {
 		line, _, _ := strings.Cut(string(raw), "\n")
 		return strings.TrimSpace(line), err
 	}
-	p.Show(text + ": ")
+	p.a.bar.beside(func() { _, _ = io.WriteString(p.a.stderr, clean(text)+": ") })
+	// Reading cannot be interrupted from here; a second Ctrl-C ends the process.
+	stop := context.AfterFunc(ctx, func() { _, _ = io.WriteString(p.a.stderr, "\nInterrupted: press Enter to end.\n") })
+	defer stop()
 	line, err := p.a.readLine(ctx)
 	if err != nil {
 		return "", fmt.Errorf("no answer was given to %q: %w", text, err)

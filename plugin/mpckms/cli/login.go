@@ -19,6 +19,7 @@ type loginDoc struct {
 	Kind           identity.Method `json:"kind"`
 	ID             identity.ID     `json:"id"`
 	ServerTrusting bool            `json:"server_trusting"`
+	Fingerprint    string          `json:"fingerprint"`
 	Identities     []loginIdentity `json:"identities"`
 }
 
@@ -115,7 +116,7 @@ func (a *app) logInWith(cmd *cobra.Command, f *methodFlags, identityName string)
 // whatOpens opens identities and says which assets open.
 func (a *app) whatOpens(ctx context.Context, s *keyholder.Session, home *keyholder.Home, only string) (*loginDoc, error) {
 	who := s.Authenticator()
-	doc := &loginDoc{Authenticator: who.Name, Kind: who.Method, ID: who.ID, ServerTrusting: who.ServerTrusting(), Identities: []loginIdentity{}}
+	doc := &loginDoc{Authenticator: who.Name, Kind: who.Method, ID: who.ID, ServerTrusting: who.ServerTrusting(), Fingerprint: who.Fingerprint(), Identities: []loginIdentity{}}
 	for _, i := range s.Identities() {
 		if only != "" && i.Name != only {
 			continue
@@ -180,6 +181,7 @@ func (d *loginDoc) write(t *text) {
 		kind += ", server-trusting: the server alone could open what it opens"
 	}
 	t.line(fmt.Sprintf("Logged in with authenticator %s (%s).", d.Authenticator, kind))
+	t.line("Fingerprint: " + d.Fingerprint)
 	if len(d.Identities) == 0 {
 		t.line("It opens no identity yet: make one with 'mpckms identity create', or have it granted access.")
 	}

@@ -50,7 +50,8 @@ func (a *app) rootCommand() *cobra.Command {
 		return usagef(cmd, "%v", err)
 	})
 	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
-		a.authenticatorCommand(), a.loginCommand(), a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand())
+		a.authenticatorCommand(), a.loginCommand(), a.identityCommand(), a.secretCommand(), a.deviceCommand(),
+		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand())
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout) // before the scripts' commands are made, which keep it
 	root.SetErr(a.stderr)

@@ -92,6 +92,10 @@ type app struct {
 	// bar is the line of progress, where there is a terminal for it.
 	bar *bar
 
+	// What this run may take for new, though its home knows another: the nodes, and
+	// which account a name stands for.
+	acceptNodes, acceptAccount bool
+
 	// token is kept only to strike it out of anything printed.
 	token string
 }
