@@ -45,7 +45,7 @@ setup: ## check Go and gcc; install SoftHSM, OpenSSL and gcc (apt, as root)
 build: ## build bin/plugins/vault-plugin-secrets-mpc and bin/mpckms
 	@mkdir -p bin/plugins
 	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $(PLUGIN) ./plugin/vault-plugin-secrets-mpc
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(CLI) ./plugin/mpckms
+	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o $(CLI) ./plugin/mpckms
 	@# A dev server with -dev-plugin-dir runs every file in its plugin folder.
 	@others=$$(find bin/plugins -mindepth 1 ! -path '$(PLUGIN)'); \
 	if [ -n "$$others" ]; then \

@@ -21,6 +21,8 @@ func subjects() []struct{ title, prefix string } {
 		{"Accounts", "accounts/"},
 		{"Signing", "sign/"},
 		{"Verifying", "verify/"},
+		{"Logins", "login/"},
+		{"Sessions", "session/"},
 		{"Nodes", "nodes/"},
 		{"Rotation", "rotation/"},
 		{"Wrapping keys", "wrapping-keys/"},

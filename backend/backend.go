@@ -66,8 +66,20 @@ type backend struct {
 
 	hierarchy *hierarchy
 
+	// Logins and sessions, all in memory.
+	tickets    *tickets
+	limits     *limiter
+	sessions   *sessions
+	answered   *answered
+	providers  *providers
+	decoy      *decoy
+	loginSlots chan struct{} // a slot for each login that a node works at
+	codeSlots  chan struct{} // a slot for each code that is being sent
+	lockTurn   chan struct{} // capacity 1: held while locks are written
+
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
+	custody      *custodyOps
 
 	// ctx ends with Clean; what works in the background works under it.
 	ctx    context.Context
@@ -137,8 +149,12 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		applyTurn:    make(chan struct{}, 1),
 		loginTurn:    make(chan struct{}, 1),
 	}
+	if err := b.newLogins(); err != nil {
+		return nil, err
+	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.metrics = newMetrics(cfg.Version)
+	b.custody = newCustodyOps(time.Now)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.grave = newGraveyard()
@@ -167,6 +183,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		PathsSpecial: &logical.Paths{
 			Root:            []string{prefixConfig + "*", "destroy/*", "recovery/*"},
 			SealWrapStorage: sealWrapped(),
+			// People log in without a Vault token; see login.go.
+			Unauthenticated: []string{"login/*", "session/*"},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfigHSM(),
@@ -174,6 +192,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigRotation(),
 			b.pathConfigAuthority(),
 			b.pathConfigAccounts(),
+			b.pathConfigIdentities(),
+			b.pathConfigOIDC(),
 			b.pathRotation(),
 			b.pathWrappingKeys(),
 			b.pathNodes(),
@@ -188,6 +208,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathCSR(),
 			b.pathSign(),
 			b.pathVerify(),
+			b.pathCustody(),
 			b.pathDestroy(),
 			b.pathRecovery(),
 			b.pathRecoveryAccounts(),
@@ -196,7 +217,10 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAssets(),
 			b.pathAuthenticators(),
 			b.pathAuthenticatorState(),
+			b.pathAuthenticatorRegister(),
 			b.pathDevices(),
+			b.pathLogin(),
+			b.pathSession(),
 			b.pathMetrics(),
 			b.pathUnknown(), // last: it matches everything
 		),
@@ -225,6 +249,8 @@ func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.keeper.Kick()
 	b.beat()
 	b.expireSigned()
+	b.sessions.sweep()
+	b.writeLocks() // what could not be written before
 	return nil
 }
 
@@ -321,6 +347,8 @@ func (b *backend) clean(context.Context) {
 		return
 	}
 	b.cancel()
+	b.sessions.endAll()
+	b.providers.forget("")
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	ended := make(chan error, 1)

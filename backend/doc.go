@@ -23,6 +23,13 @@
 // ones are stored is remembered, so that a new request_id costs one write and no
 // read (signed_index.go).
 //
+// Logins. People log in without a Vault token (login.go) and get a session
+// (sessions.go), through which they call what their authenticator opens
+// (session_call.go, session_rules.go). What is between two steps, sessions and counts
+// of attempts are in the memory of the active server; locks are stored behind the
+// answer (login_locks.go). A name that does not exist is answered like one that does
+// (login_fakes.go).
+//
 // Caches. Signing in steady state reads nothing from Vault: accounts, exposures
 // and config/nodes are kept as decoded (cache.go). Writers, and whoever decides
 // about what is written, read storage itself.

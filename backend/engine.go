@@ -30,6 +30,13 @@ type Engine interface {
 	Create(ctx context.Context, r pool.CreateRequest) (*pool.KeyResult, error)
 	Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResult, error)
 	Refresh(ctx context.Context, r pool.RefreshRequest) (*pool.KeyResult, error)
+	// PrepareCustody chooses nodes for a signature or refresh with user custody,
+	// has their exposures stored, and gets each one's key for the owner's release.
+	PrepareCustody(ctx context.Context, r pool.CustodyRequest) (*pool.CustodyOffer, error)
+	// RunCustody runs it, once, with what the owner released. A
+	// *pool.CustodyLostError says that it has to be begun again; with any other
+	// error no node was told anything.
+	RunCustody(ctx context.Context, o *pool.CustodyOffer, releases map[mpc.Index][]byte) (*pool.CustodyResult, error)
 	// OpenCheck lets the node that holds each share open it from the given
 	// stored bytes; its error wraps pool.ErrShareUnusable when one does not
 	// open, and only then.

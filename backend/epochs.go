@@ -180,6 +180,9 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipient
 	if err := checkRecipientSeals(e.Shares, recipients); err != nil {
 		return nil, err
 	}
+	if err := checkCustodySeals(e.Shares, record); err != nil {
+		return nil, err
+	}
 	holders := map[mpc.Index]bool{}
 	for _, index := range res.Account.Exposures {
 		holders[index] = true
@@ -225,9 +228,13 @@ func endorsements(in []pool.Endorsement) []endorsementRecord {
 	return out
 }
 
+// successor is what the next epoch has to be sealed to: the hash of a recipient
+// set, and that of a custody key, zero for none.
+type successor struct{ recipients, custody [32]byte }
+
 // checkSuccessor verifies that next is the epoch after old of the same key,
-// sealed to the recipient set of the given hash.
-func checkSuccessor(old, next *mpc.PublicRecord, recipients [32]byte) error {
+// sealed as is wanted.
+func checkSuccessor(old, next *mpc.PublicRecord, want successor) error {
 	switch {
 	case next.AccountID != old.AccountID:
 		return errors.New("refresh returned another account")
@@ -235,8 +242,10 @@ func checkSuccessor(old, next *mpc.PublicRecord, recipients [32]byte) error {
 		return errors.New("refresh returned another algorithm or sharing")
 	case !bytes.Equal(next.PublicKey, old.PublicKey) || next.ChainCode != old.ChainCode:
 		return errors.New("refresh returned another key")
-	case next.RecipientsHash != recipients || next.PolicyHash != old.PolicyHash:
+	case next.RecipientsHash != want.recipients || next.PolicyHash != old.PolicyHash:
 		return errors.New("refresh returned other recipients or another policy")
+	case next.Custody != want.custody:
+		return errors.New("refresh returned another custody key")
 	case next.Epoch != old.Epoch+1 || next.EpochID == old.EpochID:
 		return fmt.Errorf("refresh returned epoch %d after %d", next.Epoch, old.Epoch)
 	}

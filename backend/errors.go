@@ -96,6 +96,7 @@ func (b *backend) classify(err error) (int, string) {
 		busy     *pool.BusyError
 		doomed   *doomedError
 		moving   *movingError
+		lost     *pool.CustodyLostError
 		say      = func(what string) string { return err.Error() + ": " + what }
 		operator = http.StatusServiceUnavailable
 	)
@@ -108,6 +109,8 @@ func (b *backend) classify(err error) (int, string) {
 	switch {
 	case errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath), errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm):
 		return http.StatusBadRequest, err.Error()
+	case errors.As(err, &lost):
+		return http.StatusConflict, say("nothing of the account has changed, and the releases are void; begin again")
 	case errors.As(err, &aux):
 		return http.StatusConflict, say("ECDSA signing works once they are ready; watch nodes/ and repeat the request then")
 	case errors.As(err, &busy):

@@ -62,6 +62,8 @@ type fakeEngine struct {
 
 	probeErr, createErr, signErr, refreshErr, openErr error
 	makeErr, destroyErr, rewrapErr, nodeKeysErr       error
+	prepareErr, custodyErr                            error
+	prepared                                          []*pool.CustodyOffer
 	rewraps, nodeRewraps                              int
 	store                                             pool.KeyStore
 
@@ -194,7 +196,11 @@ func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
 	f.seen[r.EpochID] = map[mpc.NodeIdentity]mpc.Index{}
 	for i := 1; i <= r.Shares; i++ {
 		index := mpc.Index(i)
-		res.Account.Shares = append(res.Account.Shares, mpc.WrappedShare{Index: index, Envelope: envelope(index, hash, res.WrappingVersion)})
+		made := envelope(index, hash, res.WrappingVersion)
+		if r.HasCustody() {
+			made = custodyEnvelope(fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
+		}
+		res.Account.Shares = append(res.Account.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 		res.Account.Exposures[nodeIdentity(i)] = index
 		f.seen[r.EpochID][nodeIdentity(i)] = index
 		res.Certificate = append(res.Certificate, pool.Endorsement{
@@ -225,7 +231,7 @@ func fakeEnvelope(content []byte, versions ...uint32) []byte {
 // opened checks an envelope of one seal, as nodes would; the caller holds f.mu.
 func (f *fakeEngine) opened(envelope, content []byte) bool {
 	e, err := hsm.ParseEnvelope(envelope)
-	return err == nil && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opens(e.Seals()[0].Version)
+	return err == nil && !brokenSeal(envelope) && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opens(e.Seals()[0].Version)
 }
 
 func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.KeyResult, error) {
@@ -245,6 +251,9 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 	r := mpc.PublicRecord{
 		AccountID: q.AccountID, Algorithm: q.Algorithm, Threshold: q.Threshold, Shares: q.Shares,
 		PublicKey: pub, ChainCode: sha256.Sum256(pub), RecipientsHash: q.RecipientsHash, PolicyHash: q.PolicyHash,
+	}
+	if len(q.Custody) > 0 {
+		r.Custody = mpc.CustodyHash(q.Custody)
 	}
 	f.nextEpoch(&r)
 	res := f.result(r)
@@ -528,12 +537,16 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	hash := q.Account.Record.Hash()
 	for i := range q.Account.Record.Shares {
 		index := mpc.Index(i + 1)
-		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: envelope(index, hash, res.WrappingVersion)})
+		made := envelope(index, hash, res.WrappingVersion)
+		if q.Account.Record.HasCustody() {
+			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
+		}
+		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 	}
-	if f.garbage {
-		f.garbage = false
+	if f.garbage && !q.Account.Record.HasCustody() {
 		res.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
 	}
+	f.garbage = false
 	if f.rewrapMismatch != nil {
 		f.rewrapMismatch(res)
 	}

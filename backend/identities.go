@@ -253,16 +253,29 @@ func (b *backend) identityForCustody(ctx context.Context, c *custodyRecord) (nam
 // assetForCustody finds the asset that holds an account's custody key, and its
 // identity. Under lockIdentity of that name both stay as they are.
 func (b *backend) assetForCustody(ctx context.Context, c *custodyRecord) (name string, m *identity.Manifest, a *identity.Asset, err error) {
+	var before uint64
+	for {
+		if name, m, a, err = b.findCustody(ctx, c); err == nil || m == nil || m.Generation == before {
+			return name, m, a, err
+		}
+		// Manifest and asset were read at two moments, and may have been changed
+		// together in between: they do not fit then.
+		before = m.Generation
+	}
+}
+
+// findCustody also returns the manifest with an error about the asset.
+func (b *backend) findCustody(ctx context.Context, c *custodyRecord) (name string, m *identity.Manifest, a *identity.Asset, err error) {
 	name, r, err := b.identityForCustody(ctx, c)
 	if err != nil {
 		return "", nil, nil, err
 	}
 	if m, err = r.open(name); err != nil {
-		return "", nil, nil, err
+		return name, nil, nil, err
 	}
 	all, err := b.assetsOf(ctx, m)
 	if err != nil {
-		return "", nil, nil, err
+		return name, m, nil, err
 	}
 	for _, f := range all {
 		if f.ID.String() == c.Asset {
@@ -270,7 +283,7 @@ func (b *backend) assetForCustody(ctx context.Context, c *custodyRecord) (name s
 			return name, m, a, err
 		}
 	}
-	return "", nil, nil, conflict("identity %q has no asset %s any more, which held the account's custody key: restore it from a backup of Vault's storage", name, c.Asset)
+	return name, m, nil, conflict("identity %q has no asset %s any more, which held the account's custody key: restore it from a backup of Vault's storage", name, c.Asset)
 }
 
 // checkIdentityActive is a 409 where the identity is frozen.
@@ -283,11 +296,6 @@ func checkIdentityActive(name string, r *identityRecord) error {
 		why = " (" + r.Frozen.Reason + ")"
 	}
 	return conflict("identity %q has been frozen since %s%s: nothing was changed; vault write -force <mount>/identities/%s/unfreeze ends that", name, rfc3339(r.Frozen.Time), why, name)
-}
-
-// checkIdentityActive is the same for callers outside of this file's records.
-func (b *backend) checkIdentityActive(name string, r *identityRecord) error {
-	return checkIdentityActive(name, r)
 }
 
 // onlyOperation refuses a write for which Vault asked for the other capability:

@@ -13,12 +13,19 @@ import (
 	"vault-plugin-secrets-mpc/identity"
 )
 
-func bare(t *testing.T) *mount { return open(t, &logical.InmemStorage{}, newFake(t)) }
+// enrolled is a mount that has keys for identities.
+func enrolled(t *testing.T) *mount {
+	t.Helper()
+	m := configured(t)
+	if _, err := m.b.identityServerKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
 
-// TestIdentities walks through everything that is done with identities, without a
-// token: Vault needs none for that.
+// TestIdentities walks through everything that is done with identities.
 func TestIdentities(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice, phone := newPerson(m, "alice-password").store(), newPerson(m, "alice-phone", withPhone).store()
 	o := alice.creates("alice", "everyday")
 	data := m.read1("identities/alice")
@@ -95,7 +102,7 @@ func (m *mount) record2(t *testing.T, name string) *identityRecord {
 // TestManifestRules: what must not be stored is refused, says why, and changes
 // nothing.
 func TestManifestRules(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice, bob := newPerson(m, "alice-password").store(), newPerson(m, "bob-password").store()
 	stranger := newPerson(m, "stranger")
 	o := alice.creates("alice", "everyday", "vault")
@@ -183,7 +190,7 @@ func renamed(t *testing.T, o *identity.Opened, s *identity.SignedManifest, name 
 // TestRoleWithoutOpener: the last one that opens a role is removed only if the
 // caller says so, and one that was lost does not count.
 func TestRoleWithoutOpener(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice, bob := newPerson(m, "alice-password").store(), newPerson(m, "bob-password").store()
 	o := alice.creates("alice", "vault")
 	o = alice.changes(o, identity.SetLevel{Level: identity.Level{Name: "all", Roles: []string{"owner", "vault"}}},
@@ -201,7 +208,7 @@ func TestRoleWithoutOpener(t *testing.T) {
 // TestReset: roles get new keys, assets follow, and only then are the old ones
 // dropped.
 func TestReset(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice, bob := newPerson(m, "alice-password").store(), newPerson(m, "bob-password").store()
 	o := alice.creates("alice", "everyday")
 	o = alice.changes(o, identity.AddGrant{Authenticator: bob.a, Level: "full"})
@@ -243,7 +250,7 @@ func TestReset(t *testing.T) {
 
 // TestAssetRules: what must not be stored is refused.
 func TestAssetRules(t *testing.T) {
-	m := bare(t)
+	m := enrolled(t)
 	alice, bob := newPerson(m, "alice-password").store(), newPerson(m, "bob-password").store()
 	o := alice.creates("alice", "everyday", "vault")
 	o = alice.changes(o, identity.SetLevel{Level: identity.Level{Name: "small", Roles: []string{"everyday"}}}, identity.AddGrant{Authenticator: bob.a, Level: "small"})
@@ -290,14 +297,14 @@ func TestAssetRules(t *testing.T) {
 	m.fails(logical.UpdateOperation, at+"bank", assetBody(signed), http.StatusBadRequest, "may not change that")
 	// Stale keys.
 	before := secretOf(t, o, "late", "x", "vault")
-	o = alice.changes(o, identity.RotateRoles{Roles: []string{"vault"}})
+	alice.changes(o, identity.RotateRoles{Roles: []string{"vault"}})
 	m.fails(logical.UpdateOperation, at+"late", assetBody(before), http.StatusConflict, "other keys of role vault")
 }
 
 // TestCustodyRules: an account's custody key is not lost, and not opened by an
 // authenticator that the server could use.
 func TestCustodyRules(t *testing.T) {
-	m := configured(t)
+	m := enrolled(t)
 	account := m.create("pay", "bip340-secp256k1")
 	alice, phone := newPerson(m, "alice-password").store(), newPerson(m, "phone", withPhone).store()
 	o := alice.creates("alice", "everyday", "vault")

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
@@ -226,8 +225,8 @@ func identityError(err error) error {
 		return &fault{status: http.StatusBadRequest, msg: "a message of the login protocol is malformed or belongs to another authenticator: " + refused.Text, err: err}
 	case errors.Is(err, pool.ErrShareUnusable):
 		return fmt.Errorf("the mount's identity keys do not open: restore the record %s from a backup of Vault's storage; accounts are not affected (%v)", keyIdentityKeys, err)
-	case errors.Is(err, hsm.ErrUnknownKeyVersion):
-		return fmt.Errorf("%w: %w", pool.ErrWrappingKey, err)
+	case errors.Is(err, pool.ErrWrappingKey):
+		return fmt.Errorf("opening the mount's identity keys: %w", err)
 	}
 	return err
 }

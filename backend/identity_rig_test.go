@@ -75,7 +75,11 @@ func (p *person) body() map[string]any {
 		"authenticator": text64(p.signed.Authenticator), "signature": text64(p.signed.Signature), "registration": text64(registration()),
 	}
 	if p.a.Method.HasServerPart() {
-		out["server_part"] = text64([]byte("wrapped inside a node"))
+		wrapped, _, err := p.m.b.makeServerPart(p.m.t.Context(), p.a.ID, p.a.Keys.Seal)
+		if err != nil {
+			p.m.t.Fatal(err)
+		}
+		out["server_part"] = text64(wrapped)
 	}
 	if p.a.Method == identity.Phone {
 		out["phone"] = "+41441234567"

@@ -139,7 +139,7 @@ func statusOf(req *logical.Request, resp *logical.Response, err error) int {
 // choose any for a batch, and must not be able to make a series of each.
 func statusLabel(status int) string {
 	switch status {
-	case http.StatusOK, http.StatusNoContent, http.StatusBadRequest, http.StatusNotFound, http.StatusConflict,
+	case http.StatusOK, http.StatusNoContent, http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusConflict,
 		http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable:
 		return strconv.Itoa(status)
 	}
@@ -188,4 +188,17 @@ func (e measured) Sign(ctx context.Context, r pool.SignRequest) (*pool.SignResul
 		e.metrics.retries.Add(float64(res.Attempts - 1))
 	}
 	return res, nil
+}
+
+// RunCustody counts signatures with user custody like any other. Their time is that
+// of the nodes alone, without the owner's.
+func (e measured) RunCustody(ctx context.Context, o *pool.CustodyOffer, releases map[mpc.Index][]byte) (*pool.CustodyResult, error) {
+	started := time.Now()
+	res, err := e.Engine.RunCustody(ctx, o, releases)
+	if err == nil && res.Signature != nil {
+		algorithm := string(o.Request.Account.Record.Algorithm)
+		e.metrics.signSeconds.WithLabelValues(algorithm).Observe(time.Since(started).Seconds())
+		e.metrics.signatures.WithLabelValues(algorithm, "false").Inc()
+	}
+	return res, err
 }

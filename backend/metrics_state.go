@@ -23,7 +23,7 @@ func gauges() map[string]gauge {
 		{"mpc_node_hsm_up", "Whether a node's session on the token works.", "node"},
 		{"mpc_aux_keys_ready", "Whether a node has auxiliary keys in use, which ECDSA signing needs.", "node"},
 		{"mpc_accounts", "Accounts that are looked after. Missing until they have been read after a start.", ""},
-		{"mpc_accounts_overdue", "Accounts whose shares are older than their refresh period.", ""},
+		{"mpc_accounts_overdue", "Accounts whose shares are older than their refresh period; without those with user custody, which their owners refresh.", ""},
 		{"mpc_accounts_failing", "Accounts that failed at their last refresh or rewrap.", ""},
 		{"mpc_wrapping_key_versions", "Versions of the wrapping key, by state. Missing while storage cannot be read.", "state"},
 		{"mpc_presignatures_ready", "Presignatures that can be used now, of all accounts.", ""},

@@ -57,6 +57,7 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"birth_record_hash":   field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
 	}
 	maps.Copy(out, stateFields())
+	maps.Copy(out, custodyAnswerFields())
 	return out
 }
 
@@ -90,7 +91,7 @@ many nodes must be ready.
 			DisplayAttrs: &framework.DisplayAttributes{
 				OperationPrefix: operationPrefix, OperationSuffix: "account", ItemType: "Account",
 			},
-			Fields: map[string]*framework.FieldSchema{
+			Fields: custodyFields(map[string]*framework.FieldSchema{
 				"name": nameField(),
 				"algorithm": {
 					Type:         framework.TypeString,
@@ -128,7 +129,7 @@ many nodes must be ready.
 					Query:        true,
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Delete after"},
 				},
-			},
+			}),
 			ExistenceCheck: b.exists(func(ctx context.Context, data *framework.FieldData) (bool, error) {
 				name, err := checkAccountName(data)
 				if err != nil {
@@ -154,6 +155,12 @@ Creates an account whose private key exists only as wrapped shares:
 The algorithms are bip340-secp256k1, ed25519, ecdsa-secp256k1 and ecdsa-p256.
 On an account that exists the same command changes presign, refresh_period and
 metadata; the other fields cannot be changed. Sign with mpc/sign/alice.
+
+With custody_identity and custody_asset each share needs the identity's custody key
+beside the HSM's. Such an account signs with mpc/custody/carol/begin, which mpckms
+account sign does, and is refreshed by its owner:
+
+  $ vault write mpc/accounts/carol algorithm=ed25519 custody_identity=carol custody_asset=carol-key
 
 An ECDSA account with presign keeps presignatures in its nodes' memory and
 makes them anew in the background. They serve messages that nodes hash under the
@@ -233,6 +240,9 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 		"birth_record_hash":   r.Birth.RecordHash,
 	}
 	stateAnswer(r, out)
+	if err := b.custodyAnswer(ctx, name, r, out); err != nil {
+		return nil, err
+	}
 	if record.Algorithm.Derives() {
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])
 	}
@@ -265,6 +275,13 @@ func (b *backend) accountRefresh(ctx context.Context, _ *logical.Request, data *
 	name, err := checkAccountName(data)
 	if err != nil {
 		return nil, err
+	}
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := needsOwner(name, r.Custody); err != nil {
+		return nil, err // refused, which is no failure of the account
 	}
 	res, err := b.refreshAccount(ctx, name)
 	if err != nil {

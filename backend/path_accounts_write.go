@@ -40,6 +40,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	r := &accountRecord{Version: recordVersion, ID: request.AccountID.String()}
+	if r.Custody, err = b.newCustody(ctx, data); err != nil {
+		return nil, err
+	}
 	if err := takeSettings(r, request.Algorithm, data); err != nil {
 		return nil, err
 	}
@@ -58,6 +61,17 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	}
 	if err := free(); err != nil {
 		return nil, err
+	}
+	if c := r.Custody; c != nil {
+		releaseAsset, err := b.busy.reserve("custody asset "+c.Asset, "is being tied to an account")
+		if err != nil {
+			return nil, err
+		}
+		defer releaseAsset()
+		if err := b.custodyUnused(ctx, c); err != nil {
+			return nil, err
+		}
+		request.Custody = c.PublicKey
 	}
 	eng, err := b.engine(ctx)
 	if err != nil {
@@ -79,13 +93,13 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}
-	if err := checkCreated(request, &res.Account.Record); err != nil {
+	if err := checkCreated(request, &res.Account.Record, r.Custody); err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}
 	r.Current = *epoch
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
-	if err := b.putNewAccount(ctx, name, r, free); err != nil {
+	if err := b.underCustody(ctx, r.Custody, func() error { return b.putNewAccount(ctx, name, r, free) }); err != nil {
 		return nil, err
 	}
 	if err := b.step(ctx, stepCreateStored); err != nil {
@@ -95,6 +109,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	resp, err := b.settingsAnswer(ctx, name, r)
 	if err != nil {
 		return nil, err
+	}
+	if r.Custody != nil && request.Recipients != nil {
+		resp.AddWarning("recovery custodians cannot rebuild an account with user custody: keep backups of Vault's storage and of the token")
 	}
 	resp.Data["session_id"] = res.SessionID.String()
 	return resp, nil
@@ -157,10 +174,10 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 	return request, nil
 }
 
-func checkCreated(request *pool.CreateRequest, got *mpc.PublicRecord) error {
+func checkCreated(request *pool.CreateRequest, got *mpc.PublicRecord, c *custodyRecord) error {
 	if got.AccountID != request.AccountID || got.Algorithm != request.Algorithm ||
 		got.Threshold != request.Threshold || got.Shares != request.Shares ||
-		got.RecipientsHash != request.RecipientsHash || got.PolicyHash != request.PolicyHash || got.Epoch != 1 {
+		got.RecipientsHash != request.RecipientsHash || got.PolicyHash != request.PolicyHash || got.Epoch != 1 || got.Custody != c.hash() {
 		return fmt.Errorf("nodes made another account than the one that was asked for")
 	}
 	return nil
@@ -232,6 +249,11 @@ func (b *backend) changeSettings(ctx context.Context, name string, data *framewo
 			return nil, false, invalid("account %q exists and its %s is %v, which cannot be changed: choose another name for a new account", name, field, present)
 		}
 	}
+	for _, field := range []string{"custody_identity", "custody_asset"} {
+		if _, sent := data.GetOk(field); sent {
+			return nil, false, invalid("account %q exists, and whether it has user custody cannot be changed: leave %s out, or choose another name for a new account", name, field)
+		}
+	}
 	before := r.Presign
 	if err := takeSettings(r, a.Record.Algorithm, data); err != nil {
 		return nil, false, err
@@ -249,6 +271,8 @@ func takeSettings(r *accountRecord, alg mpc.Algorithm, data *framework.FieldData
 		switch {
 		case r.Presign < 0 || r.Presign > maxPresign:
 			return invalid("presign must be 0 to %d, not %d", maxPresign, r.Presign)
+		case r.Presign > 0 && r.Custody != nil:
+			return invalid("an account with user custody keeps no presignatures: nodes open its shares only when its owner takes part. Leave presign out")
 		case r.Presign > 0 && !alg.IsECDSA():
 			return invalid("presign is for ECDSA accounts, whose signatures take seconds without: %s signs fast by itself, leave presign out", alg)
 		}

@@ -15,18 +15,19 @@ const maxAssets = 1000
 
 func assetAnswerFields() map[string]*framework.FieldSchema {
 	return map[string]*framework.FieldSchema{
-		"name":       field(framework.TypeString, "Name of the asset."),
-		"id":         field(framework.TypeString, "Random ID of the asset, in hex."),
-		"identity":   field(framework.TypeString, "Name of the identity."),
-		"kind":       field(framework.TypeString, "secret, or account: it holds the custody key of a threshold account."),
-		"generation": field(framework.TypeInt64, "Counts the writes of the asset from 1."),
-		"asset":      field(framework.TypeString, "The asset as a role of the identity signed it, in base64. Its values are encrypted."),
-		"signature":  field(framework.TypeString, "That role's signature over it, in base64."),
-		"roles":      field(framework.TypeStringSlice, "Roles that may use one of the keys, in order."),
-		"keys":       field(framework.TypeMap, "Keys by name: generation, roles, and public (base64) where the value is a private key."),
-		"account":    field(framework.TypeString, "ID of the account whose custody key it is; empty for secrets, and before there is an account."),
-		"note":       field(framework.TypeString, "Text for people, not secret."),
-		"stale":      field(framework.TypeBool, "Whether it is still under keys of a role that have been replaced."),
+		"name":         field(framework.TypeString, "Name of the asset."),
+		"id":           field(framework.TypeString, "Random ID of the asset, in hex."),
+		"identity":     field(framework.TypeString, "Name of the identity."),
+		"kind":         field(framework.TypeString, "secret, or account: it holds the custody key of a threshold account."),
+		"generation":   field(framework.TypeInt64, "Counts the writes of the asset from 1."),
+		"asset":        field(framework.TypeString, "The asset as a role of the identity signed it, in base64. Its values are encrypted."),
+		"signature":    field(framework.TypeString, "That role's signature over it, in base64."),
+		"roles":        field(framework.TypeStringSlice, "Roles that may use one of the keys, in order."),
+		"keys":         field(framework.TypeMap, "Keys by name: generation, roles, and public (base64) where the value is a private key."),
+		"account":      field(framework.TypeString, "ID of the account whose custody key it is; empty for secrets, and before there is an account."),
+		"account_name": optional(framework.TypeString, "Of an asset with an account: the account's name; empty where it is gone."),
+		"note":         field(framework.TypeString, "Text for people, not secret."),
+		"stale":        field(framework.TypeBool, "Whether it is still under keys of a role that have been replaced."),
 	}
 }
 
@@ -76,7 +77,7 @@ Shows who may use an asset, and its ciphertext:
 
 A client encrypts and signs what is written here:
 
-  $ mpckms secret put alice/mail
+  $ mpckms secret put alice/mail --file mail-password
 
 The next write is of the next generation, and everything in it is sealed to the
 present keys of its roles; if two clients write at once, one of them is told to
@@ -149,7 +150,29 @@ func (b *backend) assetRead(ctx context.Context, _ *logical.Request, data *frame
 	if err != nil {
 		return nil, err
 	}
-	return assetAnswer(m, r, a), nil
+	resp := assetAnswer(m, r, a)
+	if a.Account != "" {
+		if resp.Data["account_name"], err = b.accountOf(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+	return resp, nil
+}
+
+// accountOf names the account whose custody key the asset holds; empty where the
+// asset names one that is gone. Clients know accounts by their IDs, and paths have
+// names.
+func (b *backend) accountOf(ctx context.Context, a *identity.Asset) (string, error) {
+	accounts, err := b.custodies(ctx, func(c *custodyRecord) bool { return c.Asset == a.ID.String() })
+	if err != nil {
+		return "", err
+	}
+	for name, f := range accounts {
+		if f.AccountID == a.Account {
+			return name, nil
+		}
+	}
+	return "", nil
 }
 
 func assetAnswer(m *identity.Manifest, r *assetRecord, a *identity.Asset) *logical.Response {

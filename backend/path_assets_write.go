@@ -154,7 +154,7 @@ func (b *backend) assetDelete(ctx context.Context, _ *logical.Request, data *fra
 		return nil, err
 	}
 	if a.Kind == identity.AccountAsset {
-		if err := b.noCustody(ctx, "asset "+quoted([]string{owner + "/" + name}), func(c *custodyRecord) bool {
+		if err := b.checkNoCustody(ctx, "asset "+quoted([]string{owner + "/" + name}), func(c *custodyRecord) bool {
 			return c.Identity == ir.ID && c.Asset == a.ID.String()
 		}); err != nil {
 			return nil, err

@@ -3,7 +3,6 @@ package backend
 import (
 	"bytes"
 	"context"
-	"errors"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -25,6 +24,13 @@ func (b *backend) authenticatorWrite(ctx context.Context, req *logical.Request, 
 	r, a, err := b.sentAuthenticator(ctx, data, name)
 	if err != nil {
 		return nil, err
+	}
+	// Keys are made for the first registration only: with an authenticator here and
+	// no keys, a mount takes them for lost.
+	if keys, err := b.store.identityKeys(ctx); err != nil {
+		return nil, err
+	} else if keys == nil {
+		return nil, conflict("nobody has registered at this mount yet, so the registration is another's: nothing was created; register first (authenticators/%s/register)", name)
 	}
 	defer b.hierarchy.all()()
 	if err := ctx.Err(); err != nil {
@@ -97,6 +103,9 @@ func (b *backend) sentAuthenticator(ctx context.Context, data *framework.FieldDa
 		if r.ServerPart, err = decoded(data, "server_part", maxServerPart); err != nil {
 			return nil, nil, err
 		}
+		if err := b.checkServerPart(ctx, a.ID, r.ServerPart); err != nil {
+			return nil, nil, err
+		}
 	}
 	if o := a.Parameters.OIDC; o != nil {
 		if err := b.checkProvider(ctx, o); err != nil {
@@ -120,7 +129,7 @@ func (b *backend) checkProvider(ctx context.Context, o *identity.OIDCParameters)
 }
 
 // authenticatorByID finds an authenticator by its ID; an empty name where there is
-// none.
+// none. A record that cannot be read is an error, since the ID may be that one's.
 func (b *backend) authenticatorByID(ctx context.Context, id identity.ID) (string, error) {
 	names, err := b.store.sorted(ctx, prefixAuthentic)
 	if err != nil {
@@ -128,10 +137,6 @@ func (b *backend) authenticatorByID(ctx context.Context, id identity.ID) (string
 	}
 	for _, name := range names {
 		f, err := b.authenticatorFacts(ctx, name)
-		var damaged *damagedError
-		if errors.As(err, &damaged) {
-			continue
-		}
 		if err != nil {
 			return "", err
 		}

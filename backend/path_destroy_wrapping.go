@@ -42,14 +42,14 @@ func (b *backend) pathDestroyWrappingKeys() *framework.Path {
 		HelpSynopsis: "Destroy every wrapping key in the token: the end of a mount.",
 		HelpDescription: `
 Disabling a mount leaves its key pairs in the token. Before that, when every
-account has been destroyed:
+account has been destroyed and every authenticator deleted:
 
   $ vault write -force mpc/destroy/wrapping-keys
 
 Every version of the wrapping key is destroyed, and a node has looked that it is
-gone; then the nodes' own keys and mpc/config/hsm with the PIN are removed. Where
-it is interrupted, repeat it: it goes on where it stopped. No snapshot of this
-mount can be opened any more after it.
+gone; the nodes' own keys, the keys for logins and mpc/config/hsm with the PIN
+are removed. Where it is interrupted, repeat it: it goes on where it stopped. No
+snapshot of this mount can be opened any more after it.
 
 The answer lists keys in the token that carry this mount's labels and that no
 version knows, left by an interruption or belonging to another cluster that was

@@ -131,7 +131,7 @@ func (b *backend) identityDelete(ctx context.Context, _ *logical.Request, data *
 	if err := checkIdentityActive(name, r); err != nil {
 		return nil, err
 	}
-	if err := b.noCustody(ctx, "identity "+quoted([]string{name}), func(c *custodyRecord) bool { return c.Identity == r.ID }); err != nil {
+	if err := b.checkNoCustody(ctx, "identity "+quoted([]string{name}), func(c *custodyRecord) bool { return c.Identity == r.ID }); err != nil {
 		return nil, err
 	}
 	assets, err := b.store.assetNames(ctx, m.Identity)
@@ -153,8 +153,8 @@ func (b *backend) identityDelete(ctx context.Context, _ *logical.Request, data *
 	return nil, b.step(ctx, stepIdentityRemoved)
 }
 
-// noCustody is a 409 where an account needs a custody key that would go.
-func (b *backend) noCustody(ctx context.Context, what string, match func(*custodyRecord) bool) error {
+// checkNoCustody is a 409 where an account needs a custody key that would go.
+func (b *backend) checkNoCustody(ctx context.Context, what string, match func(*custodyRecord) bool) error {
 	accounts, err := b.custodies(ctx, match)
 	var damaged *damagedError
 	if errors.As(err, &damaged) {

@@ -114,6 +114,9 @@ func (b *backend) recoveryExport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	if r.Custody != nil {
+		return nil, invalid("account %q has user custody: recovery custodians cannot rebuild it, since their copies open with the owner's custody key only. What brings it back is a backup of Vault's storage and of the token, and its owner", name)
+	}
 	set, err := b.store.recipientSet(ctx, a.Record.RecipientsHash)
 	if err != nil {
 		return nil, err
@@ -228,14 +231,14 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
-	if err := checkSuccessor(record, &res.Account.Record, recipients); err != nil {
+	if err := checkSuccessor(record, &res.Account.Record, successor{recipients: recipients}); err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
 	made, err := epoch.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := openCheck(ctx, eng, made); err != nil {
+	if err := b.openCheck(ctx, eng, made); err != nil {
 		return nil, fmt.Errorf("nothing was imported, because the new shares could not be confirmed: %w", err)
 	}
 	r, err := b.storeImport(ctx, name, before, record, epoch)

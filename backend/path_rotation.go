@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -59,8 +60,13 @@ func catchUpAnswer(c rotation.CatchUp) map[string]any {
 }
 
 func (b *backend) rotationCatchUp(_ context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	if !b.runner.Progress().Loaded {
+	p := b.runner.Progress()
+	if !p.Loaded {
 		return nil, &fault{status: http.StatusServiceUnavailable, msg: "the accounts are still being read after the start: repeat the request in a moment"}
 	}
-	return &logical.Response{Data: catchUpAnswer(b.runner.CatchUp(data.Get("all").(bool)))}, nil
+	resp := &logical.Response{Data: catchUpAnswer(b.runner.CatchUp(data.Get("all").(bool)))}
+	if p.ByOwner > 0 {
+		resp.AddWarning(fmt.Sprintf("%d account(s) with user custody are left out: their owners refresh them (mpckms account refresh)", p.ByOwner))
+	}
+	return resp, nil
 }

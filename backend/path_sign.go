@@ -23,30 +23,35 @@ func (b *backend) pathSign() []*framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			// The deadline depends on the account's algorithm: b.sign sets a
 			// shorter one where it can.
-			logical.UpdateOperation: b.operation("Sign.", true, b.handle("sign", maxSessionTimeout, b.sign), map[string]*framework.FieldSchema{
-				"signature":        optional(framework.TypeString, "The signature in base64, with signature_format=jws in base64url without padding."),
-				"signature_hex":    optional(framework.TypeString, "The bytes of signature in hex."),
-				"signature_format": optional(framework.TypeString, "der, compact, ethereum or jws: how those bytes encode it. With ECDSA s is always in the lower half."),
-				"r":                optional(framework.TypeString, "First half, 32 bytes in hex."),
-				"s":                optional(framework.TypeString, "Second half, 32 bytes in hex."),
-				"v":                optional(framework.TypeInt, "Recovery ID 0 to 3, ECDSA only."),
-				"digest":           optional(framework.TypeString, "The 32 bytes that were signed, in hex: with ECDSA, and with message_type=digest."),
-				"public_key":       optional(framework.TypeString, "Public key that the signature is valid under, in hex: the child's where one was asked for."),
-				"derivation_path":  optional(framework.TypeString, "The path that was asked for, if one was."),
-				"taproot_tweak":    optional(framework.TypeString, "The tweak that was asked for, if one was."),
-				"share_epoch":      optional(framework.TypeInt64, "Share epoch that signed."),
-				"signers":          optional(framework.TypeSlice, "Share index and node of each signer."),
-				"session_id":       optional(framework.TypeString, "ID of the protocol session, in hex."),
-				"attempts":         optional(framework.TypeInt, "Sessions that were needed."),
-				"presigned":        optional(framework.TypeBool, "Whether a presignature was used, ECDSA only."),
-				"request_id":       optional(framework.TypeString, "The request_id, if one was given."),
-				"replayed":         optional(framework.TypeBool, "With request_id: whether this is the stored answer of an earlier request, and nothing was signed now."),
-				"batch_results":    optional(framework.TypeSlice, "Of a request with batch_input, and then the only field: for each item, in order, the fields of a single answer, or error and error_status; and its reference."),
-			}),
+			logical.UpdateOperation: b.operation("Sign.", true, b.handle("sign", maxSessionTimeout, b.sign), signAnswerFields()),
 		},
 		HelpSynopsis:    "Sign with an account's threshold key.",
 		HelpDescription: strings.TrimLeft(signHelp, "\n"),
 	}}
+}
+
+// signAnswerFields describes the answer to a signing request.
+func signAnswerFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		"signature":        optional(framework.TypeString, "The signature in base64, with signature_format=jws in base64url without padding."),
+		"signature_hex":    optional(framework.TypeString, "The bytes of signature in hex."),
+		"signature_format": optional(framework.TypeString, "der, compact, ethereum or jws: how those bytes encode it. With ECDSA s is always in the lower half."),
+		"r":                optional(framework.TypeString, "First half, 32 bytes in hex."),
+		"s":                optional(framework.TypeString, "Second half, 32 bytes in hex."),
+		"v":                optional(framework.TypeInt, "Recovery ID 0 to 3, ECDSA only."),
+		"digest":           optional(framework.TypeString, "The 32 bytes that were signed, in hex: with ECDSA, and with message_type=digest."),
+		"public_key":       optional(framework.TypeString, "Public key that the signature is valid under, in hex: the child's where one was asked for."),
+		"derivation_path":  optional(framework.TypeString, "The path that was asked for, if one was."),
+		"taproot_tweak":    optional(framework.TypeString, "The tweak that was asked for, if one was."),
+		"share_epoch":      optional(framework.TypeInt64, "Share epoch that signed."),
+		"signers":          optional(framework.TypeSlice, "Share index and node of each signer."),
+		"session_id":       optional(framework.TypeString, "ID of the protocol session, in hex."),
+		"attempts":         optional(framework.TypeInt, "Sessions that were needed."),
+		"presigned":        optional(framework.TypeBool, "Whether a presignature was used, ECDSA only."),
+		"request_id":       optional(framework.TypeString, "The request_id, if one was given."),
+		"replayed":         optional(framework.TypeBool, "With request_id: whether this is the stored answer of an earlier request, and nothing was signed now."),
+		"batch_results":    optional(framework.TypeSlice, "Of a request with batch_input, and then the only field: for each item, in order, the fields of a single answer, or error and error_status; and its reference."),
+	}
 }
 
 const signHelp = `

@@ -34,6 +34,7 @@ type sim struct {
 	clock *simClock
 	local int
 	names []string
+	owned []string // accounts with user custody
 	log   []string
 	count map[string]int
 }
@@ -269,6 +270,8 @@ func (s *sim) refresh() {
 // step does one random thing.
 func (s *sim) step() {
 	switch n := s.rng.IntN(100); {
+	case n < 12:
+		s.custodyOp()
 	case n < 45:
 		s.signMany(true)
 	case n < 60: // nodes fail their sessions meanwhile
@@ -384,7 +387,7 @@ func (s *sim) restore() {
 	if err != nil || len(names) == 0 {
 		s.fatal("accounts after the restore: %v %v", names, err)
 	}
-	s.names = names
+	s.names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(s.owned, n) })
 }
 
 // TestPlacementRule is the property test. MPC_SIM_STEPS makes it longer,
@@ -421,6 +424,13 @@ func TestPlacementRule(t *testing.T) {
 				must("accounts/"+name, map[string]any{"algorithm": "ed25519", "threshold": sharing[0], "shares": sharing[1], "refresh_period": "8760h"})
 				s.names = append(s.names, name)
 			}
+			for _, sharing := range [][2]int{{2, 3}, {3, 4}} {
+				name := fmt.Sprintf("owned-%d-%d", sharing[0], sharing[1])
+				o := newOwner(t, s.base, name)
+				must("accounts/"+name, map[string]any{"algorithm": "ed25519", "threshold": sharing[0], "shares": sharing[1],
+					"custody_identity": name, "custody_asset": o.asset.Name})
+				s.owned = append(s.owned, name)
+			}
 			for range steps {
 				s.step()
 			}
@@ -444,7 +454,8 @@ func TestPlacementRule(t *testing.T) {
 	}
 	t.Logf("%v", total)
 	for _, what := range []string{"signatures", "refused signatures", "failed attempts", "deaths", "refreshes", "pool changes", "crashes", "restores",
-		"rotations", "rewraps", "failed rewraps", "destroyed wrapping keys"} {
+		"rotations", "rewraps", "failed rewraps", "destroyed wrapping keys",
+		"custody operations", "refused custody operations", "custody successes", "custody failures"} {
 		if total[what] == 0 && !testing.Short() {
 			t.Errorf("no %s: the test tests less than it says", what)
 		}

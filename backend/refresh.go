@@ -27,6 +27,13 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (out *refresh
 	}
 	defer release()
 	defer func() { b.metrics.refreshed(err) }()
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := needsOwner(name, r.Custody); err != nil {
+		return nil, err
+	}
 	eng, r, err := b.settled(ctx, name)
 	if err != nil && !errors.Is(err, errRolledBack) {
 		return nil, err
@@ -53,7 +60,7 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (out *refresh
 	if err := b.step(ctx, stepRefreshMade); err != nil {
 		return nil, err
 	}
-	next, err := b.nextEpoch(ctx, eng, old, res, lineage, request.Recipients, recipients)
+	next, err := b.nextEpoch(ctx, eng, old, res, lineage, request.Recipients, successor{recipients: recipients})
 	if err != nil {
 		return nil, err
 	}
@@ -92,19 +99,19 @@ func (b *backend) settled(ctx context.Context, name string) (Engine, *accountRec
 
 // nextEpoch makes an epoch of what a refresh returned, once every share of it
 // has been opened from the bytes that will be stored.
-func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, res *pool.KeyResult, lineage string, signed []byte, recipients [32]byte) (*epochRecord, error) {
+func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, res *pool.KeyResult, lineage string, signed []byte, want successor) (*epochRecord, error) {
 	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
 	if err != nil {
 		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
 	}
-	if err := checkSuccessor(&old.Record, &res.Account.Record, recipients); err != nil {
+	if err := checkSuccessor(&old.Record, &res.Account.Record, want); err != nil {
 		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
 	}
 	account, err := next.account()
 	if err != nil {
 		return nil, err
 	}
-	switch err := openCheck(ctx, eng, account); {
+	switch err := b.openCheck(ctx, eng, account); {
 	case errors.Is(err, pool.ErrShareUnusable):
 		return nil, fmt.Errorf("%w (%w)", errVoid, err)
 	case err != nil:

@@ -66,6 +66,11 @@ func (b *backend) rewrapAccount(ctx context.Context, name string) (out *accountR
 	if err == nil {
 		err = checkRecipientSeals(envelopes, set)
 	}
+	for i := 0; err == nil && r.Custody != nil && i < len(envelopes); i++ {
+		if err = sameButSeals(r.Current.Shares[i], envelopes[i]); err != nil {
+			err = fmt.Errorf("share %d: %w", i+1, err)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the rewrap is void, the shares stay under their old wrapping key: %w", err)
 	}

@@ -20,6 +20,7 @@ func scheduleOf(name string, r *accountRecord) rotation.Record {
 		Period:      time.Duration(r.RefreshPeriod) * time.Second,
 		Sealed:      envelopeRefs(r.Current.Shares).sealed,
 		Unsettled:   r.Previous != nil,
+		ByOwner:     r.Custody != nil,
 	}
 }
 

@@ -34,7 +34,7 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 		return nil, err
 	}
 	id := current.Record.EpochID
-	openErr := openCheck(ctx, eng, current)
+	openErr := b.openCheck(ctx, eng, current)
 	if openErr == nil {
 		if err := b.step(ctx, stepSettleChecked); err != nil {
 			return nil, err
@@ -62,7 +62,7 @@ func (b *backend) settle(ctx context.Context, eng Engine, name string, r *accoun
 	if err != nil {
 		return nil, &unsettledError{errors.Join(openErr, err)}
 	}
-	if err := openCheck(ctx, eng, previous); err != nil {
+	if err := b.openCheck(ctx, eng, previous); err != nil {
 		return nil, &unsettledError{fmt.Errorf("%w; the previous shares were not confirmed either: %w", openErr, err)}
 	}
 	return b.goBack(ctx, name, id, openErr)
@@ -99,13 +99,17 @@ func (b *backend) goBack(ctx context.Context, name string, id mpc.EpochID, cause
 	return back, fmt.Errorf("%w (%w)", errRolledBack, cause)
 }
 
-// openCheck gives a check half of the time that is left. It waits for nodes
-// that are away, and what follows from its outcome takes time as well.
-func openCheck(ctx context.Context, eng Engine, a *mpc.Account) error {
+// openCheck has the shares opened as far as the token alone can. It gives that half
+// of the time that is left: it waits for nodes that are away, and what follows from
+// its outcome takes time as well.
+func (b *backend) openCheck(ctx context.Context, eng Engine, a *mpc.Account) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
+	}
+	if a.Record.HasCustody() {
+		return b.openOwned(ctx, eng, a)
 	}
 	return eng.OpenCheck(ctx, *a)
 }

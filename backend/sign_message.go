@@ -2,6 +2,7 @@ package backend
 
 import (
 	"encoding/base64"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/framework"
 
@@ -61,6 +62,15 @@ type signing struct {
 
 // parseSigning reads signFields and, where the schema has it, request_id.
 func parseSigning(record *mpc.PublicRecord, data *framework.FieldData) (*signing, error) {
+	q, err := parseWhat(record, data)
+	if err != nil {
+		return nil, err
+	}
+	return q, q.takeForm(data)
+}
+
+// parseWhat reads what is signed and by which key.
+func parseWhat(record *mpc.PublicRecord, data *framework.FieldData) (*signing, error) {
 	m, err := parseMessage(record.Algorithm, data)
 	if err != nil {
 		return nil, err
@@ -74,21 +84,27 @@ func parseSigning(record *mpc.PublicRecord, data *framework.FieldData) (*signing
 		}
 		q.publicKey = child.PublicKey
 	}
-	if q.format, err = parseSignatureFormat(record.Algorithm, data.Get("signature_format").(string)); err != nil {
-		return nil, err
-	}
-	if _, ok := data.Schema["request_id"]; ok {
-		if q.requestID, err = parseRequestID(data); err != nil {
-			return nil, err
-		}
-	}
 	if m.warning != "" {
 		q.warnings = append(q.warnings, m.warning)
 	}
-	if advice := signatureFormatAdvice(q.format, m); advice != "" {
-		q.warnings = append(q.warnings, advice)
-	}
 	return q, nil
+}
+
+// takeForm reads how the signature is to be answered: its format and, where the
+// schema has it, the request_id.
+func (q *signing) takeForm(data *framework.FieldData) (err error) {
+	if q.format, err = parseSignatureFormat(q.algorithm, data.Get("signature_format").(string)); err != nil {
+		return err
+	}
+	if _, ok := data.Schema["request_id"]; ok {
+		if q.requestID, err = parseRequestID(data); err != nil {
+			return err
+		}
+	}
+	if advice := signatureFormatAdvice(q.format, &q.message); advice != "" {
+		q.warnings = append(slices.Clip(q.warnings), advice)
+	}
+	return nil
 }
 
 // parseMessage reads the fields for an account of the given algorithm.

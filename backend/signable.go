@@ -17,6 +17,8 @@ type signable struct {
 	// frozen and deleted are nil in an account that signs.
 	frozen  *frozenRecord
 	deleted *deletedRecord
+	// custody is that of the entry.
+	custody *custodyRecord
 	// renamingTo is that of the entry.
 	renamingTo string
 }
@@ -59,7 +61,7 @@ func newSignable(r *accountRecord) (*signable, error) {
 	}
 	return &signable{
 		account: a, lineage: r.Current.Lineage, unsettled: r.Previous != nil,
-		frozen: r.Frozen, deleted: r.Deleted, renamingTo: r.RenamingTo,
+		frozen: r.Frozen, deleted: r.Deleted, custody: r.Custody, renamingTo: r.RenamingTo,
 	}, nil
 }
 

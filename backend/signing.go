@@ -25,8 +25,21 @@ func (b *backend) needSignable(ctx context.Context, name string) (*signable, err
 	return v, nil
 }
 
-// readForSigning reads what a signature needs, and how long it may take.
+// readForSigning reads what a signature needs that the engine makes by itself,
+// and how long it may take.
 func (b *backend) readForSigning(ctx context.Context, name string) (*signable, *mpc.Account, time.Duration, error) {
+	v, a, timeout, err := b.readSignable(ctx, name)
+	if err == nil {
+		err = needsOwner(name, v.custody)
+	}
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	return v, a, timeout, nil
+}
+
+// readSignable is readForSigning for an account that may have user custody.
+func (b *backend) readSignable(ctx context.Context, name string) (*signable, *mpc.Account, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	v, err := b.needSignable(ctx, name)

@@ -17,6 +17,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/custody"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -38,6 +39,8 @@ type world struct {
 	faults     map[string]simFault  // what the node does in its next session
 	garbage    map[mpc.Index]bool   // shares that the next refresh stores as garbage
 	served     map[mpc.EpochID]bool // epochs in which somebody was handed a share
+	// offerFaults are the nodes that make no key for the next release.
+	offerFaults map[string]bool
 }
 
 // simFault is how a node fails its next session.
@@ -56,7 +59,7 @@ func newWorld() *world {
 	return &world{
 		handed: map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{}, down: map[string]bool{},
 		running: map[string]*simProc{}, faults: map[string]simFault{}, garbage: map[mpc.Index]bool{},
-		served: map[mpc.EpochID]bool{},
+		served: map[mpc.EpochID]bool{}, offerFaults: map[string]bool{},
 	}
 }
 
@@ -83,12 +86,16 @@ func accountKey(id []byte) ed25519.PrivateKey {
 type simEnvelope struct {
 	Epoch   string
 	Index   mpc.Index
+	Custody bool
 	Garbage bool
 }
 
 // write gives the envelope a real header of a wrapping-key version.
 func (e simEnvelope) write(version uint32) ([]byte, error) {
 	content, err := json.Marshal(e)
+	if e.Custody {
+		return custodyEnvelope(content, version), err
+	}
 	return fakeEnvelope(content, version), err
 }
 
@@ -97,7 +104,9 @@ func (e *simEnvelope) read(envelope []byte) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(bytes.TrimRight(real.Ciphertext, "\x00"), e)
+	err = json.Unmarshal(bytes.TrimRight(real.Ciphertext, "\x00"), e)
+	e.Garbage = e.Garbage || brokenSeal(envelope)
+	return err
 }
 
 // Start implements pool.Launcher.
@@ -137,6 +146,7 @@ type simProc struct {
 	identity ed25519.PrivateKey
 	aux      uint64
 	sealTo   uint32 // version of the wrapping key
+	offers   map[custody.ReleaseID]simOffer
 }
 
 func (p *simProc) Client() nodepb.NodeClient { return p }
@@ -320,6 +330,10 @@ func (s *simSession) begin(start *nodepb.Start) {
 	delete(w.faults, s.proc.name)
 	w.mu.Unlock()
 	s.start = start
+	if f := s.proc.released(start); f != nil {
+		s.fail(f)
+		return
+	}
 	if len(start.GetEnvelope()) > 0 {
 		if f := s.proc.open(start.GetRecord(), start.GetEnvelope(), mpc.Index(start.GetSelf()), start.GetOperation()); f != nil {
 			s.fail(f)
@@ -391,6 +405,9 @@ func (s *simSession) newEpoch(outcome *nodepb.Outcome, session []byte) error {
 		copy(next.PolicyHash[:], s.start.GetPolicyHash())
 		next.PublicKey = accountKey(next.AccountID[:]).Public().(ed25519.PublicKey)
 	}
+	if key := s.start.GetCustodyKey(); len(key) > 0 {
+		next.Custody = mpc.CustodyHash(key)
+	}
 	next.Epoch++
 	sum := sha256.Sum256(append([]byte("epoch"), session...))
 	copy(next.EpochID[:], sum[:])
@@ -405,7 +422,7 @@ func (s *simSession) newEpoch(outcome *nodepb.Outcome, session []byte) error {
 	garbage := w.garbage[index] && s.start.GetOperation() == "refresh"
 	delete(w.garbage, index)
 	w.mu.Unlock()
-	envelope, err := simEnvelope{Epoch: next.EpochID.String(), Index: index, Garbage: garbage}.write(outcome.GetWrappingVersion())
+	envelope, err := simEnvelope{Epoch: next.EpochID.String(), Index: index, Custody: next.HasCustody(), Garbage: garbage && !next.HasCustody()}.write(outcome.GetWrappingVersion())
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -116,6 +117,9 @@ func (e *simEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Rew
 		if err != nil {
 			return nil, err
 		}
+		if r.HasCustody() {
+			envelope = reseal(q.Account.Shares[i-1].Envelope, res.WrappingVersion, garbage)
+		}
 		res.Shares = append(res.Shares, mpc.WrappedShare{Index: i, Envelope: envelope})
 	}
 	return res, ctx.Err()
@@ -150,7 +154,7 @@ func (s *sim) rotate() {
 
 // rewrap has some accounts follow to the newest wrapping key.
 func (s *sim) rewrap() {
-	for _, name := range s.names {
+	for _, name := range slices.Concat(s.names, s.owned) {
 		if s.rng.IntN(3) == 0 || s.crash.isDead() {
 			continue
 		}

@@ -13,6 +13,8 @@ const (
 	stepSignMade   = "sign: nodes have signed a request that has a request_id"
 	stepSignStored = "sign: the answer is stored"
 
+	stepCustodyOffered = "custody: nodes have made their keys for the owner's release"
+
 	stepRefreshMade    = "refresh: nodes have made the next shares"
 	stepRefreshChecked = "refresh: the next shares have been opened"
 	stepRefreshStored  = "refresh: the next shares are stored"

@@ -19,6 +19,7 @@ import (
 var everyStep = []string{
 	stepCreateMade, stepCreateStored,
 	stepSignMade, stepSignStored,
+	stepCustodyOffered,
 	stepRefreshMade, stepRefreshChecked, stepRefreshStored,
 	stepRewrapMade, stepRewrapStored,
 	stepSettleChecked, stepSettleDropped, stepSettleBack, stepSettleWent,
@@ -27,6 +28,7 @@ var everyStep = []string{
 	stepRotateMade, stepRotateStored, stepRotateRetired, stepRotateApplied,
 	stepNodeKeysRewrapped,
 	stepDestroyScanned, stepDestroyMarked, stepDestroyApplied, stepDestroyGone, stepDestroyRecorded,
+	stepIdentityAsset, stepIdentityRemoved, stepAuthenticatorUnlocked,
 	stepIdentityKeysMade, stepIdentityKeysStored, stepIdentityKeysRewrapped, stepIdentityKeysResealed,
 	stepEndMarked, stepEndNodeKeys, stepEndIdentityKeys, stepEndGone, stepEndRemoved,
 }
@@ -66,6 +68,54 @@ var stepTests = map[string]stepTest{
 	"refresh": {
 		do:    func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "accounts/alice/refresh", nil) },
 		check: func(m *mount, _ *clock) { m.must(logical.UpdateOperation, "accounts/alice/refresh", nil) },
+	},
+	"sign with custody": {
+		prepare: func(m *mount, _ *clock) { m.owned("carol", "ed25519") },
+		do:      func(m *mount, _ *clock) { m.tryOwned("carol", helloToSign) },
+		check:   func(m *mount, _ *clock) { m.signsOwned("carol") },
+	},
+	"refresh with custody": {
+		prepare: func(m *mount, _ *clock) { m.owned("carol", "ed25519").replace() },
+		do:      func(m *mount, _ *clock) { m.tryOwned("carol", map[string]any{"operation": "refresh"}) },
+		check: func(m *mount, _ *clock) {
+			// The key that the record names is the one that is shown, at every moment.
+			d := m.must(logical.ReadOperation, "accounts/carol", nil)
+			r := m.record("carol")
+			a, err := r.Current.account()
+			if err != nil || a.Record.Custody != r.Custody.hash() || d["custody_pending"] != (a.Record.Epoch == 1) {
+				m.t.Errorf("epoch %d, pending %v (%v)", a.Record.Epoch, d["custody_pending"], err)
+			}
+			m.signsOwned("carol")
+			if d := m.finishOwned("carol", m.beginOwned("carol", map[string]any{"operation": "refresh"})); d["custody_pending"] != false {
+				m.t.Errorf("after a refresh: %v", d)
+			}
+			m.signsOwned("carol")
+		},
+	},
+	"rewrap with custody": {
+		prepare: func(m *mount, _ *clock) {
+			m.owned("carol", "ed25519")
+			m.rotate()
+		},
+		do: func(m *mount, _ *clock) { _, _ = m.b.RewrapAccount(context.Background(), "carol") },
+		check: func(m *mount, _ *clock) {
+			m.signsOwned("carol")
+			m.rewrap("carol")
+			if r := m.record("carol"); r.Previous != nil || r.Current.WrappingVersion != 2 {
+				m.t.Errorf("after another rewrap: version %d, previous kept: %v", r.Current.WrappingVersion, r.Previous != nil)
+			}
+			m.signsOwned("carol")
+		},
+	},
+	"create with custody": {
+		prepare: func(m *mount, _ *clock) { newOwner(m.t, m.storage, "owner-of-carol") },
+		do:      func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "accounts/carol", ownedByCarol) },
+		check: func(m *mount, _ *clock) {
+			if _, status, _ := m.do(logical.ReadOperation, "accounts/carol", nil); status == http.StatusNotFound {
+				m.must(logical.UpdateOperation, "accounts/carol", ownedByCarol)
+			}
+			m.signsOwned("carol")
+		},
 	},
 	"rename": {
 		prepare: func(m *mount, _ *clock) { toBeRenamed(m) },
@@ -136,6 +186,19 @@ var stepTests = map[string]stepTest{
 				m.t.Errorf("references to version 2: %s", got)
 			}
 		},
+	},
+	"deletion of an identity": {
+		prepare: func(m *mount, _ *clock) { toBeDeleted(m) },
+		do:      func(m *mount, _ *clock) { m.do(logical.DeleteOperation, "identities/ada", nil) },
+		check:   func(m *mount, _ *clock) { checkDeleted(m) },
+	},
+	"deletion of an authenticator": {
+		prepare: func(m *mount, _ *clock) {
+			toBeDeleted(m)
+			m.must(logical.DeleteOperation, "identities/ada", nil)
+		},
+		do:    func(m *mount, _ *clock) { m.do(logical.DeleteOperation, "authenticators/ada-password", nil) },
+		check: func(m *mount, _ *clock) { checkDeleted(m) },
 	},
 	"identity keys": {
 		do: func(m *mount, _ *clock) { _, _ = m.b.identityServerKey(context.Background()) },
@@ -208,6 +271,36 @@ func checkRewrap(m *mount, _ *clock) {
 	if got := m.references(1); got != "1/1" { // bob and local-1
 		m.t.Errorf("references to version 1: %s", got)
 	}
+}
+
+// toBeDeleted makes an identity with assets.
+func toBeDeleted(m *mount) {
+	if _, err := m.b.identityServerKey(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+	ada := newPerson(m, "ada-password").store()
+	o := ada.creates("ada")
+	for _, name := range []string{"bank", "mail"} {
+		m.puts("ada", name, secretOf(m.t, o, name, name, "owner"))
+	}
+}
+
+// checkDeleted deletes what is left, which is always possible, and in the order in
+// which it is needed.
+func checkDeleted(m *mount) {
+	if _, status, _ := m.do(logical.ReadOperation, "identities/ada", nil); status == http.StatusOK {
+		m.must(logical.ListOperation, "identities/ada/assets", nil)
+		m.must(logical.DeleteOperation, "identities/ada", nil)
+	}
+	if _, status, _ := m.do(logical.ReadOperation, "authenticators/ada-password", nil); status == http.StatusOK {
+		m.must(logical.DeleteOperation, "authenticators/ada-password", nil)
+	}
+	for _, key := range keys(m.t, m.storage) {
+		if strings.HasPrefix(key, prefixAssets) || strings.HasPrefix(key, prefixIdentities) || strings.HasPrefix(key, prefixAuthentic) || strings.HasPrefix(key, prefixAuthLocks) {
+			m.t.Errorf("%s is left", key)
+		}
+	}
+	newPerson(m, "ada-password").store()
 }
 
 func toBeDestroyed(m *mount, at *clock) {
@@ -363,7 +456,7 @@ func endSteps(t *testing.T) []string {
 // TestCrashAtEveryWrite does the same with storage that fails at each write,
 // before or after it took effect.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, name := range []string{"rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys", "identity keys", "identity keys follow"} {
+	for _, name := range []string{"refresh with custody", "rewrap with custody", "create with custody", "rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys", "deletion of an identity", "deletion of an authenticator", "identity keys", "identity keys follow"} {
 		c := stepTests[name]
 		for _, late := range []bool{false, true} {
 			for n, through := 0, false; !through; n++ {

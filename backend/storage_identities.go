@@ -94,6 +94,8 @@ type identitiesConfigRecord struct {
 	// value of its Authorization header, which is secret; empty for none.
 	PhoneWebhook       string `json:"phone_webhook,omitempty"`
 	PhoneWebhookHeader string `json:"phone_webhook_header,omitempty"`
+	// PasskeyRelyingParty is the domain that passkeys are for; empty for none.
+	PasskeyRelyingParty string `json:"passkey_relying_party,omitempty"`
 	// OIDC has the providers by name.
 	OIDC map[string]oidcProviderRecord `json:"oidc,omitempty"`
 }
@@ -102,7 +104,7 @@ type identitiesConfigRecord struct {
 type oidcProviderRecord struct {
 	Issuer       string   `json:"issuer"`
 	ClientID     string   `json:"client_id"`
-	ClientSecret string   `json:"client_secret,omitempty"` // most public clients have none
+	ClientSecret string   `json:"client_secret,omitempty"` // of a native application: not confidential (RFC 8252, 8.5)
 	CAPEM        string   `json:"ca_pem,omitempty"`
 	Scopes       []string `json:"scopes,omitempty"`
 }

@@ -23,7 +23,7 @@ import (
 // a test key and public.
 const goldenDir = "../testdata/golden"
 
-var goldenNames = []string{"envelope-v1", "envelope-v1-custody", "envelope-v1-rsa3072-oaep-sha256", "envelope-v1-rsa3072-oaep-sha1-for-tests"}
+var goldenNames = []string{"envelope-v1", "envelope-v1-custody", "envelope-v1-custody-sealed", "envelope-v1-rsa3072-oaep-sha256", "envelope-v1-rsa3072-oaep-sha1-for-tests"}
 
 var writeGolden = flag.Bool("write-golden", false, "make golden envelopes that are not there yet; existing ones are never changed")
 
@@ -36,6 +36,7 @@ type golden struct {
 	Context    string `json:"context_hex"`
 	Plaintext  string `json:"plaintext_hex"`
 	Custody    bool   `json:"needs_custody_key"`
+	CustodyKey string `json:"custody_private_key_hex,omitempty"` // P-256 scalar, 32 bytes
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -54,6 +55,8 @@ func TestGolden(t *testing.T) {
 			if _, err := os.Stat(path + ".bin"); *writeGolden && os.IsNotExist(err) {
 				if suite, ok := strings.CutPrefix(name, "envelope-v1-rsa"); ok {
 					makeGoldenRSA(t, path, "rsa"+suite)
+				} else if name == "envelope-v1-custody-sealed" {
+					makeGoldenCustody(t, path)
 				} else {
 					makeGolden(t, path, name == "envelope-v1-custody")
 				}
@@ -86,6 +89,21 @@ func TestGolden(t *testing.T) {
 			if g.Custody {
 				if !errors.Is(err, hsm.ErrNeedsCustodyKey) {
 					t.Fatalf("got %v", err)
+				}
+				if g.CustodyKey == "" {
+					return
+				}
+				custody, err := ecdh.P256().NewPrivateKey(unhex(t, g.CustodyKey))
+				if err != nil {
+					t.Fatal(err)
+				}
+				k2, err := hsm.OpenCustodySeal(custody, c, envelope)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, version, err = hsm.OpenWith(t.Context(), x, []hsm.WrappingKey{key}, c, envelope, k2)
+				if err != nil || version != g.KeyVersion || !bytes.Equal(got.Expose(), unhex(t, g.Plaintext)) {
+					t.Fatalf("does not open: version %d, error %v", version, err)
 				}
 				return
 			}
@@ -159,6 +177,23 @@ func makeGolden(t *testing.T, path string, custody bool) {
 		PrivateKey: hex.EncodeToString(priv.Bytes()), KeyID: hex.EncodeToString(id),
 		Domain: key.Domain, KeyVersion: key.Version,
 		Context: hex.EncodeToString(goldenContext()), Plaintext: hex.EncodeToString(plaintext), Custody: custody,
+	})
+}
+
+func makeGoldenCustody(t *testing.T, path string) {
+	priv, custody := newCustodyKey(t), newCustodyKey(t)
+	id := bytes.Repeat([]byte{0xa5}, 16)
+	plaintext := []byte("0123456789abcdef0123456789ABCDEF")
+	key := hsm.WrappingKey{Domain: hsm.DefaultDomain, Version: 7, Suite: hsm.SuiteHPKEP256, ID: id, PublicKey: priv.PublicKey().Bytes()}
+	envelope, _, err := hsm.SealCustody(goldenContext(), secret.Copy(plaintext), []hsm.WrappingKey{key}, custody.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeGoldenFiles(t, path, envelope, golden{
+		PrivateKey: hex.EncodeToString(priv.Bytes()), KeyID: hex.EncodeToString(id),
+		Domain: key.Domain, KeyVersion: key.Version,
+		Context: hex.EncodeToString(goldenContext()), Plaintext: hex.EncodeToString(plaintext),
+		Custody: true, CustodyKey: hex.EncodeToString(custody.Bytes()),
 	})
 }
 

@@ -43,15 +43,8 @@ func Open(ctx context.Context, x PrivateKeys, keys []WrappingKey, c Context, env
 		return nil, 0, err
 	}
 	defer k1.Wipe()
-	aead, err := contentAEAD(c, k1)
-	if err != nil {
-		return nil, 0, err
-	}
-	plaintext, err := aead.Open(nil, e.Nonce[:], e.Ciphertext, c)
-	if err != nil {
-		return nil, 0, ErrOpen
-	}
-	return secret.New(plaintext), version, nil
+	plaintext, err := e.content(c, k1)
+	return plaintext, version, err
 }
 
 // Rewrap replaces the seals for wrapping domains by seals to newKeys and leaves

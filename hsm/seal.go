@@ -3,6 +3,7 @@ package hsm
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hpke"
 	"crypto/rand"
@@ -24,6 +25,11 @@ const (
 // one of them opens it in the same context. It needs no token. plaintext stays
 // the caller's to wipe. It may be called concurrently.
 func Seal(ctx Context, plaintext *secret.Bytes, keys []WrappingKey) ([]byte, error) {
+	return seal(ctx, plaintext, keys, nil)
+}
+
+// seal seals for wrapping domains and for other holders, whose keys are ks.
+func seal(ctx Context, plaintext *secret.Bytes, keys []WrappingKey, others []Holder, ks ...*secret.Bytes) ([]byte, error) {
 	if err := ctx.check(); err != nil {
 		return nil, err
 	}
@@ -39,11 +45,11 @@ func Seal(ctx Context, plaintext *secret.Bytes, keys []WrappingKey) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	aead, err := contentAEAD(ctx, k1)
+	aead, err := contentAEAD(ctx, append([]*secret.Bytes{k1}, ks...)...)
 	if err != nil {
 		return nil, err
 	}
-	e := &Envelope{Holders: []Holder{{Kind: HolderDomain, Seals: seals}}}
+	e := &Envelope{Holders: append([]Holder{{Kind: HolderDomain, Seals: seals}}, others...)}
 	_, _ = rand.Read(e.Nonce[:])
 	e.Ciphertext = aead.Seal(nil, e.Nonce[:], plaintext.Expose(), ctx)
 	return e.Marshal()
@@ -67,7 +73,10 @@ func sealKey(k *secret.Bytes, keys []WrappingKey, ctx Context) ([]SealedKey, err
 		if _, ok := key.Suite.OAEPHash(); ok {
 			sealed, err = sealRSA(k, key, ctx)
 		} else {
-			sealed, err = sealHPKE(k, key, ctx)
+			var point *ecdh.PublicKey
+			if point, err = key.point(); err == nil {
+				sealed, err = sealHPKE(k, point, sealInfo(key), ctx)
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("hsm: sealing to %s: %w", key.name(), err)
@@ -84,16 +93,12 @@ func sealKey(k *secret.Bytes, keys []WrappingKey, ctx Context) ([]SealedKey, err
 }
 
 // sealHPKE returns the encapsulated point and the ciphertext, 113 bytes.
-func sealHPKE(k *secret.Bytes, key WrappingKey, c Context) ([]byte, error) {
-	point, err := key.point()
-	if err != nil {
-		return nil, err
-	}
+func sealHPKE(k *secret.Bytes, point *ecdh.PublicKey, info []byte, c Context) ([]byte, error) {
 	pub, err := hpke.NewDHKEMPublicKey(point)
 	if err != nil {
 		return nil, err
 	}
-	enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), sealInfo(key))
+	enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), info)
 	if err != nil {
 		return nil, err
 	}

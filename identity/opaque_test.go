@@ -559,3 +559,36 @@ func FuzzOPAQUE(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkServerLogin is a node's work for one login.
+func BenchmarkServerLogin(b *testing.B) {
+	k := NewServerKeys()
+	l, ke1, err := StartLogin(loginSecret("right"), ID{7}, DefaultKDF())
+	if err != nil {
+		b.Fatal(err)
+	}
+	l.Wipe()
+	for b.Loop() {
+		if _, _, _, err := k.Login(ID{7}, nil, ke1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkClientLogin is a client's work for one login: the password hash.
+func BenchmarkClientLogin(b *testing.B) {
+	k := NewServerKeys()
+	for b.Loop() {
+		l, ke1, err := StartLogin(loginSecret("right"), ID{7}, DefaultKDF())
+		if err != nil {
+			b.Fatal(err)
+		}
+		ke2, _, _, err := k.Login(ID{7}, nil, ke1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, _, err := l.Finish(ke2); !errors.Is(err, ErrLogin) {
+			b.Fatal(err)
+		}
+	}
+}

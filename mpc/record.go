@@ -8,9 +8,18 @@ import (
 	"fmt"
 )
 
-// recordLabel separates the hash of a public record from every other hash of
-// this program; the number is the record's format version.
-const recordLabel = "vault-plugin-secrets-mpc public record v1"
+// The labels separate the hash of a public record from every other hash of this
+// program; the number is the record's format version. An account without user
+// custody has version 1, one with it version 2, so that the records and shares of
+// the former stay as they are.
+const (
+	recordLabel        = "vault-plugin-secrets-mpc public record v1"
+	recordLabelCustody = "vault-plugin-secrets-mpc public record v2"
+)
+
+// CustodyKeySize is the length in bytes of a public custody key: an uncompressed
+// P-256 point, 04‖X‖Y.
+const CustodyKeySize = 65
 
 // maxRecordSize bounds what ParsePublicRecord looks at, in bytes. The largest
 // valid record (n = 16) has under 900.
@@ -42,7 +51,18 @@ type PublicRecord struct {
 	// force. EmptySetHash stands for "none", so that no record leaves them out.
 	RecipientsHash [32]byte
 	PolicyHash     [32]byte
+
+	// Custody names the owner's custody key, without which no share opens:
+	// CustodyHash of its public half. Zero for an account without user custody.
+	Custody [32]byte
 }
+
+// CustodyHash is how a public record names a custody key: SHA-256 of the
+// CustodyKeySize bytes of its public half.
+func CustodyHash(public []byte) [32]byte { return sha256.Sum256(public) }
+
+// HasCustody reports whether the shares need the owner's custody key too.
+func (r *PublicRecord) HasCustody() bool { return r.Custody != [32]byte{} }
 
 // EmptySetHash is the hash of an empty recipient set or policy.
 func EmptySetHash() [32]byte {
@@ -85,14 +105,19 @@ func (r *PublicRecord) Check() error {
 }
 
 // Marshal returns the canonical encoding: the label, then every field in
-// order, each preceded by its length (4 bytes, big-endian).
+// order, each preceded by its length (4 bytes, big-endian). Custody is there with
+// the label of version 2 only.
 func (r *PublicRecord) Marshal() []byte {
 	var b []byte
 	put := func(f []byte) {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
 		b = append(b, f...)
 	}
-	put([]byte(recordLabel))
+	label := recordLabel
+	if r.HasCustody() {
+		label = recordLabelCustody
+	}
+	put([]byte(label))
 	put(r.AccountID[:])
 	put([]byte(r.Algorithm))
 	put([]byte{byte(r.Threshold), byte(r.Shares)})
@@ -103,6 +128,9 @@ func (r *PublicRecord) Marshal() []byte {
 	put(r.EpochID[:])
 	put(r.RecipientsHash[:])
 	put(r.PolicyHash[:])
+	if r.HasCustody() {
+		put(r.Custody[:])
+	}
 	return b
 }
 
@@ -136,7 +164,8 @@ func ParsePublicRecord(b []byte) (*PublicRecord, error) {
 	}
 
 	r := &PublicRecord{}
-	if label := next(); string(label) != recordLabel {
+	label := string(next())
+	if label != recordLabel && label != recordLabelCustody {
 		return nil, errors.New("public record: not a version this program reads")
 	}
 	var sharing [2]byte
@@ -151,6 +180,10 @@ func ParsePublicRecord(b []byte) (*PublicRecord, error) {
 	fixed(r.EpochID[:])
 	fixed(r.RecipientsHash[:])
 	fixed(r.PolicyHash[:])
+	if label == recordLabelCustody {
+		fixed(r.Custody[:])
+		bad = bad || !r.HasCustody() // it would have been of version 1
+	}
 	r.Threshold, r.Shares = int(sharing[0]), int(sharing[1])
 	r.Epoch = binary.BigEndian.Uint64(epoch[:])
 	size := r.Algorithm.PublicShareSize()

@@ -29,31 +29,67 @@ func goldenRecord() *PublicRecord {
 	return r
 }
 
-func TestGoldenRecord(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("..", "testdata", "golden", "public-record-v1.hex"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+// goldenCustodyRecord is the one in public-record-v2.hex.
+func goldenCustodyRecord() *PublicRecord {
 	r := goldenRecord()
-	if got := r.Marshal(); !bytes.Equal(got, want) {
-		t.Fatalf("the encoding changed:\n%x", got)
+	r.Custody = CustodyHash(append([]byte{4}, bytes.Repeat([]byte{0xc0}, CustodyKeySize-1)...))
+	return r
+}
+
+func TestGoldenRecord(t *testing.T) {
+	for name, r := range map[string]*PublicRecord{"public-record-v1": goldenRecord(), "public-record-v2": goldenCustodyRecord()} {
+		t.Run(name, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join("..", "testdata", "golden", name+".hex"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := hex.DecodeString(strings.TrimSpace(string(text)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Marshal(); !bytes.Equal(got, want) {
+				t.Fatalf("the encoding changed:\n%x", got)
+			}
+			back, err := ParsePublicRecord(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back.Hash() != r.Hash() || back.Custody != r.Custody {
+				t.Fatal("the hash changed")
+			}
+		})
 	}
-	back, err := ParsePublicRecord(want)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if back.Hash() != r.Hash() {
-		t.Fatal("the hash changed")
+}
+
+// TestRecordVersionsAreOneEach: a record has one encoding, with custody or
+// without; neither can be passed off as the other.
+func TestRecordVersionsAreOneEach(t *testing.T) {
+	plain, custody := goldenRecord().Marshal(), goldenCustodyRecord().Marshal()
+	field := custody[len(custody)-36:]
+	for name, b := range map[string][]byte{
+		"v2 without the field":   custody[:len(custody)-36],
+		"v2 with a zero custody": append(bytes.Clone(custody[:len(custody)-32]), make([]byte, 32)...),
+		"v1 with the field":      append(bytes.Clone(plain), field...),
+		"v1's label on v2":       bytes.Replace(custody, []byte("record v2"), []byte("record v1"), 1),
+		"v2's label on v1":       bytes.Replace(plain, []byte("record v1"), []byte("record v2"), 1),
+		"a label to come":        bytes.Replace(custody, []byte("record v2"), []byte("record v3"), 1),
+	} {
+		if r, err := ParsePublicRecord(b); err == nil {
+			t.Errorf("accepted: %s: %+v", name, r)
+		}
 	}
 }
 
 // TestRecordHashCoversEveryField: changing any one field changes the hash.
 func TestRecordHashCoversEveryField(t *testing.T) {
-	base := goldenRecord().Hash()
+	for _, golden := range []func() *PublicRecord{goldenRecord, goldenCustodyRecord} {
+		checkHashCovers(t, golden)
+	}
+}
+
+func checkHashCovers(t *testing.T, golden func() *PublicRecord) {
+	t.Helper()
+	base := golden().Hash()
 	for name, change := range map[string]func(*PublicRecord){
 		"account":      func(r *PublicRecord) { r.AccountID[0]++ },
 		"algorithm":    func(r *PublicRecord) { r.Algorithm = ECDSASecp256k1 },
@@ -67,8 +103,9 @@ func TestRecordHashCoversEveryField(t *testing.T) {
 		"epoch id":     func(r *PublicRecord) { r.EpochID[0]++ },
 		"recipients":   func(r *PublicRecord) { r.RecipientsHash[0]++ },
 		"policy":       func(r *PublicRecord) { r.PolicyHash[0]++ },
+		"custody":      func(r *PublicRecord) { r.Custody[0]++ },
 	} {
-		r := goldenRecord()
+		r := golden()
 		change(r)
 		if r.Hash() == base {
 			t.Errorf("%s is not part of the hash", name)
@@ -77,14 +114,16 @@ func TestRecordHashCoversEveryField(t *testing.T) {
 }
 
 func TestParseRecordRefuses(t *testing.T) {
-	good := goldenRecord().Marshal()
-	for i := range good {
-		if _, err := ParsePublicRecord(good[:i]); err == nil {
-			t.Fatalf("accepted the first %d bytes", i)
+	for _, r := range []*PublicRecord{goldenRecord(), goldenCustodyRecord()} {
+		good := r.Marshal()
+		for i := range good {
+			if _, err := ParsePublicRecord(good[:i]); err == nil {
+				t.Fatalf("accepted the first %d bytes", i)
+			}
 		}
-	}
-	if _, err := ParsePublicRecord(append(bytes.Clone(good), 0)); err == nil {
-		t.Fatal("accepted a trailing byte")
+		if _, err := ParsePublicRecord(append(bytes.Clone(good), 0)); err == nil {
+			t.Fatal("accepted a trailing byte")
+		}
 	}
 	for name, change := range map[string]func(*PublicRecord){
 		"threshold 1":          func(r *PublicRecord) { r.Threshold = 1 },
@@ -107,6 +146,7 @@ func TestParseRecordRefuses(t *testing.T) {
 
 func FuzzParsePublicRecord(f *testing.F) {
 	f.Add(goldenRecord().Marshal())
+	f.Add(goldenCustodyRecord().Marshal())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParsePublicRecord(b)

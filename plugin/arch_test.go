@@ -37,9 +37,11 @@ var arrows = map[string][]string{
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
 	"mpc/nodelink": {"mpc/nodepb"},
-	"mpc/node":     {"mpc", "mpc/cmp", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
+	// The owner's client links it too: no token, no network, no protocol.
+	"mpc/custody": {"mpc", "hsm"},
+	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// The pool never imports a node or the token: it holds ciphertext only.
-	"mpc/pool": {"mpc", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
+	"mpc/pool": {"mpc", "mpc/custody", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
 	"hsm":         {},
 	"hsm/modules": {},
@@ -53,20 +55,24 @@ var arrows = map[string][]string{
 
 	// Both ends of an identity: no I/O, no Vault, no token.
 	"identity": {},
+	// The client's end: it speaks to whatever sends its requests, and knows keys
+	// in tokens by an interface only.
+	"keyholder": {"identity"},
 
 	"rotation": {},
-	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/derive", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/nodepb", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
 	"examples/go": {"client"},
 
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
-	"plugin/mpckms":                   {"plugin/mpckms/cli"},
-	"plugin/mpckms/cli":               {"hsm/modules", "identity", "plugin/mpckms/doctor", "recovery"},
-	"plugin/mpckms/doctor":            {"hsm/modules"},
-	"plugin/e2e":                      {},
-	"scripts/vulncheck":               {},
+	// The process alone brings a person's smart card and the commands together.
+	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
+	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/doctor": {"hsm/modules"},
+	"plugin/e2e":           {},
+	"scripts/vulncheck":    {},
 }
 
 // importers says which of our packages alone may import a library. Packages
@@ -89,9 +95,14 @@ var unreachable = []struct {
 	why        string
 }{
 	{
-		[]string{"backend", "client", "mpc/pool", "plugin/mpckms", "plugin/mpckms/cli", "rotation"},
+		[]string{"backend", "client", "keyholder", "mpc/pool", "plugin/mpckms/cli", "rotation"},
 		[]string{module + "/hsm/pkcs11", module + "/mpc/node", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11"},
-		"only nodes open the token",
+		"only nodes open the token, and a person's own program the person's",
+	},
+	{
+		[]string{"plugin/mpckms"},
+		[]string{module + "/mpc/node"},
+		"a person's program holds no share",
 	},
 	{
 		[]string{""},
@@ -285,8 +296,9 @@ func TestWrongArrowsAreFound(t *testing.T) {
 		{"SDK in the wrong place", []listed{{ImportPath: module + "/rotation", Imports: []string{"github.com/hashicorp/vault/sdk/logical"}}}, "rotation imports"},
 		{"SDK in backend", []listed{{ImportPath: module + "/backend", Imports: []string{"github.com/hashicorp/vault/sdk/logical"}}}, ""},
 		{"protocol library in a node", []listed{{ImportPath: module + "/mpc/node", Imports: []string{"github.com/taurusgroup/multi-party-sig/pkg/party"}}}, "mpc/node imports"},
-		{"token reachable from the CLI", []listed{{ImportPath: module + "/plugin/mpckms", Deps: []string{"fmt", "github.com/miekg/pkcs11"}}}, "plugin/mpckms links"},
-		{"similar name", []listed{{ImportPath: module + "/plugin/mpckms", Deps: []string{"github.com/miekg/pkcs11uri"}}}, ""},
+		{"token reachable from the commands", []listed{{ImportPath: module + "/plugin/mpckms/cli", Deps: []string{"fmt", "github.com/miekg/pkcs11"}}}, "plugin/mpckms/cli links"},
+		{"a node in the CLI", []listed{{ImportPath: module + "/plugin/mpckms", Deps: []string{module + "/mpc/node"}}}, "plugin/mpckms links"},
+		{"similar name", []listed{{ImportPath: module + "/plugin/mpckms/cli", Deps: []string{"github.com/miekg/pkcs11uri"}}}, ""},
 		{"doerner anywhere", []listed{{ImportPath: module + "/mpc/cmp", Deps: []string{"github.com/taurusgroup/multi-party-sig/protocols/doerner/keygen"}}}, "mpc/cmp links"},
 	}
 	for _, tt := range tests {

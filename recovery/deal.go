@@ -83,6 +83,11 @@ func (d *Deal) For(i mpc.Index) (*Deal, error) {
 	return &out, nil
 }
 
+// ErrCustody says that the account has user custody: a custodian's copy of its
+// shares opens with the owner's custody key only, so custodians alone cannot rebuild
+// it. What brings it back is the mount's own storage together with that key.
+var ErrCustody = errors.New("recovery: the account has user custody: its shares open with its owner's custody key only, so custodians cannot rebuild it")
+
 // MakeDeal has a custodian deal his share of a bundle anew to a target. key is
 // the private half of the key that the bundle's recipient of that name has. A
 // target that the custodian's authority has not signed gets nothing:
@@ -98,6 +103,9 @@ func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey,
 	}
 	if err := frost.CheckRecord(record); err != nil {
 		return nil, err
+	}
+	if record.HasCustody() {
+		return nil, ErrCustody
 	}
 	at := slices.IndexFunc(set.Recipients, func(r Recipient) bool {
 		return r.Name == name && slices.Equal(r.PublicKey, key.PublicKey().Bytes())
@@ -133,6 +141,9 @@ func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey,
 // follows from the deals of the t lowest dealers. Everybody who has the same
 // deals arrives at the same record.
 func NewRecord(old *mpc.PublicRecord, target, recipients [32]byte, deals []*Deal) (*mpc.PublicRecord, error) {
+	if old.HasCustody() {
+		return nil, ErrCustody
+	}
 	dealers, err := choose(old, target, deals)
 	if err != nil {
 		return nil, err

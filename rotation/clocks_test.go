@@ -161,6 +161,47 @@ func TestRunnerRewraps(t *testing.T) {
 	}
 }
 
+// TestAccountsOfOwners: the clock rewraps them and leaves their refresh alone.
+func TestAccountsOfOwners(t *testing.T) {
+	w := &world{now: epoch, version: 1, list: []Record{
+		{Key: "owned", LastRefresh: epoch, Period: time.Minute, Sealed: 1, ByOwner: true},
+		{Key: "plain", LastRefresh: epoch, Period: time.Minute, Sealed: 1},
+	}}
+	r := w.runner(Config{})
+	settle(r)
+	w.advance(time.Hour)
+	settle(r)
+	if got := w.take(); !slices.Equal(got, []string{"plain"}) {
+		t.Errorf("refreshed: %v", got)
+	}
+	r.CatchUp(true)
+	settle(r)
+	if got := w.take(); !slices.Equal(got, []string{"plain"}) {
+		t.Errorf("caught up with: %v", got)
+	}
+	r.Failed("owned", errors.New("the owner went away"))
+	p := r.Progress()
+	if p.Accounts != 2 || p.ByOwner != 1 || p.Due != 0 || p.Overdue != 0 || p.Failing != 0 || p.Demand != 1.0/60 || p.Oldest.Equal(epoch) {
+		t.Errorf("progress: %+v", p)
+	}
+	s, ok := r.Status("owned")
+	if !ok || !s.Next.Equal(epoch.Add(time.Minute)) || s.LastError == "" {
+		t.Errorf("status: %+v", s)
+	}
+	// A refresh of the owner's moves that on.
+	r.Set(Record{Key: "owned", LastRefresh: w.now, Period: time.Minute, Sealed: 1, ByOwner: true})
+	if s, _ := r.Status("owned"); !s.Next.Equal(w.now.Add(time.Minute)) || s.LastError != "" {
+		t.Errorf("after the owner's refresh: %+v", s)
+	}
+	w.version = 2
+	r.SetWrapping(Wrapping{Version: 2, Since: w.now, Window: time.Minute})
+	w.advance(time.Minute)
+	settle(r)
+	if got := w.takeRewraps(); !slices.Equal(got, []string{"owned"}) {
+		t.Errorf("rewrapped: %v", got)
+	}
+}
+
 func TestRateBoundsRefreshes(t *testing.T) {
 	w := &world{now: epoch}
 	for i := range 30 {

@@ -30,6 +30,9 @@ type Record struct {
 	Sealed uint32
 	// Unsettled says that a rewrap was stored and not finished.
 	Unsettled bool
+	// ByOwner says that the account is refreshed by its owner and by nobody else:
+	// the clock only rewraps it, and it is never due, overdue or caught up with.
+	ByOwner bool
 }
 
 // Policy is what holds for every account of a mount.
@@ -65,8 +68,12 @@ type Wrapping struct {
 // maxJitter bounds Policy.Jitter.
 const maxJitter = 0.5
 
+// never is later than any time that a runner meets.
+func never() time.Time { return time.Unix(1<<40, 0) }
+
 // Next returns when the account is to be refreshed. It depends on its
-// arguments only: the jitter is drawn from the key and the last refresh.
+// arguments only: the jitter is drawn from the key and the last refresh. For an
+// account that its owner refreshes it is when the owner is due to.
 func Next(r Record, p Policy) time.Time {
 	period := r.Period
 	switch {
@@ -87,7 +94,7 @@ func NextRewrap(r Record, p Policy, w Wrapping) (time.Time, bool) {
 	if r.Unsettled {
 		return time.Time{}, true
 	}
-	if r.Sealed >= w.Version || !Next(r, p).After(w.Since.Add(w.Window)) {
+	if r.Sealed >= w.Version || !r.ByOwner && !Next(r, p).After(w.Since.Add(w.Window)) {
 		return time.Time{}, false
 	}
 	return w.Since.Add(time.Duration(float64(w.Window) * fraction(r))), true
@@ -95,6 +102,14 @@ func NextRewrap(r Record, p Policy, w Wrapping) (time.Time, bool) {
 
 // Due reports whether the account is to be refreshed at the time now.
 func Due(r Record, p Policy, now time.Time) bool { return !now.Before(Next(r, p)) }
+
+// attempt is when the runner refreshes the account.
+func attempt(r Record, p Policy) time.Time {
+	if r.ByOwner {
+		return never()
+	}
+	return Next(r, p)
+}
 
 // fraction returns a number in [0, 1) that is spread evenly over accounts and
 // over the refreshes of one account.

@@ -7,7 +7,8 @@ import (
 
 // Status is what is known about the rotation of one account.
 type Status struct {
-	// Next is the time of the next attempt at a refresh.
+	// Next is the time of the next attempt at a refresh; of an account that its
+	// owner refreshes, when the owner is due to.
 	Next time.Time
 	// LastError is empty after a successful refresh.
 	LastError string
@@ -44,11 +45,14 @@ type Progress struct {
 	// Overdue is how many have shares that are older than their period, Failing
 	// how many failed at their last refresh or rewrap; also while they are tried
 	// again.
-	Overdue, Failing  int
+	Overdue, Failing int
+	// ByOwner is how many their owners refresh. They are among Accounts and, for a
+	// failed rewrap, Failing.
+	ByOwner           int
 	Refreshed, Failed uint64
 	LastError         *Failure
-	// Oldest is when the oldest shares were made; the zero time without
-	// accounts.
+	// Oldest is when the oldest shares were made, but those that owners refresh;
+	// the zero time without accounts.
 	Oldest  time.Time
 	Rewrap  RewrapProgress
 	CatchUp CatchUp
@@ -88,6 +92,9 @@ func (r *Runner) Status(key string) (Status, bool) {
 		return Status{}, false
 	}
 	s := Status{Next: it.refresh.at, Failures: it.refresh.failures, Running: it.running, Idle: !it.record.Opened}
+	if it.record.ByOwner {
+		s.Next = Next(it.record, r.policy)
+	}
 	if it.refresh.lastErr != nil {
 		s.LastError = it.refresh.lastErr.Error()
 	}
@@ -112,7 +119,9 @@ func (r *Runner) Progress() Progress {
 			Rewrapped: r.counts.rewrapped, Failed: r.counts.rewrapFailed, LastError: r.counts.rewrapError},
 	}
 	for _, it := range r.items {
-		if p.Oldest.IsZero() || it.record.LastRefresh.Before(p.Oldest) {
+		if it.record.ByOwner {
+			// Their age is the owners' affair.
+		} else if p.Oldest.IsZero() || it.record.LastRefresh.Before(p.Oldest) {
 			p.Oldest = it.record.LastRefresh
 		}
 		if it.record.Sealed >= r.wrapping.Version && !it.record.Unsettled {
@@ -125,13 +134,16 @@ func (r *Runner) Progress() Progress {
 				period = max(period, r.policy.IdlePeriod)
 			}
 		}
-		if period > 0 {
+		if period > 0 && !it.record.ByOwner {
 			p.Demand += 1 / period.Seconds()
 			if now.Sub(it.record.LastRefresh) > period {
 				p.Overdue++
 			}
 		}
-		if it.refresh.lastErr != nil || it.rewrap.lastErr != nil {
+		if it.record.ByOwner {
+			p.ByOwner++
+		}
+		if it.refresh.lastErr != nil && !it.record.ByOwner || it.rewrap.lastErr != nil {
 			p.Failing++
 		}
 		switch {
@@ -156,7 +168,7 @@ func (r *Runner) CatchUp(all bool) CatchUp {
 		r.catchUp = CatchUp{Started: now}
 	}
 	for _, it := range r.items {
-		if it.catchUp || !all && now.Before(Next(it.record, r.policy)) {
+		if it.record.ByOwner || it.catchUp || !all && now.Before(Next(it.record, r.policy)) {
 			continue
 		}
 		it.catchUp = true

@@ -18,7 +18,7 @@ type item struct {
 // task is one of the two things that are done with an account.
 type task struct {
 	at       time.Time // next attempt: when it is due, or later while backing off
-	wanted   bool      // a refresh always is, a rewrap sometimes
+	wanted   bool      // a refresh by the clock mostly is, a rewrap sometimes
 	failures int       // in a row
 	lastErr  error     // of the last attempt, nil after a success
 }
@@ -34,9 +34,9 @@ func (it *item) at() time.Time {
 // plan brings the times of the tasks up to the record. A task in back-off
 // keeps its time.
 func (it *item) plan(p Policy, w Wrapping) {
-	it.refresh.wanted = true
-	if it.refresh.failures == 0 && !it.catchUp {
-		it.refresh.at = Next(it.record, p)
+	it.refresh.wanted = !it.record.ByOwner
+	if it.record.ByOwner || it.refresh.failures == 0 && !it.catchUp {
+		it.refresh.at = attempt(it.record, p)
 	}
 	at, wanted := NextRewrap(it.record, p, w)
 	if it.rewrap.wanted = wanted; !wanted {

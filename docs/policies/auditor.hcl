@@ -11,6 +11,13 @@ path "mpc/config/*" {
 path "mpc/accounts/*" {
   capabilities = ["read", "list"]
 }
+# What identities hold is encrypted, for the auditor as for everybody else.
+path "mpc/identities/*" {
+  capabilities = ["read", "list"]
+}
+path "mpc/authenticators/*" {
+  capabilities = ["read", "list"]
+}
 path "mpc/nodes/*" {
   capabilities = ["read", "list"]
 }

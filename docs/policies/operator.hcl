@@ -29,6 +29,33 @@ path "mpc/verify/*" {
   capabilities = ["update"]
 }
 
+# Identities belong to their owners, who change them in sessions of their own. An
+# operator sees them, stops what is lost, and lets the locked try again.
+path "mpc/identities/*" {
+  capabilities = ["read", "list"]
+}
+path "mpc/identities/+/freeze" {
+  capabilities = ["update"]
+}
+path "mpc/identities/+/unfreeze" {
+  capabilities = ["update"]
+}
+path "mpc/authenticators/*" {
+  capabilities = ["read", "list", "delete"]
+}
+path "mpc/authenticators/+/lost" {
+  capabilities = ["update"]
+}
+path "mpc/authenticators/+/found" {
+  capabilities = ["update"]
+}
+path "mpc/authenticators/+/unlock" {
+  capabilities = ["update"]
+}
+path "mpc/config/identities/oidc/*" {
+  capabilities = ["create", "read", "update", "delete", "list", "sudo"]
+}
+
 path "mpc/nodes/*" {
   capabilities = ["read", "update", "list"]
 }
@@ -46,6 +73,9 @@ path "mpc/metrics" {
 #
 # path "mpc/destroy/*" {
 #   capabilities = ["update", "delete", "sudo"]
+# }
+# path "mpc/identities/+" {
+#   capabilities = ["read", "delete"]
 # }
 # path "mpc/config/accounts" {
 #   capabilities = ["create", "read", "update", "sudo"]

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 func sealAndOpen(t *testing.T, b *bench) {
@@ -205,6 +206,50 @@ func rewrap(t *testing.T, b *bench) {
 	seals, err := hsm.Seals(e)
 	if err != nil || len(seals) != 1 || seals[0].Version != 2 || seals[0].Suite != b.suite {
 		t.Fatalf("seals %+v, %v", seals, err)
+	}
+}
+
+// userCustody: the token and the custody key open together and neither alone, and
+// the token's layer is replaced without the custody key.
+func userCustody(t *testing.T, b *bench) {
+	tok, one, two := b.open(t), b.one, b.two
+	c := testContext(1)
+	owner, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := secret.Copy([]byte("share"))
+	e, sealed, err := hsm.SealCustody(c, share, []hsm.WrappingKey{one}, owner.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fails(t, hsm.ErrNeedsCustodyKey, tok, one, c, e)
+	k2, err := hsm.OpenCustodySeal(owner, c, e)
+	if err != nil || !k2.Equal(sealed) {
+		t.Fatalf("the custody part: %v", err)
+	}
+	with := func(key hsm.WrappingKey, e []byte, k2 *secret.Bytes) error {
+		got, _, err := hsm.OpenWith(t.Context(), tok, []hsm.WrappingKey{key}, c, e, k2)
+		if err == nil && !got.Equal(share) {
+			t.Fatal("opened to something else")
+		}
+		return err
+	}
+	if err := with(one, e, k2); err != nil {
+		t.Fatal(err)
+	}
+	is(t, with(one, e, secret.New(make([]byte, hsm.CustodyPartSize))), hsm.ErrCustodyPart)
+	again, err := hsm.Rewrap(t.Context(), tok, []hsm.WrappingKey{one}, c, e, []hsm.WrappingKey{two})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hsm.CheckRewrapped(t.Context(), tok, []hsm.WrappingKey{one, two}, c, e, again); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, hsm.ErrNeedsCustodyKey, tok, two, c, again)
+	is(t, with(one, again, k2), hsm.ErrUnknownKeyVersion)
+	if err := with(two, again, k2); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -89,6 +89,7 @@ func runSuite(t *testing.T, h Harness, suite hsm.Suite) {
 		{"unknown key version", unknownVersion},
 		{"wrong suite", wrongSuite},
 		{"rewrap", rewrap},
+		{"user custody", userCustody},
 		{"destroyed key", destroyedKey},
 		{"absent key", absentKey},
 		{"another public key", anotherPublicKey},

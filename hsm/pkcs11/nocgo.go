@@ -53,3 +53,21 @@ func (*Token) DestroyWrappingKey(context.Context, []byte) error { return errNoCg
 
 // Close does nothing.
 func (*Token) Close() error { return nil }
+
+// PersonKey cannot be had without cgo.
+type PersonKey struct{}
+
+// PersonKey always returns ErrModule.
+func (*Token) PersonKey(context.Context, string, []byte) (*PersonKey, error) { return nil, errNoCgo }
+
+// Certificate returns nothing.
+func (*PersonKey) Certificate() []byte { return nil }
+
+// Public returns nothing.
+func (*PersonKey) Public() any { return nil }
+
+// ECDH always returns ErrModule.
+func (*PersonKey) ECDH(context.Context, *ecdh.PublicKey) (*secret.Bytes, error) { return nil, errNoCgo }
+
+// DecryptOAEP always returns ErrModule.
+func (*PersonKey) DecryptOAEP(context.Context, []byte) (*secret.Bytes, error) { return nil, errNoCgo }

@@ -41,7 +41,8 @@ func failure(err error) *nodepb.Failure {
 	switch {
 	case errors.As(err, &refusal), errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath),
 		errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm),
-		errors.Is(err, identity.ErrRecord), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrWeakKDF):
+		errors.Is(err, identity.ErrRecord), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrWeakKDF),
+		errors.Is(err, hsm.ErrCustodyPart):
 		f.Reason = nodepb.Failure_REFUSED
 	case errors.Is(err, errPresignatureGone), errors.Is(err, cmp.ErrPresignatureUsed):
 		f.Reason = nodepb.Failure_PRESIGNATURE_GONE
@@ -66,7 +67,7 @@ func failure(err error) *nodepb.Failure {
 	case errors.Is(err, pkcs11.ErrKeyNotFound), errors.Is(err, pkcs11.ErrKeyMismatch),
 		errors.Is(err, hsm.ErrUnknownKeyVersion), errors.Is(err, errNoVersion):
 		f.Reason = nodepb.Failure_WRAPPING_KEY
-	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen),
+	case errors.Is(err, hsm.ErrEnvelope), errors.Is(err, hsm.ErrOpen), errors.Is(err, hsm.ErrNeedsCustodyKey),
 		errors.Is(err, mpc.ErrShareMismatch):
 		f.Reason = nodepb.Failure_SHARE_UNUSABLE
 	case errors.As(err, &abort):

@@ -14,6 +14,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/custody"
 	"vault-plugin-secrets-mpc/mpc/frost"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/session"
@@ -99,6 +100,13 @@ func FuzzPrepare(f *testing.F) {
 	}
 	add(&nodepb.Start{Operation: opKeygen, Self: 1, Members: fuzzMembers(n, 1, 2, 3), AccountId: bytes.Repeat([]byte{1}, 16),
 		Algorithm: string(mpc.Ed25519), Threshold: 2, Shares: 3, RecipientsHash: set[:], PolicyHash: set[:]})
+	owner, err := ecdh.P256().NewPrivateKey(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	add(&nodepb.Start{Operation: opKeygen, Self: 1, Members: fuzzMembers(n, 1, 2, 3), AccountId: bytes.Repeat([]byte{1}, 16),
+		Algorithm: string(mpc.Ed25519), Threshold: 2, Shares: 3, RecipientsHash: set[:], PolicyHash: set[:], CustodyKey: owner.PublicKey().Bytes()})
+	f.Add(custodySeed(f, n, owner))
 	for _, a := range []mpc.Algorithm{mpc.BIP340Secp256k1, mpc.ECDSASecp256k1} {
 		record := fuzzRecord(f, a).Marshal()
 		add(&nodepb.Start{Operation: opRefresh, Self: 1, Members: fuzzMembers(n, 1, 2, 3), Record: record, Envelope: []byte("e")})
@@ -128,6 +136,9 @@ func FuzzPrepare(f *testing.F) {
 			return
 		}
 		defer task.wipe()
+		if r, err := mpc.ParsePublicRecord(s.GetRecord()); err == nil && r.HasCustody() {
+			t.Fatal("a share with user custody would be used, and this node has made no offer")
+		}
 		again := proto.Clone(s).(*nodepb.Start)
 		if inputsHash(n.mountID, again) != terms.Inputs || terms.Operation != s.GetOperation() || len(terms.Members) != len(s.GetMembers()) {
 			t.Fatal("the terms are not those of the request")
@@ -144,6 +155,7 @@ func FuzzPrepare(f *testing.F) {
 			func() { again.Threshold++ },
 			func() { again.HashAlgorithm += "x" },
 			func() { again.DerivationPath += "/0" },
+			func() { again.CustodyKey = append(bytes.Clone(again.CustodyKey), 0) },
 			func() { again.Presignature = append(bytes.Clone(again.Presignature), 0) },
 		} {
 			before := inputsHash(n.mountID, again)
@@ -152,6 +164,18 @@ func FuzzPrepare(f *testing.F) {
 			}
 		}
 	})
+}
+
+// custodySeed is a refresh with a release for an offer that there is not.
+func custodySeed(f *testing.F, n *Node, owner *ecdh.PrivateKey) []byte {
+	record := fuzzRecord(f, mpc.Ed25519)
+	record.Custody = mpc.CustodyHash(owner.PublicKey().Bytes())
+	b, err := proto.Marshal(&nodepb.Start{Operation: opRefresh, Self: 1, Members: fuzzMembers(n, 1, 2, 3), Record: record.Marshal(), Envelope: []byte("e"),
+		CustodyKey: owner.PublicKey().Bytes(), ReleaseId: make([]byte, 16), Release: append([]byte{1}, make([]byte, custody.ReleaseSize-1)...)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return b
 }
 
 // FuzzHellos: whatever the coordinator hands over as hellos, the node ends the

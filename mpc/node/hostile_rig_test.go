@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,7 @@ import (
 type rig struct {
 	t     *testing.T
 	nodes map[uint32]*Node
+	owner *ecdh.PrivateKey // of accounts with user custody
 }
 
 func newRig(t *testing.T) *rig {
@@ -484,6 +486,9 @@ func (g *rig) agreed(ends map[uint32]ending, old *account) (*account, error) {
 
 // opens asks a node whether its share opens and belongs to the record.
 func (g *rig) opens(i uint32, a *account) error {
+	if a.record.HasCustody() {
+		return g.opensForOwner(i, a)
+	}
 	r, err := g.nodes[i].OpenShare(g.t.Context(), &nodepb.OpenShareRequest{Record: a.record.Marshal(), Index: i, Envelope: a.envelopes[i]})
 	if err == nil && r.GetFailure() != nil {
 		err = fmt.Errorf("share %d: %s", i, r.GetFailure().GetText())

@@ -103,6 +103,9 @@ func (n *Node) identityCall(ctx context.Context, r *nodepb.IdentityRequest) (rep
 	if err := n.ready(); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.closing, cancel)() // Close waits for this call
 	select {
 	case n.logins.slots <- struct{}{}:
 		defer func() { <-n.logins.slots }()

@@ -2,10 +2,12 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/identity"
@@ -265,6 +267,30 @@ func TestIdentityCache(t *testing.T) {
 	}
 	if r, _ := n.Identity(t.Context(), askLogin(warm, id[:], nil, ke1)); r.GetFailure().GetReason() != nodepb.Failure_HSM_UNAVAILABLE {
 		t.Errorf("after Close: %v", r.GetFailure())
+	}
+}
+
+// TestIdentityClose: a node that ends does not wait for a token that does not answer.
+func TestIdentityClose(t *testing.T) {
+	w := newWorld(t, 1)
+	n := w.nodes["n1"]
+	envelope := w.ask("n1", askMake(nil, 0)).GetKeysEnvelope()
+	n.logins.turn <- struct{}{} // somebody is asking the token, and will be for ever
+	id := identity.ID{7}
+	_, ke1 := loginKE1(t, id)
+	ended := make(chan *nodepb.IdentityReply)
+	go func() {
+		r, _ := n.Identity(context.Background(), askLogin(envelope, id[:], nil, ke1))
+		ended <- r
+	}()
+	for len(n.logins.slots) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if r := <-ended; r.GetFailure() == nil {
+		t.Error("a login got through without keys")
 	}
 }
 

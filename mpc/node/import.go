@@ -36,6 +36,11 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 	if r.GetIndex() < 1 || int(r.GetIndex()) > old.Shares || len(r.GetTarget()) != 32 || len(r.GetDeals()) > mpc.MaxShares {
 		return nil, refused("malformed import request")
 	}
+	// A custodian's copy of such a share lacks the owner's key too, so nobody can
+	// have dealt one.
+	if err := noCustody(old, "an account with user custody cannot be rebuilt by recovery custodians"); err != nil {
+		return nil, err
+	}
 	index, target := mpc.Index(r.GetIndex()), [32]byte(r.GetTarget())
 	hash := mpc.EmptySetHash()
 	var set *recovery.RecipientSet
@@ -76,7 +81,7 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 		return nil, err
 	}
 	defer share.Wipe()
-	envelope, err := n.wrapShare(ctx, hsm.ShareContext(uint8(index), record.Hash()), share, seals)
+	envelope, err := n.wrapShare(ctx, hsm.ShareContext(uint8(index), record.Hash()), share, seals, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,7 @@ type Node struct {
 	keys     keyring
 	stock    *stock // presignatures
 	logins   *logins
+	offers   *offers // to owners of custody keys
 
 	closing  context.Context    // ends with Close
 	stop     context.CancelFunc // of closing
@@ -80,7 +81,7 @@ func New(cfg Config) *Node {
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
 	}
-	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), logins: newLogins(), roster: map[string]mpc.NodeIdentity{}}
+	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), logins: newLogins(), offers: newOffers(), roster: map[string]mpc.NodeIdentity{}}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n
 }
@@ -110,6 +111,17 @@ func (n *Node) seal(c hsm.Context, plain *secret.Bytes, version uint32) ([]byte,
 // open unwraps an envelope with the token.
 func (n *Node) open(ctx context.Context, c hsm.Context, envelope []byte) (*secret.Bytes, error) {
 	plain, _, err := hsm.Open(ctx, n.token, n.keys.all(), c, envelope)
+	return plain, n.noted(n.tokenAway(ctx, err))
+}
+
+// openShare unwraps a share with the token and, for an account with user custody,
+// the owner's part k2. An envelope of the other kind does not open: with nil, one
+// that needs a custody key, and with a part one that needs none.
+func (n *Node) openShare(ctx context.Context, c hsm.Context, envelope []byte, k2 *secret.Bytes) (*secret.Bytes, error) {
+	if k2 == nil {
+		return n.open(ctx, c, envelope)
+	}
+	plain, _, err := hsm.OpenWith(ctx, n.token, n.keys.all(), c, envelope, k2)
 	return plain, n.noted(n.tokenAway(ctx, err))
 }
 
@@ -164,8 +176,9 @@ func (n *Node) ready() error {
 }
 
 // Close ends all sessions and waits for them, at most for the step of a protocol
-// that they compute (seconds, for ECDSA). It wipes presignatures, auxiliary
-// keys and identity keys and ends the use of the token. It may be called more than once.
+// that they compute (seconds, for ECDSA). It wipes presignatures, the keys of offers,
+// auxiliary keys and identity keys and ends the use of the token. It may be called
+// more than once.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed, n.setup = true, false
@@ -173,6 +186,7 @@ func (n *Node) Close() error {
 	n.mu.Unlock()
 	n.stop()
 	n.stock.close()
+	n.offers.close()
 	n.running.Wait()
 	n.logins.close()
 	n.watching.Wait()

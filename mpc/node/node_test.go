@@ -246,7 +246,8 @@ func cloneStart(s *nodepb.Start) *nodepb.Start {
 		Threshold: s.Threshold, Shares: s.Shares, RecipientsHash: s.RecipientsHash, PolicyHash: s.PolicyHash,
 		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
 		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs,
-		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients}
+		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients,
+		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release}
 }
 
 func (w *world) keygen() *nodepb.Start {

@@ -16,9 +16,10 @@ type opening struct {
 	err   error
 }
 
-// openSoon begins to open an envelope. Whoever calls it calls discard in the
-// end.
-func (n *Node) openSoon(ctx context.Context, c hsm.Context, envelope []byte) *opening {
+// openSoon begins to open a share's envelope, with the owner's part k2 where the
+// account has user custody. Whoever calls it calls discard in the end, and wipes
+// k2 after that.
+func (n *Node) openSoon(ctx context.Context, c hsm.Context, envelope []byte, k2 *secret.Bytes) *opening {
 	o := &opening{done: make(chan struct{})}
 	go func() {
 		defer close(o.done)
@@ -27,7 +28,7 @@ func (n *Node) openSoon(ctx context.Context, c hsm.Context, envelope []byte) *op
 				o.err = mpc.ErrPanic // the value may hold secrets; the session ends, not the node
 			}
 		}()
-		o.share, o.err = n.open(ctx, c, envelope)
+		o.share, o.err = n.openShare(ctx, c, envelope, k2)
 	}()
 	return o
 }

@@ -49,6 +49,9 @@ func (n *Node) checkStored(ctx context.Context, r *nodepb.OpenShareRequest) erro
 	if r.GetIndex() < 1 || int(r.GetIndex()) > record.Shares {
 		return refused("share %d does not exist", r.GetIndex())
 	}
+	if err := noCustody(record, "a stored share can only be opened in an operation that the owner takes part in"); err != nil {
+		return err
+	}
 	share, err := n.open(ctx, hsm.ShareContext(uint8(r.GetIndex()), record.Hash()), r.GetEnvelope())
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type keyTask struct {
 	envelope []byte            // of the old share
 	next     mpc.PublicRecord  // what is known of the new record beforehand
 	seals    []hsm.WrappingKey // what the new share is sealed to
+	custody  *ecdh.PublicKey   // and this, where the account has user custody
+	k2       *secret.Bytes     // the owner's part of the old share; nil without
 
 	opening *opening // of the old share; nil for keygen
 	key     *frost.KeyParty
@@ -50,6 +53,12 @@ func (n *Node) newKeygen(s *nodepb.Start, self mpc.Index) (task, error) {
 		}
 		copy(f.dst, f.src)
 	}
+	if len(s.GetRelease()) > 0 || len(s.GetReleaseId()) > 0 {
+		return nil, refused("a key is made without any release")
+	}
+	if err := t.seal(nil, s.GetCustodyKey()); err != nil {
+		return nil, err
+	}
 	if err := t.checkMembers(s); err != nil {
 		return nil, err
 	}
@@ -68,6 +77,9 @@ func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
 	}
 	t := &keyTask{node: n, self: self, old: old, envelope: s.GetEnvelope(), next: *old}
 	t.next.Epoch++
+	if err := t.seal(old, s.GetCustodyKey()); err != nil {
+		return nil, err
+	}
 	if err := t.checkMembers(s); err != nil {
 		return nil, err
 	}
@@ -76,8 +88,22 @@ func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
 		return nil, err
 	}
 	t.next.RecipientsHash = hash
-	t.seals, err = n.sealTo(s.GetWrappingVersion(), set, self, t.next.Shares)
-	return t, err
+	if t.seals, err = n.sealTo(s.GetWrappingVersion(), set, self, t.next.Shares); err != nil {
+		return nil, err
+	}
+	if t.k2, err = n.released(s, self, old); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// seal notes the custody key of the next epoch, if there is to be one, where the
+// share is sealed and in the record.
+func (t *keyTask) seal(old *mpc.PublicRecord, public []byte) (err error) {
+	if t.custody, err = custodyKey(old, public); err == nil && t.custody != nil {
+		t.next.Custody = mpc.CustodyHash(public)
+	}
+	return err
 }
 
 // checkMembers demands all n shares, in order.
@@ -104,7 +130,7 @@ func (t *keyTask) config(id mpc.SessionID) frost.KeyConfig {
 
 func (t *keyTask) begin(ctx context.Context) {
 	if t.old != nil {
-		t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.old.Hash()), t.envelope)
+		t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.old.Hash()), t.envelope, t.k2)
 	}
 }
 
@@ -161,7 +187,7 @@ func (t *keyTask) record(id mpc.SessionID) ([32]byte, error) {
 // this token can.
 func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcome, error) {
 	c := hsm.ShareContext(uint8(t.self), t.next.Hash())
-	envelope, err := t.node.wrapShare(ctx, c, t.share.Share, t.seals)
+	envelope, err := t.node.wrapShare(ctx, c, t.share.Share, t.seals, t.custody)
 	if err != nil {
 		return nil, err
 	}
@@ -180,13 +206,20 @@ func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcom
 	}, nil
 }
 
-// wrapShare seals a share and opens what it sealed.
-func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes, seals []hsm.WrappingKey) ([]byte, error) {
-	envelope, err := hsm.Seal(c, share, seals)
+// wrapShare seals a share, to the custody key too where that is not nil, and
+// opens what it sealed.
+func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes, seals []hsm.WrappingKey, custody *ecdh.PublicKey) (envelope []byte, err error) {
+	var k2 *secret.Bytes
+	if custody == nil {
+		envelope, err = hsm.Seal(c, share, seals)
+	} else {
+		envelope, k2, err = hsm.SealCustody(c, share, seals, custody)
+		defer k2.Wipe()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("wrapping the share: %w", err)
 	}
-	opened, err := n.open(ctx, c, envelope)
+	opened, err := n.openShare(ctx, c, envelope, k2)
 	if err != nil {
 		return nil, fmt.Errorf("opening the share just wrapped: %w", err)
 	}
@@ -199,6 +232,7 @@ func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes
 
 func (t *keyTask) wipe() {
 	t.opening.discard()
+	t.k2.Wipe()
 	if t.share != nil {
 		t.share.Share.Wipe()
 	}

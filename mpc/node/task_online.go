@@ -45,6 +45,9 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	if err != nil {
 		return nil, err
 	}
+	if err := noCustody(record, "no presignature can be used"); err != nil {
+		return nil, err
+	}
 	kind := mpc.MessageType(s.GetMessageType())
 	switch {
 	case !kind.HashedByNodes():

@@ -42,6 +42,10 @@ func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Mem
 	case len(s.GetInput()) > 0 || len(s.GetPresignature()) > 0 || s.GetDerivationPath() != "" || s.GetTaprootTweak() != "":
 		return nil, refused("a presignature is made for no message and no child key")
 	}
+	// Its owner agrees to each message, so nothing can be made ahead.
+	if err := noCustody(record, "no presignature can be made"); err != nil {
+		return nil, err
+	}
 	t := &presignTask{node: n, start: s, self: self, account: record, signers: signers, members: members,
 		lifetime: time.Duration(s.GetLifetimeMs()) * time.Millisecond}
 	if t.aux, err = n.auxInputs(s, record.Algorithm); err != nil {
@@ -55,7 +59,7 @@ func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Mem
 }
 
 func (t *presignTask) begin(ctx context.Context) {
-	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope())
+	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope(), nil)
 }
 
 func (t *presignTask) party(id mpc.SessionID) (mpc.Party, error) {

@@ -24,6 +24,7 @@ type signTask struct {
 	signers []mpc.Index
 	message []byte // what the algorithm signs
 	aux     auxInputs
+	k2      *secret.Bytes // the owner's part, nil without user custody
 	opening *opening
 	signer  frost.Signer
 }
@@ -70,11 +71,20 @@ func (n *Node) newSign(s *nodepb.Start, self mpc.Index, members []session.Member
 			return nil, err
 		}
 	}
+	if len(s.GetCustodyKey()) > 0 {
+		err = refused("a signature changes no custody key")
+	} else {
+		t.k2, err = n.released(s, self, record)
+	}
+	if err != nil {
+		t.aux.release()
+		return nil, err
+	}
 	return t, nil
 }
 
 func (t *signTask) begin(ctx context.Context) {
-	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope())
+	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope(), t.k2)
 }
 
 func (t *signTask) party(id mpc.SessionID) (mpc.Party, error) {
@@ -141,5 +151,6 @@ func signatureOutcome(id mpc.SessionID, sig *mpc.Signature) *nodepb.Outcome {
 
 func (t *signTask) wipe() {
 	t.opening.discard()
+	t.k2.Wipe()
 	t.aux.release()
 }

@@ -19,7 +19,7 @@ const (
 	opPresign = "presign"
 )
 
-const inputsLabel = "vault-plugin-secrets-mpc session inputs v3"
+const inputsLabel = "vault-plugin-secrets-mpc session inputs v4"
 
 // prepare checks a Start against what this node has pinned and returns the
 // operation and the terms that all members will sign.
@@ -64,8 +64,9 @@ func (n *Node) prepare(s *nodepb.Start) (task, session.Terms, error) {
 }
 
 // inputsHash covers every field of a Start that all members must agree on:
-// everything but whose copy it is (the hello has that) and the member's own
-// envelope (which its context binds to share and record).
+// everything but whose copy it is (the hello has that), the member's own envelope
+// (which its context binds to share and record) and its own release (which opens
+// for what the others agree to only).
 func inputsHash(mountID [16]byte, s *nodepb.Start) [32]byte {
 	h := sha256.New()
 	put := func(b []byte) {
@@ -91,6 +92,7 @@ func inputsHash(mountID [16]byte, s *nodepb.Start) [32]byte {
 	put(binary.BigEndian.AppendUint32(nil, s.GetWrappingVersion()))
 	put(s.GetRecipients())
 	put(s.GetOldRecipients())
+	put(s.GetCustodyKey())
 	for _, m := range s.GetMembers() {
 		put(m.GetAuxHash())
 	}

@@ -119,7 +119,9 @@ func (n *Node) FindWrappingKeys(ctx context.Context, r *nodepb.FindWrappingKeysR
 
 // RewrapShare seals the key of a stored share's envelope to another version of
 // the wrapping key and to the recovery recipient that the share's record names,
-// and then opens the result to see that it holds the share.
+// and then opens the result to see that it holds the share. A share with user
+// custody cannot be opened; there it is seen that the token opens the same key from
+// the result and that nothing else in it has changed.
 func (n *Node) RewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) (*nodepb.RewrapShareReply, error) {
 	envelope, err := n.rewrapShare(ctx, r)
 	if err != nil {
@@ -148,10 +150,24 @@ func (n *Node) rewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) ([
 	if err != nil {
 		return nil, err
 	}
+	stored, err := hsm.ParseEnvelope(r.GetEnvelope())
+	if err != nil {
+		return nil, err
+	}
+	if stored.Custody() != record.HasCustody() {
+		return nil, fmt.Errorf("%w: the account's record says user custody: %t, and the share's envelope says %t", hsm.ErrEnvelope, record.HasCustody(), stored.Custody())
+	}
 	c := hsm.ShareContext(uint8(index), record.Hash())
 	envelope, err := hsm.Rewrap(ctx, n.token, n.keys.all(), c, r.GetEnvelope(), to)
 	if err = n.noted(n.tokenAway(ctx, err)); err != nil {
 		return nil, err
+	}
+	if record.HasCustody() {
+		err := hsm.CheckRewrapped(ctx, n.token, n.keys.all(), c, r.GetEnvelope(), envelope)
+		if err = n.noted(n.tokenAway(ctx, err)); err != nil {
+			return nil, fmt.Errorf("opening the share just rewrapped: %w", err)
+		}
+		return envelope, nil
 	}
 	share, err := n.open(ctx, c, envelope)
 	if err != nil {

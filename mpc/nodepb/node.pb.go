@@ -3478,7 +3478,8 @@ func (x *OpaqueRegister) GetRequest() []byte {
 type OpaqueLogin struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	CredentialId []byte                 `protobuf:"bytes,1,opt,name=credential_id,json=credentialId,proto3" json:"credential_id,omitempty"`
-	// RFC 9807 RegistrationRecord; empty for an authenticator that does not exist,
+	// As identity.Registration.Finish returns it: the cost of the password hash and
+	// RFC 9807's RegistrationRecord. Empty for an authenticator that does not exist,
 	// which gets an answer that looks the same.
 	Registration  []byte `protobuf:"bytes,2,opt,name=registration,proto3" json:"registration,omitempty"`
 	Ke1           []byte `protobuf:"bytes,3,opt,name=ke1,proto3" json:"ke1,omitempty"`

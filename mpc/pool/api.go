@@ -105,6 +105,9 @@ type CreateRequest struct {
 	// Recipients is the signed recipient set in force, whose hash is
 	// RecipientsHash; empty for none.
 	Recipients []byte
+	// Custody is the public half of the custody key that each share is to need as
+	// well, an uncompressed P-256 point; empty for none.
+	Custody []byte
 }
 
 // KeyResult is a new share epoch, agreed by all n nodes.

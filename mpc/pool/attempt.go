@@ -38,6 +38,8 @@ type job struct {
 	// noSpares allows only nodes that seen shows with a share.
 	noSpares bool
 	expose   func(ctx context.Context, added mpc.Exposures) error
+	// single says that there is one attempt, which may take all the time there is.
+	single bool
 	// compatible restricts which nodes can work together; nil for no limit.
 	compatible func(a, b candidate) bool
 	// missing explains why compatible leaves nobody; only with compatible.
@@ -115,7 +117,11 @@ func (j *job) attempt(ctx context.Context) error {
 	if err := j.store(ctx, chosen); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTime(ctx))
+	limit := attemptTime(ctx)
+	if j.single {
+		limit *= 2
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	j.attempts++
 	j.chosen = chosen

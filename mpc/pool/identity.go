@@ -5,17 +5,21 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
 // Identity has one ready node make, use or reseal the mount's identity keys. Nodes
 // take turns. Where one fails, the next is asked, since none of these calls leaves
 // anything behind; a node that says that the request is wrong ends it with
-// *RefusedError. It waits while no node is ready. The reply may hold a session key:
+// *RefusedError. It waits while no node is ready, and where all processes that it
+// asked have ended, for those that follow. The reply may hold a session key:
 // it is the caller's to wipe.
 func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error) {
 	tried := map[uint64]bool{} // processes, by their number
-	var last error
+	var last, gone error
 	for {
 		nodes, _, changed, err := p.ready()
 		if err != nil {
@@ -39,7 +43,11 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 			case ctx.Err() != nil:
 				return nil, fmt.Errorf("%s: %w", n.id, errors.Join(ctx.Err(), err))
 			}
-			last = fmt.Errorf("%s: %w", n.id, err)
+			if status.Code(err) == codes.Unavailable { // its process has ended, or is about to
+				gone = fmt.Errorf("%s: %w", n.id, err)
+			} else {
+				last = fmt.Errorf("%s: %w", n.id, err)
+			}
 			p.cfg.Logger.Warn("a node did not serve logins", "node", n.id, "error", err)
 		}
 		if last != nil {
@@ -48,6 +56,9 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if gone != nil {
+				return nil, fmt.Errorf("%w: %w", ctx.Err(), gone)
+			}
 			return nil, p.noNode(ctx.Err())
 		}
 	}

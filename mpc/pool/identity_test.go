@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
@@ -21,8 +23,9 @@ func (p *fakeProcess) Identity(ctx context.Context, r *nodepb.IdentityRequest, _
 	p.host.mu.Unlock()
 	switch act {
 	case "gone":
+		p.host.set(p.name, "") // the process that follows is well
 		p.Stop()
-		return nil, errors.New("the connection is gone")
+		return nil, status.Error(codes.Unavailable, "the connection is gone")
 	case "refuses":
 		return &nodepb.IdentityReply{Failure: &nodepb.Failure{Reason: nodepb.Failure_REFUSED, Text: "malformed"}}, nil
 	case "no token":
@@ -93,6 +96,18 @@ func TestIdentityNodes(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	for _, name := range []string{"local-1", "local-2", "local-3"} {
+		eventually(t, "another process", func() bool { nodes, _, _, _ := p.ready(); return len(nodes) == 3 })
+		h.set(name, "gone")
+	}
+	before := h.started("local-1") + h.started("local-2") + h.started("local-3")
+	if r, err := p.Identity(ctx, login); err != nil || len(r.GetResponse()) == 0 {
+		t.Errorf("all nodes end, and others follow: %v", err)
+	}
+	eventually(t, "other processes", func() bool {
+		return h.started("local-1")+h.started("local-2")+h.started("local-3") == before+3
+	})
+	eventually(t, "all nodes ready", func() bool { nodes, _, _, _ := p.ready(); return len(nodes) == 3 })
 	h.set("local-1", "silent")
 	h.set("local-2", "silent")
 	h.set("local-3", "silent")

@@ -28,7 +28,7 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 				AccountId: r.AccountID[:], Algorithm: string(r.Algorithm),
 				Threshold: uint32(r.Threshold), Shares: uint32(r.Shares),
 				RecipientsHash: r.RecipientsHash[:], PolicyHash: r.PolicyHash[:], Recipients: r.Recipients,
-				WrappingVersion: p.sealingVersion(members),
+				WrappingVersion: p.sealingVersion(members), CustodyKey: r.Custody,
 			}
 		},
 	}
@@ -64,12 +64,18 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 	if _, _, err := j.run(ctx); err != nil {
 		return nil, err
 	}
-	old, next := r.Account.Record, result.Account.Record
-	if next.AccountID != old.AccountID || next.Epoch != old.Epoch+1 || !bytes.Equal(next.PublicKey, old.PublicKey) {
-		return nil, errors.New("refresh: the new record is not this account's next epoch; the old shares stay in force")
+	if err := isSuccessor(&r.Account.Record, &result.Account.Record); err != nil {
+		return nil, err
 	}
-	p.supersede(&next)
+	p.supersede(&result.Account.Record)
 	return result, nil
+}
+
+func isSuccessor(old, next *mpc.PublicRecord) error {
+	if next.AccountID != old.AccountID || next.Epoch != old.Epoch+1 || !bytes.Equal(next.PublicKey, old.PublicKey) {
+		return errors.New("refresh: the new record is not this account's next epoch; the old shares stay in force")
+	}
+	return nil
 }
 
 // hasRecord refuses an outcome of key generation or refresh that is malformed

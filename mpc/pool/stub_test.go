@@ -18,6 +18,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -32,6 +33,11 @@ type stubWorld struct {
 	// presigned is how nodes misbehave when they sign with a presignature:
 	// "refuse", "lie" or "hang".
 	presigned string
+	// offers is how a node misbehaves when it is to make a key for a release:
+	// "refuse", "busy", "unsigned", "another" or "short".
+	offers map[string]string
+	// starts are those that came with a release.
+	starts []*nodepb.Start
 	// misnames is a node that reports sessions under other names.
 	misnames string
 
@@ -64,7 +70,7 @@ func newStubWorld(t *testing.T) *stubWorld {
 		t.Fatal(err)
 	}
 	return &stubWorld{key: key, k1: k1, live: map[string]*stubNode{}, refuses: map[string]bool{}, offered: map[string]int{},
-		inputs: map[string]map[string]int{}, made: map[string]int{}}
+		inputs: map[string]map[string]int{}, made: map[string]int{}, offers: map[string]string{}}
 }
 
 func (w *stubWorld) Start(name string) (Process, error) {

@@ -301,6 +301,9 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 	w := n.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(s.GetReleaseId()) > 0 {
+		w.starts = append(w.starts, s)
+	}
 	if len(s.GetPresignature()) > 0 {
 		id := mpc.SessionID(s.GetPresignature())
 		key := fmt.Sprintf("%x", id[:4])

@@ -198,6 +198,13 @@ var elsewhere = map[string]map[string]string{ // read only
 		"vault write -f mpc/destroy/wrapping-keys": "TestHSMDocument writes the same path",
 		"vault secrets disable mpc":                "TestChangedPIN and others disable their mounts",
 	},
+	"docs/identities.md": {
+		"mpckms login":                "a command of its blocks, with a name",
+		"mpckms identity show":        "a command of its blocks, with a name",
+		"mpckms device sync":          "a command of its blocks, with a name",
+		"mpckms identity forget acme": "TestHostileStorage, with another name",
+		"mpckms identity level set NAME LEVEL --role ROLE --server-trusting": "TestIdentityCommands, with names",
+	},
 	"docs/recovery.md": {
 		"mpckms recovery set": "from the document itself, with a file",
 	},

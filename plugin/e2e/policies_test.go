@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/api"
 
+	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/plugin/e2e"
 )
 
@@ -35,6 +37,19 @@ func TestExamplePolicies(t *testing.T) {
 		return map[string]any{"input": hello["input"], "signature": e.sign(t, name, []byte("hello"))["signature"]}
 	}
 	child := map[string]any{"derivation_path": "m/0/7"}
+	alice := enrol(t, e, "alice-password", identity.Password, "correct horse battery staple", nil)
+	enrol(t, e, "to-delete", identity.Password, "correct horse battery staple", nil)
+	o := e.makes(t, alice, "alice")
+	e.write(t, "identities/alice/assets/mail", assetBody(t, o, o.NewAsset("mail", identity.SecretAsset), "password", nil, []byte("x"), "owner"))
+	again := assetBody(t, o, e.asset(t, o, "mail"), "password", nil, []byte("y"), "owner")
+	bob, bobsBody := register(t, e, "bob-password", identity.Password, "correct horse battery staple", nil)
+	bobs := manifestBody(newIdentity(t, bob, "bob"))
+	changed, err := o.Change(time.Now(), identity.AddRole{Name: "more"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := map[string]any{"identity": "alice", "label": "laptop", "device": strings.Repeat("ab", 16)}
+	request := map[string]any{"id": strings.Repeat("cd", 16), "request": b64(opaqueRequest(t))}
 	pin := map[string]any{"uri": v.Token.URI(), "pin": v.Token.PIN}
 	for policy, attempts := range map[string][]attempt{
 		"application": {
@@ -75,6 +90,46 @@ func TestExamplePolicies(t *testing.T) {
 			{"LIST", "wrapping-keys", nil, false},
 			{"GET", "recovery/export/app-shop", nil, false},
 			{"GET", "metrics", nil, false},
+			{"LIST", "identities", nil, false},
+			{"GET", "identities/alice", nil, false},
+			{"GET", "identities/alice/assets/mail", nil, false},
+			{"POST", "identities/alice/freeze", nil, false},
+			{"LIST", "authenticators", nil, false},
+			{"GET", "authenticators/alice-password", nil, false},
+			{"POST", "authenticators/bob-password/register", request, false},
+			{"POST", "authenticators/alice-password/lost", nil, false},
+		},
+		"user": {
+			{"POST", "authenticators/bob-password/register", request, true},
+			{"POST", "authenticators/bob-password", bobsBody, true},
+			{"POST", "identities/bob", bobs, true},
+			{"GET", "authenticators/alice-password", nil, true}, // its public keys, to grant it something
+			{"GET", "identities/alice", nil, true},
+
+			{"POST", "authenticators/alice-password", bobsBody, false},
+			{"POST", "identities/alice", manifestBody(changed), false},
+			{"DELETE", "identities/alice", nil, false},
+			{"DELETE", "identities/bob", nil, false},
+			{"DELETE", "authenticators/bob-password", nil, false},
+			{"POST", "identities/alice/freeze", nil, false},
+			{"POST", "identities/alice/unfreeze", nil, false},
+			{"LIST", "identities", nil, false},
+			{"LIST", "identities/alice/assets", nil, false},
+			{"GET", "identities/alice/assets/mail", nil, false},
+			{"POST", "identities/alice/assets/mail", again, false},
+			{"DELETE", "identities/alice/assets/mail", nil, false},
+			{"LIST", "authenticators", nil, false},
+			{"POST", "authenticators/alice-password/lost", nil, false},
+			{"POST", "authenticators/alice-password/found", nil, false},
+			{"POST", "authenticators/alice-password/unlock", nil, false},
+			{"POST", "authenticators/alice-password/devices", device, false},
+			{"LIST", "authenticators/alice-password/devices", nil, false},
+			{"LIST", "accounts", nil, false},
+			{"GET", "accounts/other", nil, false},
+			{"POST", "sign/other", hello, false},
+			{"POST", "accounts/user-made", map[string]any{"algorithm": bip340}, false},
+			{"GET", "config/identities", nil, false},
+			{"GET", "metrics", nil, false},
 		},
 		"operator": {
 			{"GET", "config/hsm", nil, true},
@@ -101,7 +156,26 @@ func TestExamplePolicies(t *testing.T) {
 			{"LIST", "wrapping-keys", nil, true},
 			{"GET", "wrapping-keys/1", nil, true},
 			{"GET", "metrics", nil, true},
+			{"LIST", "identities", nil, true},
+			{"GET", "identities/alice", nil, true},
+			{"LIST", "identities/alice/assets", nil, true},
+			{"GET", "identities/alice/assets/mail", nil, true},
+			{"POST", "identities/alice/freeze", map[string]any{"reason": "tried"}, true},
+			{"POST", "identities/alice/unfreeze", nil, true},
+			{"LIST", "authenticators", nil, true},
+			{"GET", "authenticators/alice-password", nil, true},
+			{"POST", "authenticators/alice-password/lost", map[string]any{"reason": "tried"}, true},
+			{"POST", "authenticators/alice-password/found", nil, true},
+			{"POST", "authenticators/alice-password/unlock", nil, true},
+			{"DELETE", "authenticators/to-delete", nil, true},
 
+			{"POST", "identities/alice", manifestBody(changed), false},
+			{"DELETE", "identities/alice", nil, false},
+			{"POST", "identities/alice/assets/mail", again, false},
+			{"DELETE", "identities/alice/assets/mail", nil, false},
+			{"POST", "authenticators/bob-password/register", request, false},
+			{"POST", "authenticators/alice-password", bobsBody, false},
+			{"POST", "authenticators/alice-password/devices", device, false},
 			{"POST", "config/accounts", map[string]any{"deletion_wait": "1m"}, false},
 			{"POST", "sign/app-shop", hello, false},
 			{"POST", "sign/other", hello, false},
@@ -126,7 +200,21 @@ func TestExamplePolicies(t *testing.T) {
 			{"LIST", "wrapping-keys", nil, true},
 			{"GET", "wrapping-keys/1", nil, true},
 			{"GET", "metrics", nil, true},
+			{"LIST", "identities", nil, true},
+			{"GET", "identities/alice", nil, true},
+			{"LIST", "identities/alice/assets", nil, true},
+			{"GET", "identities/alice/assets/mail", nil, true},
+			{"LIST", "authenticators", nil, true},
+			{"GET", "authenticators/alice-password", nil, true},
 
+			{"POST", "identities/alice", manifestBody(changed), false},
+			{"POST", "identities/alice/freeze", nil, false},
+			{"DELETE", "identities/alice", nil, false},
+			{"POST", "identities/alice/assets/mail", again, false},
+			{"POST", "authenticators/alice-password/lost", nil, false},
+			{"POST", "authenticators/alice-password/unlock", nil, false},
+			{"POST", "authenticators/bob-password/register", request, false},
+			{"DELETE", "authenticators/alice-password", nil, false},
 			{"POST", "config/hsm", pin, false},
 			{"POST", "config/nodes", map[string]any{"local": 4}, false},
 			{"POST", "config/rotation", map[string]any{"rate": 20}, false},
@@ -162,7 +250,7 @@ func TestExamplePolicies(t *testing.T) {
 			}
 		})
 	}
-	if files, err := filepath.Glob(filepath.Join(repository, "docs", "policies", "*")); err != nil || len(files) != 3 {
+	if files, err := filepath.Glob(filepath.Join(repository, "docs", "policies", "*")); err != nil || len(files) != 4 {
 		t.Errorf("docs/policies has %q: each needs its table here", files)
 	}
 

@@ -38,6 +38,7 @@ var readmePromises = promises{ // read only
 	`vault read -field=share_epoch mpc/accounts/treasury`: `^2\n$`,
 	`vault write -f mpc/wrapping-keys/rotate`:             `(?m)^version +2$`,
 	`mpckms rotation status`:                              `sealed to version 2`,
+	`env -u VAULT_TOKEN mpckms secret show ada/dns`:       `^dns-api-token\n$`,
 	`vault delete mpc/destroy/treasury`:                   `Success`,
 }
 

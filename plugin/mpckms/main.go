@@ -2,8 +2,10 @@
 // users who sign and operators who look after the nodes.
 //
 // Border: it speaks Vault's HTTP API, and offline it holds keys of the authority
-// and of recovery custodians. It links no PKCS#11 library and no cgo, so it
-// builds with CGO_ENABLED=0 for any workstation. This file wires the process to package cli and nothing else.
+// and of recovery custodians. Package cli does all that without cgo; what is wired
+// to it here is the process, and smart cards as authenticators, which need cgo.
+// Built with CGO_ENABLED=0, for any workstation, it has everything but those and
+// says so when one is asked for.
 package main
 
 import (
@@ -32,5 +34,7 @@ func run() int {
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
+
+		OpenToken: openToken,
 	})
 }

@@ -59,6 +59,10 @@ type account struct {
 	DestroyTime       string `json:"destroy_time,omitempty"` // when a deleted account is removed for good
 	BirthCertificate  any    `json:"birth_certificate"`
 	BirthRecordHash   string `json:"birth_record_hash"` // what the certificate signs
+	// Custody says who has the account's custody key; null for one that has none.
+	Custody        *custodyDoc `json:"custody,omitempty"`
+	CustodyPending bool        `json:"custody_pending,omitempty"` // its custody key is being replaced
+	RefreshDue     bool        `json:"refresh_due,omitempty"`
 }
 
 func (acc *account) sharing() string {
@@ -88,6 +92,7 @@ func (acc *account) write(t *text) {
 		"Share epoch", count64(acc.ShareEpoch),
 		"Epoch ID", acc.EpochID,
 		"Record hash", acc.RecordHash,
+		"Custody", acc.custody(),
 		"Wrapping version", count64(uint64(acc.WrappingVersion)),
 		"Created", moment(acc.Created),
 		"Refresh period", period,
@@ -119,6 +124,21 @@ func section(t *text, title string, values map[string]string) {
 		pairs = append(pairs, k, values[k])
 	}
 	t.pairs("  ", pairs...)
+}
+
+// custody says who has the custody key and whether something waits for him.
+func (acc *account) custody() string {
+	if acc.Custody == nil {
+		return ""
+	}
+	s := acc.Custody.Identity + "/" + acc.Custody.Asset
+	switch {
+	case acc.CustodyPending:
+		s += " (a new custody key waits: run 'mpckms identity reset' again)"
+	case acc.RefreshDue:
+		s += " (a refresh is due, which the next signature makes)"
+	}
+	return s
 }
 
 // stock is "3 of 8 ready", or "" for an account that keeps none.

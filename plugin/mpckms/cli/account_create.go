@@ -20,7 +20,8 @@ func (a *app) accountCreateCommand() *cobra.Command {
 	var (
 		algorithm, refreshPeriod   string
 		threshold, shares, presign int
-		metadata                   []string
+		metadata, roles            []string
+		custodyIn                  string
 		aux                        follow
 	)
 	cmd := &cobra.Command{
@@ -28,11 +29,16 @@ func (a *app) accountCreateCommand() *cobra.Command {
 		Short: "Create an account: nodes generate its key, which never exists as a whole",
 		Long: `Create an account. Its nodes generate the shares of a key that never exists as a
 whole. ECDSA accounts sign once the nodes have their auxiliary keys, which they
-make after they start: on a terminal, create shows how far they are.`,
+make after they start: on a terminal, create shows how far they are.
+
+With --custody the account signs only with the help of somebody who opens the custody
+key, which is made here and stored encrypted in an identity, for its roles. The command
+then logs in, besides using the Vault token; run again after an error, it goes on.`,
 		Example: `  mpckms account create treasury --algorithm bip340-secp256k1
   mpckms account create solana --algorithm ed25519 --threshold 3 --shares 5
   mpckms account create hot --algorithm ecdsa-secp256k1 --threshold 2 --shares 3 \
-      --presign 8 --refresh-period 10m --metadata team=payments`,
+      --presign 8 --refresh-period 10m --metadata team=payments
+  mpckms account create gold --algorithm ed25519 --custody acme/gold --role treasury`,
 		Args: accountArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if algorithm == "" {
@@ -56,7 +62,10 @@ make after they start: on a terminal, create shows how far they are.`,
 			if err != nil {
 				return err
 			}
-			if err := a.createAccount(cmd, c, args[0], body); err != nil {
+			if custodyIn == "" && len(roles) > 0 {
+				return usagef(cmd, "--role goes with --custody")
+			}
+			if err := a.createAccount(cmd, c, args[0], custodyIn, roles, body); err != nil {
 				return err
 			}
 			if !strings.HasPrefix(algorithm, ecdsaPrefix) || !aux.stays(a) {
@@ -75,10 +84,20 @@ make after they start: on a terminal, create shows how far they are.`,
 	flags.IntVar(&presign, "presign", 0, presignUsage)
 	flags.StringVar(&refreshPeriod, "refresh-period", "", "time between share refreshes, such as 10m (default: the mount's)")
 	flags.StringArrayVar(&metadata, "metadata", nil, "a note as key=value; may be repeated")
+	flags.StringVar(&custodyIn, "custody", "", "sign only with a custody key, made now and stored as IDENTITY/ASSET")
+	flags.StringArrayVar(&roles, "role", nil, "with --custody: a role that may use the key; may be repeated")
+	flags.BoolVar(&a.acceptNodes, "accept-nodes", false, acceptNodesUsage)
 	return cmd
 }
 
-func (a *app) createAccount(cmd *cobra.Command, c *client, name string, body map[string]any) error {
+func (a *app) createAccount(cmd *cobra.Command, c *client, name, custodyIn string, roles []string, body map[string]any) error {
+	if custodyIn != "" {
+		acc, err := a.custodyCreate(cmd, c, name, custodyIn, roles, body)
+		if err != nil {
+			return err
+		}
+		return a.print(acc, acc.write)
+	}
 	if err := c.refuseExisting(cmd.Context(), name); err != nil {
 		return err
 	}

@@ -20,12 +20,17 @@ type refreshDoc struct {
 }
 
 func (a *app) accountRefreshCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "refresh NAME",
 		Short: "Replace an account's shares now; its public key stays",
 		Long: `Replace all shares of an account by new ones now, without waiting for its
 refresh period. The public key stays the same; shares of the old epoch no longer
-combine with those of the new one.`,
+combine with those of the new one.
+
+An account with custody is refreshed by who opens its custody key: the command logs in,
+and needs no Vault token.`,
+		Example: `  mpckms account refresh treasury
+  mpckms account refresh gold --authenticator ada`,
 		Args:              accountArg,
 		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,16 +39,8 @@ combine with those of the new one.`,
 				return err
 			}
 			name := args[0]
-			acc := &account{Name: name}
-			_, err = c.do(cmd.Context(), request{
-				what:       fmt.Sprintf("refresh account %q", name),
-				capability: capUpdate, path: "accounts/" + name + "/refresh",
-				body: struct{}{}, account: name,
-			}, acc)
+			acc, err := a.refreshAccount(cmd, c, name)
 			if err != nil {
-				return err
-			}
-			if acc, err = a.afterWrite(cmd.Context(), c, acc, "refreshed"); err != nil {
 				return err
 			}
 			doc := refreshDoc{
@@ -54,6 +51,29 @@ combine with those of the new one.`,
 			return a.print(doc, doc.write)
 		},
 	}
+	a.acceptFlags(cmd)
+	return cmd
+}
+
+// refreshAccount refreshes with the Vault token, or with the custody key where the
+// account has one.
+func (a *app) refreshAccount(cmd *cobra.Command, c *client, name string) (*account, error) {
+	if a.asHolder(c) {
+		return a.custodyRefresh(cmd, name)
+	}
+	acc := &account{Name: name}
+	_, err := c.do(cmd.Context(), request{
+		what:       fmt.Sprintf("refresh account %q", name),
+		capability: capUpdate, path: "accounts/" + name + "/refresh",
+		body: struct{}{}, account: name,
+	}, acc)
+	if needsCustody(err) {
+		return a.custodyRefresh(cmd, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.afterWrite(cmd.Context(), c, acc, "refreshed")
 }
 
 func (doc refreshDoc) write(t *text) {

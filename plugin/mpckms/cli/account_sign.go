@@ -57,13 +57,17 @@ signing twice: for 24 hours the same account, ID and input get the same answer.
 ECDSA needs auxiliary keys that the nodes make after they start. While they are
 not ready, sign shows the nodes' progress on standard error and waits up to
 --timeout. An account with presignatures (--presign) signs messages at once; a
---digest and child keys take the longer way, which is needed for their safety.`,
+--digest and child keys take the longer way, which is needed for their safety.
+
+An account with custody signs with the help of who opens its custody key: the command
+logs in, and needs no Vault token. If a refresh of its shares is due, that is done first.`,
 		Example: `  mpckms account sign treasury --input "hello"
   mpckms account sign treasury --input-file - < message
   mpckms account sign hot --digest 0x9f86d0…0a08 -o json
   mpckms account sign hot --message-type eip712 --input-file typed-data.json --format ethereum
   mpckms account sign hot --input-file invoice --format jws --request-id invoice-4711
-  mpckms account sign treasury --input-file tx --derivation-path m/0/7 --taproot-tweak bip86`,
+  mpckms account sign treasury --input-file tx --derivation-path m/0/7 --taproot-tweak bip86
+  mpckms account sign gold --input "hello" --authenticator ada`,
 		Args:              accountArg,
 		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -87,7 +91,7 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 				what:       fmt.Sprintf("sign with account %q", args[0]),
 				capability: capUpdate, path: "sign/" + args[0], body: body, account: args[0],
 			}
-			if err := a.signWaiting(cmd.Context(), c, req, &doc, timeout, noWait); err != nil {
+			if err := a.signAccount(cmd, c, req, body, timeout, noWait, &doc); err != nil {
 				return err
 			}
 			if doc.Signers == nil {
@@ -100,7 +104,21 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 	child.register(cmd)
 	cmd.Flags().StringVar(&id, "request-id", "", "repeat the answer to this ID instead of signing again: 1 to 128 printable characters without spaces")
 	waitFlags(cmd, &timeout, &noWait)
+	a.acceptFlags(cmd)
 	return cmd
+}
+
+// signAccount signs with the Vault token, or with the custody key where the
+// account has one.
+func (a *app) signAccount(cmd *cobra.Command, c *client, req request, body map[string]any, timeout time.Duration, noWait bool, doc *signDoc) error {
+	if a.asHolder(c) {
+		return a.custodySign(cmd, req.account, body, timeout, noWait, doc)
+	}
+	err := a.signWaiting(cmd.Context(), c, req, doc, timeout, noWait)
+	if needsCustody(err) {
+		return a.custodySign(cmd, req.account, body, timeout, noWait, doc)
+	}
+	return err
 }
 
 // waitFlags say how long auxiliary keys are waited for.

@@ -4,8 +4,11 @@
 // Vault's HTTP API, and answers into text. It decides nothing about policy, and
 // knows the engine only by its documented paths and fields, so it may be older or
 // newer than the server. Besides the caller's Vault token it holds key material
-// in the commands of the authority and of custodians only, which work offline on
-// files (package recovery) and never with a server.
+// in two places only: in the commands of the authority and of recovery custodians,
+// which work offline on files (package recovery) and never with a server; and in
+// those of identities, where somebody logs in with an authenticator (package
+// keyholder) for the time of one command. Custody keys are used here for what the
+// caller asked for, and never leave.
 //
 // Streams: answers go to stdout, everything else (errors, warnings, progress)
 // to stderr. With -o json stdout carries one JSON document, or nothing when

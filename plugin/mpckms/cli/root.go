@@ -45,10 +45,12 @@ func (a *app) rootCommand() *cobra.Command {
 	flags.StringVar(&a.mount, "mount", mount, "where the engine is mounted (env "+envMount+")")
 	flags.StringVarP(&a.output, "output", "o", "table", "output format: table or json")
 	complete(root, "output", "table", "json")
+	a.holderFlags(root)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef(cmd, "%v", err)
 	})
 	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.nodeCommand(),
+		a.authenticatorCommand(), a.loginCommand(), a.identityCommand(), a.secretCommand(), a.deviceCommand(),
 		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand())
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout) // before the scripts' commands are made, which keep it

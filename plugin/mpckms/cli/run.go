@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api/cliconfig"
+
+	"vault-plugin-secrets-mpc/keyholder"
 )
 
 // Exit codes, documented in the package comment and in `mpckms --help`.
@@ -34,6 +36,9 @@ type Config struct {
 	// means what the vault CLI does: the configured token helper, else
 	// ~/.vault-token.
 	StoredToken func() (string, error)
+	// OpenToken opens a private key in a PKCS#11 token. Nil: this program
+	// cannot, and says so when it is asked to.
+	OpenToken func(context.Context, TokenKey) (keyholder.CertificateKey, error)
 
 	// Pauses of `account sign` while it waits; tests shorten them. Zero
 	// means the defaults.
@@ -78,8 +83,18 @@ type app struct {
 	mount  string
 	output string
 
+	// What holders of identities give; see holderFlags.
+	homeDir       string
+	authenticator string
+	files         secretFiles
+	openToken     func(context.Context, TokenKey) (keyholder.CertificateKey, error)
+
 	// bar is the line of progress, where there is a terminal for it.
 	bar *bar
+
+	// What this run may take for new, though its home knows another: the nodes, and
+	// which account a name stands for.
+	acceptNodes, acceptAccount bool
 
 	// token is kept only to strike it out of anything printed.
 	token string
@@ -88,7 +103,7 @@ type app struct {
 func newApp(cfg Config) *app {
 	a := &app{
 		stdin: cfg.Stdin, stdout: cfg.Stdout, stderr: cfg.Stderr,
-		version: cfg.Version, storedToken: cfg.StoredToken,
+		version: cfg.Version, storedToken: cfg.StoredToken, openToken: cfg.OpenToken,
 		retryPause: cfg.retryPause, progressPause: cfg.progressPause, batchPace: cfg.batchPace, scryptWork: cfg.scryptWork,
 	}
 	a.bar = newBar(a.stderr)

@@ -35,9 +35,11 @@ type wrappingKey struct {
 // references counts what is sealed to a version; more may come while Complete is
 // false.
 type references struct {
-	Accounts int  `json:"accounts"`
-	NodeKeys int  `json:"node_keys"`
-	Complete bool `json:"complete"`
+	Accounts int `json:"accounts"`
+	NodeKeys int `json:"node_keys"`
+	// IdentityKeys is 1 where the keys for logins of identities are sealed to it.
+	IdentityKeys int  `json:"identity_keys,omitempty"`
+	Complete     bool `json:"complete"`
 }
 
 func (r references) cells() (accounts, nodeKeys string) {
@@ -46,6 +48,14 @@ func (r references) cells() (accounts, nodeKeys string) {
 		more = " or more"
 	}
 	return strconv.Itoa(r.Accounts) + more, strconv.Itoa(r.NodeKeys) + more
+}
+
+// logins says whether the keys for logins are sealed to it; empty where not.
+func (r references) logins() string {
+	if r.IdentityKeys == 0 {
+		return ""
+	}
+	return strconv.Itoa(r.IdentityKeys)
 }
 
 func (k wrappingKey) state() string {
@@ -139,7 +149,7 @@ func (k wrappingKey) write(t *text) {
 	accounts, nodes := k.References.cells()
 	t.pairs("", "Version", fmt.Sprint(k.Version), "State", k.state(), "Suite", k.Suite,
 		"Label", k.Label, "Key ID", k.KeyID, "Token", k.TokenSerial, "Public key", k.PublicKey,
-		"Accounts", accounts, "Node keys", nodes,
+		"Accounts", accounts, "Node keys", nodes, "Identity keys", k.References.logins(),
 		"Created", moment(k.Created), "Retired", moment(k.Retired), "Destroyed from", moment(k.DestroyAfter), "Destroyed", moment(k.Destroyed),
 		"Last error", k.LastError)
 }

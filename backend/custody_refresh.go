@@ -1,0 +1,170 @@
+package backend
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/custody"
+	"vault-plugin-secrets-mpc/mpc/pool"
+)
+
+// ownedAccount reads an account with user custody for its refresh, which is
+// allowed in every state of the account, and not while the identity is frozen.
+func (b *backend) ownedAccount(ctx context.Context, name string) (*accountRecord, *custodyAsset, error) {
+	r, err := b.needAccount(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.Custody == nil {
+		return nil, nil, noCustody(name)
+	}
+	h, err := b.custodyAssetOf(ctx, r.Custody)
+	if err == nil {
+		err = checkIdentityActive(h.identityName, h.identity)
+	}
+	return r, h, err
+}
+
+// beginRefresh prepares all n nodes. The next custody key is the one that waits in
+// the asset, or the present one.
+func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *signable, error) {
+	r, h, err := b.ownedAccount(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := b.store.usable(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	offer, err := eng.PrepareCustody(ctx, pool.CustodyRequest{
+		Operation: custody.OpRefresh, Account: *a, Expose: b.expose(name, &a.Record), NextCustody: h.next(),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := b.step(ctx, stepCustodyOffered); err != nil {
+		return nil, nil, err
+	}
+	op, err := b.custody.add(name, offer, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := newSignable(r)
+	return op, v, err
+}
+
+// finishRefresh makes the next epoch with what was released. The new shares and
+// the custody key that they need are stored by one Put.
+func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map[mpc.Index][]byte, used *bool) (*logical.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	res, err := b.refreshOwned(ctx, op, releases, used)
+	if err != nil {
+		if *used {
+			b.runner.Failed(op.name, err)
+		}
+		return nil, err
+	}
+	b.accountChanged(op.name, res.record)
+	resp, err := b.accountAnswer(ctx, op.name, res.record)
+	if err != nil {
+		return nil, err
+	}
+	resp.Data["session_id"] = res.sessionID.String()
+	return resp, nil
+}
+
+func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[mpc.Index][]byte, used *bool) (out *refreshed, err error) {
+	name := op.name
+	release, err := b.busy.reserve(prefixAccounts+name, "is being refreshed")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	defer func() { b.metrics.refreshed(err) }()
+	if _, _, err := b.ownedAccount(ctx, name); err != nil {
+		return nil, err
+	}
+	eng, r, err := b.settled(ctx, name)
+	if err != nil && !errors.Is(err, errRolledBack) {
+		return nil, err
+	}
+	_, h, err := b.ownedAccount(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	request := &op.offer.Request
+	next := custodyRecord{Identity: r.Custody.Identity, Asset: r.Custody.Asset, PublicKey: request.NextCustody}
+	if !bytes.Equal(h.next(), next.PublicKey) {
+		*used = true
+		return nil, conflict("the asset with the custody key of account %q was changed since the refresh was begun: the account keeps its shares; begin again", name)
+	}
+	old, err := b.store.usable(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := op.stillFits(old); err != nil {
+		*used = true
+		return nil, err
+	}
+	// Read before the session: a restore declared meanwhile counts for the new
+	// epoch as well.
+	lineage, err := b.spares.lineage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var recipients [32]byte
+	if request.Recipients, request.OldRecipients, recipients, err = b.refreshSets(ctx, &old.Record); err != nil {
+		return nil, err
+	}
+	made, err := eng.RunCustody(ctx, op.offer, releases)
+	var lost *pool.CustodyLostError
+	if *used = err == nil || errors.As(err, &lost); err != nil {
+		return nil, err
+	}
+	if err := b.step(ctx, stepRefreshMade); err != nil {
+		return nil, err
+	}
+	want := successor{recipients: recipients, custody: mpc.CustodyHash(next.PublicKey)}
+	epoch, err := b.nextEpoch(ctx, eng, old, made.Key, lineage, request.Recipients, want)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.step(ctx, stepRefreshChecked); err != nil {
+		return nil, err
+	}
+	err = b.underCustody(ctx, &next, func() (err error) {
+		r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
+			r.Current, r.Previous, r.Custody = *epoch, nil, &next
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &refreshed{r, made.Key.SessionID}, b.step(ctx, stepRefreshStored)
+}
+
+// openOwned checks what can be checked of shares that open with a custody key: that
+// each node's k₁ opens with the token, by having them sealed anew and throwing that
+// away. That the rest opens was checked by the nodes that made the shares, each of
+// its own, when it still had the custody key's part.
+func (b *backend) openOwned(ctx context.Context, eng Engine, a *mpc.Account) error {
+	set, err := b.store.recipientSet(ctx, a.Record.RecipientsHash)
+	if err != nil {
+		return err
+	}
+	holders := *a
+	holders.NoSpares = true // a check makes no exposures
+	_, err = eng.Rewrap(ctx, pool.RewrapRequest{Account: holders, Recipients: set})
+	return err
+}

@@ -1,0 +1,244 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"vault-plugin-secrets-mpc/identity"
+)
+
+// changing runs a command that changes an identity: log in, open, change, show.
+func (a *app) changing(cmd *cobra.Command, name, what string, force bool, changes func(*holder) ([]identity.Change, error)) error {
+	h, err := a.enter(cmd, name)
+	if err != nil {
+		return err
+	}
+	defer a.leave(h)
+	list, err := changes(h)
+	if err != nil {
+		return err
+	}
+	if err := h.change(cmd.Context(), what, force, list...); err != nil {
+		return err
+	}
+	return a.printIdentity(h)
+}
+
+func only(c identity.Change) func(*holder) ([]identity.Change, error) {
+	return func(*holder) ([]identity.Change, error) { return []identity.Change{c}, nil }
+}
+
+func (a *app) roleAddCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "add IDENTITY ROLE",
+		Short: "Add a role; your own level opens it",
+		Long: `Add a role to an identity: a key pair of its own, which assets can be for. The
+level of the authenticator that adds it opens it from then on; other levels get it with
+'identity level set'.`,
+		Example: `  mpckms identity role add acme payroll`,
+		Args:    namesArg("identity", "role"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changing(cmd, args[0], "add role "+quote(args[1]), false, only(identity.AddRole{Name: args[1]}))
+		},
+	}
+}
+
+func (a *app) roleRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove IDENTITY ROLE",
+		Short: "Remove a role that no asset is for",
+		Long: `Remove a role from the identity and from every level. It is refused while an
+asset is for the role: move the asset to other roles, or delete it, first.`,
+		Example: `  mpckms identity role remove acme payroll`,
+		Args:    namesArg("identity", "role"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changing(cmd, args[0], "remove role "+quote(args[1]), false, func(h *holder) ([]identity.Change, error) {
+				return removeRole(h.opened.Manifest, args[1])
+			})
+		},
+	}
+}
+
+func removeRole(m *identity.Manifest, role string) ([]identity.Change, error) {
+	var changes []identity.Change
+	for _, l := range m.Levels {
+		if !slices.Contains(l.Roles, role) {
+			continue
+		}
+		rest := slices.DeleteFunc(slices.Clone(l.Roles), func(r string) bool { return r == role })
+		if len(rest) == 0 {
+			return nil, &refusal{what: fmt.Sprintf("level %q opens role %q and no other", l.Name, role),
+				advice: "Nothing was changed. Remove the level first ('mpckms identity level remove'), or give it other roles."}
+		}
+		l.Roles = rest
+		changes = append(changes, identity.SetLevel{Level: l})
+	}
+	return append(changes, identity.RemoveRole{Name: role}), nil
+}
+
+func (a *app) levelSetCommand() *cobra.Command {
+	var (
+		roles    []string
+		trusting bool
+	)
+	cmd := &cobra.Command{
+		Use:   "set IDENTITY LEVEL --role ROLE [--role ROLE]...",
+		Short: "Set which roles a level opens",
+		Long: `Make a level, or replace the roles that it opens. Authenticators that have the
+level get the keys of roles that are added. They lose what is taken away only as far
+as they have not copied it: after a loss use 'identity reset'.`,
+		Example: `  mpckms identity level set acme staff --role web --role mail
+  mpckms identity level set acme visitors --role web --server-trusting`,
+		Args: namesArg("identity", "level"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l := identity.Level{Name: args[1], Roles: slices.Compact(slices.Sorted(slices.Values(roles))), ServerTrusting: trusting}
+			if len(roles) == 0 {
+				return usagef(cmd, "a level opens at least one role: --role ROLE")
+			}
+			if err := checkLevel(cmd, l); err != nil {
+				return err
+			}
+			return a.changing(cmd, args[0], "set level "+quote(args[1]), false, only(identity.SetLevel{Level: l}))
+		},
+	}
+	cmd.Flags().StringArrayVar(&roles, "role", nil, "a role that the level opens; may be repeated")
+	cmd.Flags().BoolVar(&trusting, "server-trusting", false, "authenticators whose only secret the server keeps may have this level")
+	return cmd
+}
+
+func (a *app) levelRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove IDENTITY LEVEL",
+		Short:   "Remove a level that no authenticator has",
+		Example: `  mpckms identity level remove acme visitors`,
+		Args:    namesArg("identity", "level"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changing(cmd, args[0], "remove level "+quote(args[1]), false, only(identity.RemoveLevel{Name: args[1]}))
+		},
+	}
+}
+
+func (a *app) identityRevokeCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "revoke IDENTITY AUTHENTICATOR [--force]",
+		Short: "Take an authenticator's grant away, without replacing keys",
+		Long: `Take an authenticator's grant away. It opens nothing that the server shows from
+then on; what it has copied before it can still decrypt. Where that matters, use
+'identity reset', which replaces the keys as well.
+
+A grant that is the last to open a role stays, unless --force says that what only
+this role may use is to be lost.`,
+		Example: `  mpckms identity revoke acme ben`,
+		Args:    namesArg("identity", "authenticator"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changing(cmd, args[0], "revoke the grant of "+quote(args[1]), force, func(h *holder) ([]identity.Change, error) {
+				g := grantOf(h.opened.Manifest, args[1])
+				if g == nil {
+					return nil, noGrant(args[0], args[1])
+				}
+				return []identity.Change{identity.RemoveGrant{Authenticator: g.Authenticator, Force: force}}, nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also if nobody opens one of its roles afterwards")
+	return cmd
+}
+
+func noGrant(name, authenticator string) error {
+	return &refusal{what: fmt.Sprintf("authenticator %q has no grant in identity %q", authenticator, name),
+		advice: "'mpckms identity show " + name + "' lists who has one."}
+}
+
+func (a *app) identityResetCommand() *cobra.Command {
+	var lost string
+	cmd := &cobra.Command{
+		Use:   "reset IDENTITY --lost AUTHENTICATOR",
+		Short: "Replace all keys that a lost authenticator could open",
+		Long: `Take an authenticator's grant away and replace everything that it opened: the
+keys of its roles, the encryption of their assets, and the custody keys of their
+accounts, whose shares are refreshed and sealed to the new ones. It is for an
+authenticator that was lost or stolen, and for somebody who leaves.
+
+It needs another authenticator that opens the same roles and the owner role. It can be
+interrupted at any point: run it again, and it goes on.
+
+What the authenticator could read, it may have read. The command ends with the list of
+these secrets: change them where they are used.`,
+		Example: `  mpckms identity reset acme --lost ada --authenticator ada-key`,
+		Args:    identityArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkName("authenticator", lost); err != nil {
+				return usagef(cmd, "--lost names the authenticator: %v", err)
+			}
+			h, err := a.enter(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			defer a.leave(h)
+			r := &resetting{holder: h, custody: &accountReplacer{a, h}}
+			if err := r.run(cmd.Context(), lost); err != nil {
+				return err
+			}
+			return a.print(r.doc, r.doc.write)
+		},
+	}
+	cmd.Flags().StringVar(&lost, "lost", "", "the authenticator that was lost")
+	return cmd
+}
+
+func (doc resetDoc) write(t *text) {
+	t.line(fmt.Sprintf("Identity %q is reset: authenticator %q opens nothing that is stored from now on.", doc.Identity, doc.Lost))
+	t.blank()
+	t.pairs("",
+		"Generation", count64(doc.Generation),
+		"New role keys", fmt.Sprint(len(doc.Roles)),
+		"Assets encrypted anew", fmt.Sprint(len(doc.Assets)),
+		"Accounts with new custody keys", fmt.Sprint(len(doc.Accounts)),
+	)
+	for _, name := range doc.Untied {
+		t.blank()
+		t.line(fmt.Sprintf("%q could open the custody key %s, which belongs to no account yet. Delete it before an account is made with it.", doc.Lost, name))
+	}
+	if len(doc.Change) == 0 {
+		return
+	}
+	t.blank()
+	t.line(fmt.Sprintf("%q could read these secrets. Change them where they are used:", doc.Lost))
+	var rows [][]string
+	for _, c := range doc.Change {
+		rows = append(rows, []string{c.Asset, c.Key})
+	}
+	t.table("  ", []string{"ASSET", "KEY"}, rows)
+}
+
+// accountReplacer puts new custody keys in force for an identity's accounts.
+type accountReplacer struct {
+	a *app
+	h *holder
+}
+
+// InForce implements custodyReplacer.
+func (r *accountReplacer) InForce(ctx context.Context, asset *identity.Asset) (string, []byte, error) {
+	acc, err := r.h.custodyAccount(ctx, asset)
+	if err != nil {
+		return "", nil, err
+	}
+	return acc.Name, acc.Custody.PublicKey, nil
+}
+
+// Replace implements custodyReplacer.
+func (r *accountReplacer) Replace(ctx context.Context, account string, asset *identity.Asset) error {
+	key, err := r.h.custodyKey(asset, identity.CustodyKey)
+	if err != nil {
+		return err
+	}
+	c, err := r.a.custodian(ctx, r.h)
+	if err != nil {
+		return err
+	}
+	return c.refresh(ctx, account, asset.Account, key, asset.Key(identity.NextCustodyKey).Public)
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-mpc/identity"
+	"vault-plugin-secrets-mpc/secret"
+)
+
+// TestHostileRecords: a server that swaps records, or goes back to older ones, is
+// refused with an error that says so.
+func TestHostileRecords(t *testing.T) {
+	r := newRecords()
+	ada, _, ben := company(t, r)
+	furnish(t, ada)
+	first, dns := r.manifests["acme"], r.assets["acme"]["dns"]
+	h := ada.hold(t, "acme")
+	if _, err := h.put(t.Context(), "dns", defaultKey, secret.New([]byte("newer")), nil, "", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.change(t.Context(), "revoke", false, identity.RemoveGrant{Authenticator: ben.record.ID}); err != nil {
+		t.Fatal(err)
+	}
+	other, opened, err := identity.Create(identity.NewIdentity{Name: "acme", Kind: identity.Person, Authenticator: ada.record, Keys: ada.keys, Time: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened.Wipe()
+	for what, x := range map[string]struct {
+		path string
+		show any
+		want error
+	}{
+		"an older manifest":               {"identities/acme", first, identity.ErrRolledBack},
+		"another identity of that name":   {"identities/acme", other, identity.ErrRolledBack},
+		"an older asset":                  {"identities/acme/assets/dns", dns, identity.ErrRolledBack},
+		"another asset":                   {"identities/acme/assets/dns", r.assets["acme"]["safe"], identity.ErrSignature},
+		"an asset with another signature": {"identities/acme/assets/dns", &identity.SignedAsset{Asset: dns.Asset, Signature: make([]byte, 64)}, identity.ErrSignature},
+		"half a manifest":                 {"identities/acme", &identity.SignedManifest{Manifest: first.Manifest[:100], Signature: first.Signature}, identity.ErrRecord},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r.show = map[string]any{x.path: x.show}
+			defer func() { r.show = nil }()
+			h, err := ada.tryHold(t, "acme")
+			if err == nil {
+				_, _, err = h.asset(t.Context(), "dns")
+			}
+			var refused *refusal
+			if !errors.Is(err, x.want) || !errors.As(err, &refused) || refused.advice == "" {
+				t.Errorf("got %v, want %v with what to do", err, x.want)
+			}
+		})
+	}
+	if h, err := ada.tryHold(t, "acme"); err != nil {
+		t.Fatal(err)
+	} else if _, _, err := h.asset(t.Context(), "dns"); err != nil {
+		t.Errorf("the honest server afterwards: %v", err)
+	}
+}
+
+// TestChangeIsMadeAnew: two owners change the identity at once.
+func TestChangeIsMadeAnew(t *testing.T) {
+	r := newRecords()
+	ada, drawer, _ := company(t, r)
+	one, two := ada.hold(t, "acme"), drawer.hold(t, "acme")
+	if err := one.change(t.Context(), "add", false, identity.AddRole{Name: "mail"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.change(t.Context(), "add", false, identity.AddRole{Name: "phone"}); err != nil {
+		t.Fatal(err)
+	}
+	m := drawer.hold(t, "acme").opened.Manifest
+	if m.Role("mail") == nil || m.Role("phone") == nil {
+		t.Error("one of the two changes is lost")
+	}
+	err := two.change(t.Context(), "add", false, identity.AddRole{Name: "phone"})
+	if err == nil {
+		t.Error("a role was added twice")
+	}
+}

@@ -1,0 +1,275 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"vault-plugin-secrets-mpc/identity"
+)
+
+// resetDoc is the JSON document of `identity reset`.
+type resetDoc struct {
+	Identity   string   `json:"identity"`
+	Lost       string   `json:"lost"`
+	Generation uint64   `json:"generation"`
+	Roles      []string `json:"roles"`    // whose keys were replaced
+	Assets     []string `json:"assets"`   // encrypted anew
+	Accounts   []string `json:"accounts"` // with a new custody key and new shares
+	// Change are the secrets that the lost authenticator could open.
+	Change []exposedKey `json:"change_at_source"`
+	// Untied are custody keys that belong to no account yet; they were kept.
+	Untied []string `json:"custody_without_account,omitempty"`
+}
+
+// exposedKey is a secret that somebody else may know now.
+type exposedKey struct {
+	Asset string `json:"asset"`
+	Key   string `json:"key"`
+}
+
+// resetting takes an identity away from an authenticator. Every step is a state
+// of the stored records from which running it again goes on: the grant and the
+// old role keys go in one manifest, which keeps the old keys, sealed to the new
+// ones, until no asset needs them any more.
+type resetting struct {
+	*holder
+	custody custodyReplacer
+	doc     resetDoc
+}
+
+// custodyReplacer puts another custody key in force for an account.
+type custodyReplacer interface {
+	// InForce returns the account's name and the public half of the custody key
+	// that its shares are sealed to.
+	InForce(ctx context.Context, asset *identity.Asset) (account string, public []byte, err error)
+	// Replace refreshes the shares with the key `custody` of the asset and seals
+	// them to its key `custody-next`.
+	Replace(ctx context.Context, account string, asset *identity.Asset) error
+}
+
+func (r *resetting) run(ctx context.Context, lost string) error {
+	r.doc = resetDoc{Identity: r.name, Lost: lost, Roles: []string{}, Assets: []string{}, Accounts: []string{}, Change: []exposedKey{}}
+	m := r.opened.Manifest
+	grant := grantOf(m, lost)
+	if grant == nil && len(pendingRoles(m)) == 0 {
+		return &refusal{what: fmt.Sprintf("authenticator %q has no grant in identity %q, and no reset is unfinished", lost, r.name),
+			advice: "'mpckms identity show " + r.name + "' lists who has one."}
+	}
+	if grant == nil {
+		return r.finish(ctx)
+	}
+	if grant.Authenticator == r.opened.Authenticator {
+		return &refusal{what: fmt.Sprintf("%q is the authenticator that you are logged in with", lost),
+			advice: "Log in with another one that opens the same roles: --authenticator NAME."}
+	}
+	roles := slices.Clone(m.Level(grant.Level).Roles)
+	if err := r.holdsAll(roles); err != nil {
+		return err
+	}
+	if len(pendingRoles(m)) > 0 { // of an earlier reset: its old keys would be lost
+		if err := r.finish(ctx); err != nil {
+			return err
+		}
+	}
+	err := r.change(ctx, "reset identity "+quote(r.name), false,
+		identity.RemoveGrant{Authenticator: grant.Authenticator}, identity.RotateRoles{Roles: roles})
+	if err != nil {
+		return err
+	}
+	return r.finish(ctx)
+}
+
+// holdsAll refuses what could not be finished: keys can only be replaced by who
+// has them.
+func (r *resetting) holdsAll(roles []string) error {
+	for _, role := range roles {
+		if r.opened.Roles[role] != nil {
+			continue
+		}
+		return &refusal{what: fmt.Sprintf("cannot reset identity %q: the authenticator that you are logged in with does not open role %s, which the lost one opened", r.name, role),
+			advice: "Nothing was changed. Log in with one that does: " + whoOpens(r.opened.Manifest, role) + "."}
+	}
+	return nil
+}
+
+// finish moves every asset to the present role keys and then drops the old ones.
+func (r *resetting) finish(ctx context.Context) error {
+	pending := pendingRoles(r.opened.Manifest)
+	for _, role := range pending {
+		if !slices.Contains(r.doc.Roles, role) {
+			r.doc.Roles = append(r.doc.Roles, role)
+		}
+	}
+	names, err := r.assetNames(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		a, _, err := r.asset(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := r.move(ctx, a, pending); err != nil {
+			return fmt.Errorf("the reset has begun and is not finished (run it again to go on): %w", err)
+		}
+	}
+	if len(pending) > 0 {
+		if err := r.change(ctx, "finish the reset of identity "+quote(r.name), false, identity.DropPast{Roles: pending}); err != nil {
+			return err
+		}
+	}
+	r.doc.Generation = r.opened.Manifest.Generation
+	return nil
+}
+
+// move re-encrypts one asset if roles in pending may use it or wrote it.
+func (r *resetting) move(ctx context.Context, a *identity.Asset, pending []string) error {
+	exposed := false
+	for _, k := range a.Keys {
+		if !slices.ContainsFunc(k.Sealed, func(s identity.SealedRole) bool { return slices.Contains(pending, s.Role) }) {
+			continue
+		}
+		exposed = true
+		if a.Kind == identity.SecretAsset {
+			r.doc.Change = append(r.doc.Change, exposedKey{r.name + "/" + a.Name, k.Name})
+		}
+	}
+	if a.Kind == identity.AccountAsset && exposed {
+		if a.Account == "" {
+			return r.moveUntied(ctx, a)
+		}
+		return r.replaceCustody(ctx, a)
+	}
+	if !identity.Stale(r.opened.Manifest, a) {
+		return nil
+	}
+	return r.reseal(ctx, a)
+}
+
+func (r *resetting) reseal(ctx context.Context, a *identity.Asset) error {
+	signed, err := r.opened.Reseal(a, r.now(), nil)
+	if err != nil {
+		return refusedBy("encrypt asset "+quote(r.name+"/"+a.Name)+" anew", err)
+	}
+	if err := r.store(ctx, a.Name, signed); err != nil {
+		return err
+	}
+	r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
+	return nil
+}
+
+// moveUntied encrypts the custody key of an account anew that is still being made.
+// It is not replaced: there may be an account with it that the asset does not name
+// yet, and which would be lost.
+func (r *resetting) moveUntied(ctx context.Context, a *identity.Asset) error {
+	r.doc.Untied = append(r.doc.Untied, r.name+"/"+a.Name)
+	if !identity.Stale(r.opened.Manifest, a) {
+		return nil
+	}
+	err := r.write(ctx, a, func(next *identity.Asset) error {
+		value, err := r.opened.AssetValue(a, identity.CustodyKey)
+		if err != nil {
+			return err
+		}
+		defer value.Wipe()
+		old := a.Key(identity.CustodyKey)
+		k, err := identity.SealAssetKey(r.opened.Manifest, next, identity.CustodyKey, old.Public, value, keyRoles(old))
+		if err == nil {
+			next.Put(*k)
+		}
+		return err
+	})
+	if err == nil {
+		r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
+	}
+	return err
+}
+
+// replaceCustody puts a new custody key in force. The old one is needed until the
+// account's shares are sealed to the new one, and neither may be lost in between:
+//
+//  1. the asset is written with both, under the present role keys
+//  2. the account is refreshed with the old one, its shares sealed to the new one
+//  3. the asset is written with the new one alone
+//
+// Which of these are done is seen from the asset and the account.
+func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error {
+	account, inForce, err := r.custody.InForce(ctx, a)
+	if err != nil {
+		return err
+	}
+	if !identity.Pending(a) {
+		if !identity.Stale(r.opened.Manifest, a) { // step 3 was done before
+			r.doc.Accounts = append(r.doc.Accounts, account)
+			return nil
+		}
+		if err := r.reseal(ctx, a); err != nil {
+			return err
+		}
+		if a, _, err = r.asset(ctx, a.Name); err != nil {
+			return err
+		}
+	}
+	if !bytes.Equal(inForce, a.Key(identity.NextCustodyKey).Public) {
+		if err := r.custody.Replace(ctx, account, a); err != nil {
+			return err
+		}
+	}
+	signed, err := r.opened.PromoteCustody(a, r.now())
+	if err != nil {
+		return refusedBy("put the new custody key of account "+quote(account)+" in force", err)
+	}
+	if err := r.store(ctx, a.Name, signed); err != nil {
+		return err
+	}
+	r.doc.Accounts = append(r.doc.Accounts, account)
+	return nil
+}
+
+func keyRoles(k *identity.AssetKey) []string {
+	var roles []string
+	for _, s := range k.Sealed {
+		roles = append(roles, s.Role)
+	}
+	return roles
+}
+
+// grantOf returns the grant of the authenticator of that name, or nil.
+func grantOf(m *identity.Manifest, name string) *identity.Grant {
+	for i := range m.Grants {
+		if m.Grants[i].Name == name {
+			return &m.Grants[i]
+		}
+	}
+	return nil
+}
+
+// pendingRoles are those whose old keys assets may still need.
+func pendingRoles(m *identity.Manifest) []string {
+	var roles []string
+	for _, role := range m.Roles {
+		if role.Past != nil {
+			roles = append(roles, role.Name)
+		}
+	}
+	return roles
+}
+
+// whoOpens names the authenticators that open a role.
+func whoOpens(m *identity.Manifest, role string) string {
+	names := ""
+	for _, g := range m.Grants {
+		if slices.Contains(m.Level(g.Level).Roles, role) {
+			if names != "" {
+				names += ", "
+			}
+			names += g.Name
+		}
+	}
+	if names == "" {
+		return "nobody does"
+	}
+	return names
+}
