@@ -200,17 +200,24 @@ func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error
 	if err != nil {
 		return err
 	}
-	if !identity.Pending(a) {
-		if !identity.Stale(r.opened.Manifest, a) { // step 3 was done before
-			r.doc.Accounts = append(r.doc.Accounts, account)
-			return nil
+	switch {
+	case identity.Stale(r.opened.Manifest, a):
+		// Also where a replacement had been begun: whoever is shut out now could
+		// have begun it, and then knows the key that was to come.
+		signed, err := r.opened.RestartCustody(a, r.now(), inForce, nil)
+		if err != nil {
+			return refusedBy("begin to replace the custody key of account "+quote(account), err)
 		}
-		if err := r.reseal(ctx, a); err != nil {
+		if err := r.store(ctx, a.Name, signed); err != nil {
 			return err
 		}
+		r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
 		if a, _, err = r.asset(ctx, a.Name); err != nil {
 			return err
 		}
+	case !identity.Pending(a): // step 3 was done before
+		r.doc.Accounts = append(r.doc.Accounts, account)
+		return nil
 	}
 	if !bytes.Equal(inForce, a.Key(identity.NextCustodyKey).Public) {
 		if err := r.custody.Replace(ctx, account, a); err != nil {
