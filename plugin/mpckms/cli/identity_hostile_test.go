@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vault-plugin-secrets-mpc/identity"
+	"vault-plugin-secrets-mpc/mpc/custody"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -57,6 +58,26 @@ func TestHostileRecords(t *testing.T) {
 		t.Fatal(err)
 	} else if _, _, err := h.asset(t.Context(), "dns"); err != nil {
 		t.Errorf("the honest server afterwards: %v", err)
+	}
+}
+
+// TestAnotherAccountsAsset: a server that shows the asset of one account for another,
+// whose own ID and public key it shows too, does not get the custody key used.
+func TestAnotherAccountsAsset(t *testing.T) {
+	ada, _, _ := company(t, newRecords())
+	furnish(t, ada)
+	h := ada.hold(t, "acme")
+	a, _, err := h.asset(t.Context(), "gold")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if task, err := h.task("sign", &account{Name: "gold", ID: a.Account}, a, custody.Purpose{}); err != nil || task.key == nil || task.account != "gold" {
+		t.Errorf("the account of the asset: %v", err)
+	}
+	var refused *refusal
+	if task, err := h.task("sign", &account{Name: "silver", ID: randomHexID()}, a, custody.Purpose{}); !errors.Is(err, identity.ErrSignature) ||
+		!errors.As(err, &refused) || refused.advice == "" || task.key != nil {
+		t.Errorf("another account: %v", err)
 	}
 }
 
