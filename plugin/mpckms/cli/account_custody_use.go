@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -324,13 +325,13 @@ func (h *holder) custodyAsset(ctx context.Context, name string, roles []string) 
 		if asset.Kind != identity.AccountAsset {
 			return nil, &refusal{what: fmt.Sprintf("%s is a secret already; nothing was created", quote(h.name+"/"+name)), advice: "Choose another name for the custody key."}
 		}
-		return asset, nil
+		return asset, h.sameRoles(asset, roles)
 	}
 	if !errors.Is(err, errNoAsset) {
 		return nil, err
 	}
 	if len(roles) == 0 {
-		return nil, &refusal{what: "for which roles is the custody key? Nothing was created", advice: "Name them with --role; 'mpckms identity show " + h.name + "' lists them."}
+		return nil, noRoles(h.name)
 	}
 	public, private, err := identity.NewCustodyKey()
 	if err != nil {
@@ -349,6 +350,25 @@ func (h *holder) custodyAsset(ctx context.Context, name string, roles []string) 
 	}
 	asset, _, err = h.asset(ctx, name)
 	return asset, err
+}
+
+func noRoles(identityName string) error {
+	return &refusal{what: "for which roles is the custody key? Nothing was created", advice: "Name them with --role; 'mpckms identity show " + identityName + "' lists them."}
+}
+
+// sameRoles: a custody key that is there already is for the roles that are meant.
+// It may be of a run that was interrupted, or of somebody else with any role, who
+// would have a key of the account that is to be made.
+func (h *holder) sameRoles(asset *identity.Asset, roles []string) error {
+	if len(roles) == 0 {
+		return noRoles(h.name)
+	}
+	want := slices.Compact(slices.Sorted(slices.Values(roles)))
+	if have := asset.Roles(); !slices.Equal(have, want) {
+		return &refusal{what: fmt.Sprintf("%s exists already, with a custody key for roles %s and not for %s; nothing was created", quote(h.name+"/"+asset.Name), strings.Join(have, ", "), strings.Join(want, ", ")),
+			advice: "If you have not made it yourself, somebody else knows its key: choose another name. Otherwise give the roles that it was made for."}
+	}
+	return nil
 }
 
 const acceptNodesUsage = "take the engine's nodes as it shows them now, in place of those that this home remembers"
