@@ -115,6 +115,41 @@ func TestResetGoesOnAfterEveryFailure(t *testing.T) {
 	}
 }
 
+// TestResetOfAnEarlierLevel: who had an owner's authenticator may have lowered its level
+// before it was reported, so that a reset by level leaves the role keys that he has,
+// and may have granted another one something.
+func TestResetOfAnEarlierLevel(t *testing.T) {
+	r := newRecords()
+	ada, drawer, _ := company(t, r)
+	nodes := &shares{inForce: furnish(t, ada)}
+	if err := ada.hold(t, "acme").change(t.Context(), "hide", false, identity.SetGrant{Authenticator: ada.record.ID, Level: "staff"}); err != nil {
+		t.Fatal(err)
+	}
+	h := drawer.hold(t, "acme")
+	nodes.h = h
+	x := &resetting{holder: h, custody: nodes}
+	if err := x.run(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(x.doc.Roles, x.doc.Kept) != "[web] [owner treasury]" || len(x.doc.Open) != 2 || x.doc.Open[0].Authenticator != "ada-key" || x.doc.Open[1].Authenticator != "ben" {
+		t.Errorf("the report of the reset: %+v", x.doc)
+	}
+	x = &resetting{holder: h, custody: nodes, more: []string{"treasury", "owner", "web"}}
+	if err := x.run(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(x.doc.Roles, x.doc.Kept) != "[owner treasury web] []" || nodes.opens != 1 {
+		t.Errorf("the report of the second reset: %+v", x.doc)
+	}
+	if g := h.opened.Manifest.Role("treasury").Generation; g != 2 {
+		t.Errorf("treasury is at generation %d", g)
+	}
+	x = &resetting{holder: h, custody: nodes, more: []string{"nothing"}}
+	if err := x.run(t.Context(), "ada"); err == nil {
+		t.Error("a role that does not exist got new keys")
+	}
+}
+
 // TestResetDropsBegunReplacements: who is shut out may have begun to replace the
 // custody key, or have shown the old one as its own successor. None of the keys that
 // he knew is in force after the reset.
