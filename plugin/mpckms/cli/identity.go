@@ -16,7 +16,7 @@ func (a *app) identityCommand() *cobra.Command {
 	role.AddCommand(a.roleAddCommand(), a.roleRemoveCommand())
 	level := group("level", "Set and remove access levels: which roles an authenticator opens")
 	level.AddCommand(a.levelSetCommand(), a.levelRemoveCommand())
-	cmd.AddCommand(a.identityListCommand(), a.identityCreateCommand(), a.identityShowCommand(), role, level,
+	cmd.AddCommand(a.identityListCommand(), a.identityCreateCommand(), a.identityShowCommand(), a.identitySetKindCommand(), role, level,
 		a.identityGrantCommand(), a.identityRevokeCommand(), a.identityFreezeCommand(), a.identityUnfreezeCommand(),
 		a.identityResetCommand(), a.identityForgetCommand(), a.identityDeleteCommand())
 	return cmd
