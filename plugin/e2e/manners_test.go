@@ -67,7 +67,7 @@ var notHere = map[string]string{ // read only
 	"mpckms account refresh carol":                                      "carol's custody key is a client's",
 	// TestChangeAuthenticator does it with files in place of a terminal.
 	"mpckms authenticator change alice-password": "it asks on a terminal",
-	"vault write mpc/custody/carol/":                                    "releases are made by a client that has the custody key",
+	"vault write mpc/custody/carol/":             "releases are made by a client that has the custody key",
 }
 
 // helpOf returns the examples in a path's help.

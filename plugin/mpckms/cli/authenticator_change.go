@@ -85,6 +85,8 @@ func (f *changeFlags) next(cmd *cobra.Command, k keyholder.Known) (keyholder.Kno
 	opts := keyholder.ChangeOptions{Keep: f.keep || k.Method == identity.Device}
 	asks := cmd.Flags().Changed("ask")
 	switch {
+	case opts.Keep && f.given():
+		return k, opts, usagef(cmd, "with --keep, and for kind device, only the question is changed")
 	case asks && f.question == "":
 		return k, opts, usagef(cmd, "--ask needs a question; --no-question ends the old one")
 	case asks && f.noQuestion:
@@ -95,9 +97,6 @@ func (f *changeFlags) next(cmd *cobra.Command, k keyholder.Known) (keyholder.Kno
 		return k, opts, usagef(cmd, "there is nothing to change: give --ask or --no-question")
 	}
 	if opts.Keep {
-		if f.given() {
-			return k, opts, usagef(cmd, "with --keep, and for kind device, only the question is changed")
-		}
 		return k, opts, nil
 	}
 	f.kind = string(k.Method)
