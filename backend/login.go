@@ -74,7 +74,7 @@ func (b *backend) loginStart(ctx context.Context, _ *logical.Request, data *fram
 		return nil, err
 	}
 	b.writeLocks()
-	id := b.sessions.await(&pendingLogin{name: k.Name, kind: k.Kind, id: k.ID, clientMAC: mac, sessionKey: key})
+	id := b.sessions.await(&pendingLogin{name: k.Name, kind: k.Kind, id: k.ID, registered: registrationSum(registration), clientMAC: mac, sessionKey: key})
 	return &logical.Response{Data: map[string]any{"login": id.String(), "ke2": encode64(ke2)}}, nil
 }
 
@@ -131,14 +131,14 @@ func errLost(name string) error {
 }
 
 // greet makes the answer to a login. The authenticator is read again: it may have
-// been lost or deleted since, and whoever reports a loss ends the sessions that he
+// been lost, deleted or changed since, and whoever reports a loss ends the sessions that he
 // finds.
 func (b *backend) greet(ctx context.Context, s *session) (*logical.Response, error) {
 	n, err := b.loginAuthenticator(ctx, s.name, s.kind, s.authenticator)
 	switch {
 	case err != nil:
 		return nil, err
-	case n.record == nil:
+	case n.record == nil, registrationSum(n.record.Registration) != s.registered: // its secret was changed meanwhile
 		return nil, errLoginFailed()
 	case n.record.Lost != nil:
 		return nil, errLost(s.name)

@@ -78,7 +78,7 @@ granted it a level (mpc/identities/NAME).
 		}),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: b.operation("Store a new authenticator.", true, write, authenticatorAnswerFields()),
-			logical.UpdateOperation: b.operation("Repeat the write that stored an authenticator.", true, write, authenticatorAnswerFields()),
+			logical.UpdateOperation: b.operation("Change an authenticator's secret, in a session of its own; with a Vault token: repeat the write that stored it.", true, write, authenticatorAnswerFields()),
 			logical.ReadOperation:   b.operation("Read an authenticator.", false, b.handle("authenticators/read", scanTimeout, b.authenticatorRead), authenticatorAnswerFields()),
 			logical.DeleteOperation: b.noContent("Delete an authenticator that no identity has granted anything.", b.handle("authenticators/delete", scanTimeout, b.authenticatorDelete)),
 		},
@@ -93,8 +93,14 @@ then writes the record here. The password, file or PIN itself never comes to Vau
 
   $ mpckms authenticator create alice-password --kind password
 
-An authenticator cannot be changed: create another one, grant it the same level, and
-remove this one. It can be deleted once no identity grants it anything:
+Its owner changes its secret in a session of the authenticator itself, for which the
+old secret is needed; a Vault token cannot. ID, name, kind and keys stay, so that it
+opens the same as before, and its other sessions end:
+
+  $ mpckms authenticator change alice-password
+
+Anything else is another authenticator: create it, grant it the same level, and remove
+this one. It can be deleted once no identity grants it anything:
 
   $ vault delete mpc/authenticators/alice-password
 `,

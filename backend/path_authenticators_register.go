@@ -48,7 +48,9 @@ client asks for it first (client_public without request), since it goes into wha
 is registered.
 
 An ID is answered for only as long as no authenticator has it: for one that is
-registered the answers would let secrets be guessed without login's limits.
+registered the answers would let secrets be guessed without login's limits. Only a
+session of the authenticator itself gets one, to change its secret (mpckms
+authenticator change).
 `,
 	}}
 }
@@ -79,10 +81,11 @@ func (b *backend) authenticatorRegister(ctx context.Context, _ *logical.Request,
 	}
 	if r, err := b.store.authenticator(ctx, name); err != nil {
 		return nil, err
-	} else if r != nil {
-		return nil, conflict("there is an authenticator %q: nothing was changed; choose another name, or delete that one first", name)
-	}
-	if other, err := b.authenticatorByID(ctx, id); err != nil {
+	} else if r != nil || sessionOf(ctx) != nil {
+		if err := ownRegistration(ctx, r, name, id, kind, part); err != nil {
+			return nil, err
+		}
+	} else if other, err := b.authenticatorByID(ctx, id); err != nil {
 		return nil, err
 	} else if other != "" {
 		return nil, conflict("authenticator %q has the ID %s: draw a new one", other, id)
@@ -116,6 +119,28 @@ func (b *backend) authenticatorRegister(ctx context.Context, _ *logical.Request,
 	}
 	out["server_public_key"] = b64(public)
 	return &logical.Response{Data: out}, nil
+}
+
+// ownRegistration lets a session register for its own authenticator again, and
+// nobody else for one that exists. A server part stays what it is.
+func ownRegistration(ctx context.Context, r *authenticatorRecord, name string, id identity.ID, kind identity.Method, part bool) error {
+	s := sessionOf(ctx)
+	switch {
+	case s == nil && r.ID == id.String():
+		return errOwnSession(name)
+	case s == nil:
+		return conflict("there is an authenticator %q: nothing was changed; choose another name, or delete that one first", name)
+	case r == nil || r.ID != s.authenticator.String():
+		return errNoSession() // deleted since it was allowed
+	case id != s.authenticator || kind != s.kind || part:
+		return invalid("a session registers for the ID and the kind of its own authenticator, and its server part stays: nothing was changed")
+	}
+	return nil
+}
+
+// errOwnSession refuses a Vault token what only the owner of the secret may do.
+func errOwnSession(name string) error {
+	return forbidden("there is an authenticator %q, and no Vault token changes it: nothing was changed. Its secret is changed in a session of its own (mpckms authenticator change); for a new authenticator choose another name, or delete that one first", name)
 }
 
 // checkServerPart has a node open the part, so that nobody is locked out by one

@@ -14,12 +14,15 @@ import (
 // maxServerPart bounds a wrapped server part, in bytes.
 const maxServerPart = 1024
 
-// authenticatorWrite stores a new authenticator by one Put. There is no change of
-// one: what is registered and what is sealed to its keys belong together.
+// authenticatorWrite stores a new authenticator by one Put. Through a session it
+// changes the secret of that session's own: see changeSecret.
 func (b *backend) authenticatorWrite(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := pathText(data, "name", "authenticator")
 	if err != nil {
 		return nil, err
+	}
+	if s := sessionOf(ctx); s != nil {
+		return b.changeSecret(ctx, s, data, name)
 	}
 	r, a, err := b.sentAuthenticator(ctx, data, name)
 	if err != nil {
@@ -42,6 +45,9 @@ func (b *backend) authenticatorWrite(ctx context.Context, req *logical.Request, 
 	}
 	if was != nil {
 		if !bytes.Equal(was.Signed.Authenticator, r.Signed.Authenticator) || !bytes.Equal(was.Registration, r.Registration) {
+			if was.ID == r.ID {
+				return nil, errOwnSession(name)
+			}
 			return nil, conflict("there is an authenticator %q, and none is changed: nothing was changed; choose another name, or delete that one first", name)
 		}
 		resp, err := b.authenticatorAnswer(ctx, was, a)
@@ -71,29 +77,13 @@ func (b *backend) authenticatorWrite(ctx context.Context, req *logical.Request, 
 
 // sentAuthenticator reads and verifies what was sent.
 func (b *backend) sentAuthenticator(ctx context.Context, data *framework.FieldData, name string) (*authenticatorRecord, *identity.Authenticator, error) {
-	r := &authenticatorRecord{Version: recordVersion, Phone: data.Get("phone").(string)}
-	var err error
-	if r.Signed.Authenticator, err = decoded(data, "authenticator", identity.MaxAuthenticator); err != nil {
-		return nil, nil, err
-	}
-	if r.Signed.Signature, err = decoded(data, "signature", ed25519Signature); err != nil {
-		return nil, nil, err
-	}
-	if r.Registration, err = decoded(data, "registration", identity.RegistrationSize); err != nil {
-		return nil, nil, err
-	}
-	a, err := r.Signed.Verify()
+	r, a, err := sentRecord(data, name)
 	if err != nil {
-		return nil, nil, invalid("the authenticator is refused and nothing was created: %v", err)
+		return nil, nil, err
 	}
-	if err := identity.CheckRegistration(r.Registration, a.KDF); err != nil {
-		return nil, nil, invalid("the registration is refused and nothing was created: %v", err)
-	}
-	r.ID = a.ID.String()
+	r.Phone = data.Get("phone").(string)
 	_, part := data.GetOk("server_part")
 	switch {
-	case a.Name != name:
-		return nil, nil, invalid("the record is of authenticator %q and the path names %q: nothing was created", a.Name, name)
 	case part != a.Method.HasServerPart():
 		return nil, nil, invalid("authenticators of kind oidc and phone have a server_part, and no others; this one is of kind %s: nothing was created", a.Method)
 	case (a.Method == identity.Phone) != (r.Phone != "") || r.Phone != "" && !phoneNumber.MatchString(r.Phone):
@@ -112,6 +102,34 @@ func (b *backend) sentAuthenticator(ctx context.Context, data *framework.FieldDa
 			return nil, nil, err
 		}
 	}
+	return r, a, nil
+}
+
+// sentRecord reads and verifies what a new authenticator and a changed one have in
+// common.
+func sentRecord(data *framework.FieldData, name string) (*authenticatorRecord, *identity.Authenticator, error) {
+	r := &authenticatorRecord{Version: recordVersion}
+	var err error
+	if r.Signed.Authenticator, err = decoded(data, "authenticator", identity.MaxAuthenticator); err != nil {
+		return nil, nil, err
+	}
+	if r.Signed.Signature, err = decoded(data, "signature", ed25519Signature); err != nil {
+		return nil, nil, err
+	}
+	if r.Registration, err = decoded(data, "registration", identity.RegistrationSize); err != nil {
+		return nil, nil, err
+	}
+	a, err := r.Signed.Verify()
+	if err != nil {
+		return nil, nil, invalid("the authenticator is refused and nothing was written: %v", err)
+	}
+	if err := identity.CheckRegistration(r.Registration, a.KDF); err != nil {
+		return nil, nil, invalid("the registration is refused and nothing was written: %v", err)
+	}
+	if a.Name != name {
+		return nil, nil, invalid("the record is of authenticator %q and the path names %q: nothing was written", a.Name, name)
+	}
+	r.ID = a.ID.String()
 	return r, a, nil
 }
 

@@ -111,7 +111,7 @@ func (b *backend) call(ctx context.Context, req *logical.Request, s *session, c 
 			inner.Operation = logical.CreateOperation
 		}
 	}
-	resp, err := b.HandleRequest(ctx, inner)
+	resp, err := b.HandleRequest(inSession(ctx, s), inner)
 	status := statusOf(inner, resp, err)
 	switch {
 	case status == 0:
@@ -151,4 +151,18 @@ func (b *backend) sessionEnd(_ context.Context, _ *logical.Request, data *framew
 	}
 	b.sessions.end(id)
 	return nil, nil
+}
+
+// sessionKey is the key of the session in the context of a call.
+type sessionKey struct{}
+
+func inSession(ctx context.Context, s *session) context.Context {
+	return context.WithValue(ctx, sessionKey{}, s)
+}
+
+// sessionOf returns the session that a handler is called through; nil where it is
+// called with a Vault token. The handler runs in the session's turn.
+func sessionOf(ctx context.Context) *session {
+	s, _ := ctx.Value(sessionKey{}).(*session)
+	return s
 }

@@ -15,7 +15,8 @@ import (
 //	identities/<granted>/assets/<asset>        read, write; delete with a role that
 //	                                           may use it, or the owner role
 //	identities/<granted>/freeze, …/unfreeze    write with the owner role
-//	authenticators/<own>                       read
+//	authenticators/<own>                       read; write: change of its secret
+//	authenticators/<own>/register              write: the first step of that
 //	authenticators/<own>/devices               list, write
 //	authenticators/<own>/devices/<id>          read, delete
 //	authenticators/<other>, …/lost             read, write: the owner role of an
@@ -33,13 +34,14 @@ func errNotAllowed() error {
 
 // allowed fails where the session may not make the call. The authenticator is read
 // each time: one that was lost or deleted does nothing any more, also if its
-// session was not found when that was said.
+// session was not found when that was said. The same holds for a session that was
+// begun with a secret which is not the authenticator's any more.
 func (b *backend) allowed(ctx context.Context, s *session, c *called) error {
 	n, err := b.loginAuthenticator(ctx, s.name, s.kind, s.authenticator)
 	if err != nil {
 		return err
 	}
-	if n.record == nil || n.record.Lost != nil {
+	if n.record == nil || n.record.Lost != nil || registrationSum(n.record.Registration) != s.registered {
 		b.sessions.end(s.id)
 		return errNoSession()
 	}
@@ -167,7 +169,8 @@ func (b *backend) allowedAuthenticator(ctx context.Context, a *identity.Authenti
 	}
 	if c.parts[1] == a.Name {
 		switch {
-		case len(c.parts) == 2 && c.is(identity.ReadOperation),
+		case len(c.parts) == 2 && c.is(identity.ReadOperation, identity.WriteOperation),
+			len(c.parts) == 3 && c.parts[2] == "register" && c.is(identity.WriteOperation),
 			len(c.parts) == 3 && c.parts[2] == "devices" && c.is(identity.ListOperation, identity.WriteOperation),
 			len(c.parts) == 4 && c.parts[2] == "devices" && c.is(identity.ReadOperation, identity.DeleteOperation):
 			return nil

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"net/http"
 	"sync"
 	"time"
@@ -33,6 +34,9 @@ type session struct {
 	began         time.Time
 	expires       time.Time
 	channel       *identity.Channel
+	// registered is what the login was made with: see registrationSum. Whoever has
+	// the turn changes it.
+	registered [sha256.Size]byte
 	// turn is held by the call under way: calls come one after the other, and each
 	// is answered before the next is looked at.
 	turn chan struct{}
@@ -44,10 +48,15 @@ type pendingLogin struct {
 	name       string
 	kind       identity.Method
 	id         identity.ID
+	registered [sha256.Size]byte
 	clientMAC  []byte
 	sessionKey *secret.Bytes
 	expires    time.Time
 }
+
+// registrationSum names what a login was made with: a session or a login under way
+// is worth nothing once another secret is registered.
+func registrationSum(registration []byte) [sha256.Size]byte { return sha256.Sum256(registration) }
 
 func (p *pendingLogin) wipe() {
 	p.sessionKey.Wipe()
@@ -120,7 +129,7 @@ func (s *sessions) take(id identity.ID) (*pendingLogin, error) {
 func (s *sessions) begin(p *pendingLogin, ttl time.Duration) (*session, error) {
 	now := s.now()
 	n := &session{
-		id: newID(), name: p.name, kind: p.kind, authenticator: p.id, began: now, expires: now.Add(ttl),
+		id: newID(), name: p.name, kind: p.kind, authenticator: p.id, began: now, expires: now.Add(ttl), registered: p.registered,
 		channel: identity.NewChannel(p.sessionKey, false), turn: make(chan struct{}, 1),
 	}
 	s.mu.Lock()
@@ -196,12 +205,18 @@ func (s *sessions) end(id identity.ID) {
 }
 
 // endAuthenticator ends every session of an authenticator, and every login with it
-// that is under way: it was lost, deleted or changed.
+// that is under way: it was lost or deleted.
 func (s *sessions) endAuthenticator(authenticator identity.ID) {
+	s.endOthers(authenticator, identity.ID{})
+}
+
+// endOthers is endAuthenticator but for one session: the one that has changed the
+// secret.
+func (s *sessions) endOthers(authenticator, keep identity.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.live {
-		if n.authenticator == authenticator {
+		if n.authenticator == authenticator && n.id != keep {
 			s.endLocked(n)
 		}
 	}

@@ -102,8 +102,43 @@ func newSalt() []byte {
 // manifest, role keys, assets. The binding key stays; to open it the
 // authentication information is needed once more. It changes nothing where it
 // fails. Errors: ErrRolledBack where o is older than what the device has, ErrOpen
-// for other information (also where the authenticator's was changed: bind anew).
+// for other information (also where the authenticator's was changed: see Rebind).
 func (b *Binding) Update(o *Opened, info AuthenticationInformation, assets []*SignedAsset, now time.Time) error {
+	if err := b.follows(o); err != nil {
+		return err
+	}
+	key, err := b.key(info)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	next := *b
+	if err := next.fill(o, key, assets, now); err != nil {
+		return err
+	}
+	*b = next
+	return nil
+}
+
+// Rebind replaces the binding of a device whose authenticator logs in with something
+// else now: a and info are the present ones. The device's ID stays, the binding key is
+// a new one. It changes nothing where it fails. Errors: those of Bind, and
+// ErrRolledBack.
+func (b *Binding) Rebind(o *Opened, a *Authenticator, info AuthenticationInformation, assets []*SignedAsset, now time.Time) error {
+	if err := b.follows(o); err != nil {
+		return err
+	}
+	next, err := Bind(o, a, info, b.DeviceID, assets, now)
+	if err != nil {
+		return err
+	}
+	*b = *next
+	return nil
+}
+
+// follows fails unless o is the same identity, opened by the same authenticator, and
+// not older than what the device has.
+func (b *Binding) follows(o *Opened) error {
 	m, err := b.Manifest.Verify()
 	if err != nil {
 		return err
@@ -118,16 +153,6 @@ func (b *Binding) Update(o *Opened, info AuthenticationInformation, assets []*Si
 	if o.Authenticator != b.Authenticator {
 		return fmt.Errorf("%s was not opened by authenticator %s: %w", b.IdentityName, b.AuthenticatorName, ErrNotGranted)
 	}
-	key, err := b.key(info)
-	if err != nil {
-		return err
-	}
-	defer key.Wipe()
-	next := *b
-	if err := next.fill(o, key, assets, now); err != nil {
-		return err
-	}
-	*b = next
 	return nil
 }
 

@@ -93,6 +93,25 @@ func TestBinding(t *testing.T) {
 		t.Error("the secret does not open after the update:", err)
 	}
 	wantError(t, "going back", b.Update(o, password("one"), nil, later), ErrRolledBack)
+
+	// Another secret: the same device with another binding key.
+	before = *b
+	wantError(t, "going back with another secret", b.Rebind(o, alice.a, password("two"), nil, later), ErrRolledBack)
+	wantError(t, "binding again as another authenticator", b.Rebind(bob.open(t, next.Signed), bob.a, password("two"), nil, later), ErrNotGranted)
+	if !bytes.Equal(mustJSON(t, b), mustJSON(t, before)) {
+		t.Error("what was refused changed the binding")
+	}
+	if err := b.Rebind(next, alice.a, password("two"), []*SignedAsset{moved}, later); err != nil {
+		t.Fatal(err)
+	}
+	if b.DeviceID != device || bytes.Equal(b.WrappedKey, before.WrappedKey) || len(b.Assets) != 1 {
+		t.Error("the device was not bound again as it is")
+	}
+	_, err = b.Open(password("one"))
+	wantError(t, "the old secret", err, ErrOpen)
+	if _, err := b.Open(password("two")); err != nil {
+		t.Error("the new secret:", err)
+	}
 }
 
 // TestBindingRefused: what is not bound, and what is not read.

@@ -287,7 +287,11 @@ func (s *server) call(r request) (map[string]any, error) {
 		return nil, err
 	}
 	status, answer := http.StatusOK, identity.AnswerMessage{Warnings: []string{"a warning about " + r.Path}}
-	switch {
+	switch own := "authenticators/" + x.name; {
+	case r.Path == own+"/register" || r.Path == own && r.Operation == identity.WriteOperation:
+		if answer.Data, err = s.change(x, r.Path, in); err != nil {
+			status, answer = http.StatusBadRequest, identity.AnswerMessage{Errors: []string{err.Error()}}
+		}
 	case r.Operation == identity.ListOperation:
 		answer.Data = map[string]any{"keys": slices.Sorted(maps.Keys(s.data))}
 	case r.Operation == identity.WriteOperation:
@@ -304,4 +308,43 @@ func (s *server) call(r request) (map[string]any, error) {
 	}
 	message, err := x.channel.Seal(r.Sequence, identity.SessionAnswerContext(r.Session, r.Sequence, r.Operation, r.Path, status), body)
 	return map[string]any{"message": message, "status": status}, err
+}
+
+// change is the engine's end of Session.Change: the same keys under another secret.
+func (s *server) change(x *serverSession, path string, in map[string]any) (map[string]any, error) {
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	var r request
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return nil, err
+	}
+	was := s.stored[x.name]
+	if strings.HasSuffix(path, "/register") {
+		if r.ID != was.a.ID || r.Kind != was.a.Method {
+			return nil, fmt.Errorf("another authenticator")
+		}
+		reply, err := s.register(r)
+		if err == nil {
+			reply["response"] = base64.StdEncoding.EncodeToString(reply["response"].([]byte))
+		}
+		return reply, err
+	}
+	part, phone := was.part, ""
+	if was.a.Method == identity.Phone {
+		phone = "kept"
+	}
+	r.ServerPart, r.Phone = part, phone
+	delete(s.stored, x.name)
+	if err := s.create(x.name, r); err != nil || !s.stored[x.name].a.Keys.Equal(was.a.Keys) || s.stored[x.name].a.ID != was.a.ID {
+		s.stored[x.name] = was
+		return nil, fmt.Errorf("not the same authenticator: %w", err)
+	}
+	for id, other := range s.open {
+		if other != x && other.name == x.name {
+			delete(s.open, id)
+		}
+	}
+	return nil, nil
 }

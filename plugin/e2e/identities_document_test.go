@@ -27,6 +27,8 @@ var identitiesPromises = promises{ // read only
 	`mpckms --home ben device list`:                      `acme`,
 	`! mpckms --home ada login acme`:                     `reported lost`,
 	`! mpckms --home ben login acme`:                     `frozen`,
+	`mpckms --home ada authenticator change`:             `(?s)was changed.*device sync`,
+	`mpckms --home ada identity rotate`:                  `(?s)are new.*New role keys +3.*custody keys +0`,
 	`mpckms --home drawer identity reset`:                `(?s)opens nothing.*acme/dns.*acme/safe`,
 	`env -u VAULT_TOKEN mpckms --home drawer account`:    `(?s)Signature .*Signers +local-\d`,
 }

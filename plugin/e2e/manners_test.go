@@ -73,9 +73,10 @@ var notHere = map[string]string{ // read only
 	"mpckms account sign carol":                                         "carol's custody key is a client's",
 	"mpckms account refresh carol":                                      "carol's custody key is a client's",
 	"vault write mpc/custody/carol/":                                    "releases are made by a client that has the custody key",
-	// TestIdentitiesDocument and TestAuthenticators do these, with files in place of
+	// TestIdentitiesDocument, TestAuthenticators and TestChangeAuthenticator do these, with files in place of
 	// a terminal.
 	"mpckms authenticator create": "it asks on a terminal",
+	"mpckms authenticator change": "it asks on a terminal",
 	"mpckms device bind":          "it asks on a terminal",
 	"mpckms identity create":      "it asks on a terminal",
 	"mpckms login":                "it asks on a terminal",

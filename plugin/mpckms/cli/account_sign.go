@@ -37,6 +37,14 @@ type signer struct {
 	Node  string `json:"node"`
 }
 
+// signCommand is `account sign` by its short name: the same flags and the same help,
+// with examples as they are typed.
+func (a *app) signCommand() *cobra.Command {
+	cmd := a.accountSignCommand()
+	cmd.Example = strings.ReplaceAll(cmd.Example, "mpckms account sign ", "mpckms sign ")
+	return cmd
+}
+
 func (a *app) accountSignCommand() *cobra.Command {
 	var (
 		in      inputFlags

@@ -15,7 +15,7 @@ import (
 func (a *app) authenticatorCommand() *cobra.Command {
 	cmd := group("authenticator", "What people log in with: passwords, key files, smart cards, accounts, phones")
 	cmd.AddCommand(a.authenticatorCreateCommand(), a.authenticatorListCommand(), a.authenticatorShowCommand(),
-		a.authenticatorLostCommand(), a.authenticatorFoundCommand(), a.authenticatorUnlockCommand(),
+		a.authenticatorChangeCommand(), a.authenticatorLostCommand(), a.authenticatorFoundCommand(), a.authenticatorUnlockCommand(),
 		a.authenticatorDeleteCommand(), a.authenticatorForgetCommand())
 	return cmd
 }

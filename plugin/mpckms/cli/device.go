@@ -255,7 +255,11 @@ func (a *app) sync(cmd *cobra.Command, home *keyholder.Home, b *identity.Binding
 	if err != nil {
 		return err
 	}
-	if err := b.Update(h.opened, s.Info(), assets, time.Now()); err != nil {
+	err = b.Update(h.opened, s.Info(), assets, time.Now())
+	if errors.Is(err, identity.ErrOpen) { // it was bound with a secret that has been changed since
+		err = b.Rebind(h.opened, s.Authenticator(), s.Info(), assets, time.Now())
+	}
+	if err != nil {
 		return refusedBy("sync this device", err)
 	}
 	raw, err := b.Marshal()

@@ -20,11 +20,18 @@ import (
 // secretFiles are files that answer in place of a person: first lines of each.
 type secretFiles struct {
 	passphrase, pin, answer, tokenPIN, code string
+	// fresh, where it is not nil, answers for secrets that are new beside others
+	// that are not.
+	fresh *secretFiles
 }
 
-// of returns the file for a topic and the flag that names one.
-func (f *secretFiles) of(t keyholder.Topic) (path, flag string) {
-	switch t {
+// of returns the file for a question and the flag that names one.
+func (f *secretFiles) of(q keyholder.Question) (path, flag string) {
+	if q.Fresh && f.fresh != nil {
+		path, flag = f.fresh.of(keyholder.Question{Topic: q.Topic})
+		return path, "--new-" + flag[2:]
+	}
+	switch q.Topic {
 	case keyholder.TopicPIN:
 		return f.pin, "--pin-file"
 	case keyholder.TopicAnswer:
@@ -84,7 +91,7 @@ func (a *app) readLine(ctx context.Context) (string, error) {
 // AskSecret implements keyholder.Prompter. Secrets come from a terminal that does
 // not show them or from a file, never from arguments or the environment.
 func (p prompter) AskSecret(ctx context.Context, q keyholder.Question) (*secret.Bytes, error) {
-	path, flag := p.a.files.of(q.Topic)
+	path, flag := p.a.files.of(q)
 	if path != "" {
 		return p.a.passphraseFromFile(path)
 	}

@@ -39,14 +39,19 @@ type methodFlags struct {
 }
 
 func (f *methodFlags) add(cmd *cobra.Command, kindUsage string) {
+	cmd.Flags().StringVar(&f.kind, "kind", "", kindUsage+": password, key-file, certificate, device, oidc or phone")
+	f.addPlaces(cmd)
+	complete(cmd, "kind", "password", "key-file", "certificate", "device", "oidc", "phone")
+}
+
+// addPlaces adds the flags that say where a secret is.
+func (f *methodFlags) addPlaces(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.kind, "kind", "", kindUsage+": password, key-file, certificate, device, oidc or phone")
 	flags.StringVar(&f.keyFile, "key-file", "", "key file, for kind key-file; made if it does not exist")
 	flags.StringVar(&f.certificate, "certificate", "", "certificate in PEM form, for kind certificate")
 	flags.StringVar(&f.key, "key", "", "private key of the certificate in PEM form")
 	flags.StringVar(&f.token, "token", "", "key in a PKCS#11 token, for kind certificate: pkcs11:token=LABEL;object=LABEL (RFC 7512)")
 	flags.StringVar(&f.module, "module", "", "name of the PKCS#11 module in "+modules.Variable)
-	complete(cmd, "kind", "password", "key-file", "certificate", "device", "oidc", "phone")
 }
 
 func (f *methodFlags) given() bool {

@@ -16,9 +16,9 @@ func (a *app) identityCommand() *cobra.Command {
 	role.AddCommand(a.roleAddCommand(), a.roleRemoveCommand())
 	level := group("level", "Set and remove access levels: which roles an authenticator opens")
 	level.AddCommand(a.levelSetCommand(), a.levelRemoveCommand())
-	cmd.AddCommand(a.identityListCommand(), a.identityCreateCommand(), a.identityShowCommand(), role, level,
+	cmd.AddCommand(a.identityListCommand(), a.identityCreateCommand(), a.identityShowCommand(), a.identitySetKindCommand(), role, level,
 		a.identityGrantCommand(), a.identityRevokeCommand(), a.identityFreezeCommand(), a.identityUnfreezeCommand(),
-		a.identityResetCommand(), a.identityForgetCommand(), a.identityDeleteCommand())
+		a.identityResetCommand(), a.identityRotateCommand(), a.identityForgetCommand(), a.identityDeleteCommand())
 	return cmd
 }
 
@@ -112,7 +112,7 @@ func describe(m *identity.Manifest, facts *serverFacts) *identityDoc {
 func (doc *identityDoc) write(t *text) {
 	unfinished := ""
 	if doc.Unfinished {
-		unfinished = "unfinished: run 'mpckms identity reset " + doc.Name + "' again"
+		unfinished = "unfinished: run 'mpckms identity reset " + doc.Name + "' or 'identity rotate " + doc.Name + "' again, whichever it was"
 	}
 	t.pairs("",
 		"Identity", doc.Name,

@@ -32,6 +32,37 @@ func only(c identity.Change) func(*holder) ([]identity.Change, error) {
 	return func(*holder) ([]identity.Change, error) { return []identity.Change{c}, nil }
 }
 
+func (a *app) identitySetKindCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "set-kind IDENTITY KIND",
+		Short: "Change what an identity is: person, persona or organization",
+		Long: `Change what an identity is: person, persona or organization. The kind is for people to
+read; it changes nothing about what opens. It takes the owner role.`,
+		Example: `  mpckms identity set-kind acme organization`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usagef(cmd, "give an identity and its kind: person, persona or organization")
+			}
+			if err := identityArg(cmd, args[:1]); err != nil {
+				return err
+			}
+			if !identity.Kind(args[1]).Valid() {
+				return usagef(cmd, "an identity is a person, persona or organization, not %q", args[1])
+			}
+			return nil
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return identityKinds, cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changing(cmd, args[0], "change the kind of identity "+quote(args[0]), false, only(identity.SetKind{Kind: identity.Kind(args[1])}))
+		},
+	}
+}
+
 func (a *app) roleAddCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "add IDENTITY ROLE",

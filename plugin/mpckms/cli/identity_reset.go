@@ -65,7 +65,11 @@ type resetting struct {
 	// more are roles to get new keys beside those of the lost one's level, which
 	// may have been another before.
 	more []string
-	doc  resetDoc
+	// keep leaves custody keys of accounts in force: nobody is suspected.
+	keep bool
+	// replaced are the accounts whose custody key this run replaced.
+	replaced []string
+	doc      resetDoc
 }
 
 // custodyReplacer puts another custody key in force for an account.
@@ -101,7 +105,7 @@ func (r *resetting) run(ctx context.Context, lost string) error {
 		roles = append(roles, m.Level(grant.Level).Roles...)
 		changes = append(changes, identity.RemoveGrant{Authenticator: grant.Authenticator})
 	}
-	if err := r.holdsAll(roles); err != nil {
+	if err := r.holdsAll("reset", roles); err != nil {
 		return err
 	}
 	if len(pending) > 0 { // of an earlier reset: its old keys would be lost
@@ -118,12 +122,12 @@ func (r *resetting) run(ctx context.Context, lost string) error {
 
 // holdsAll refuses what could not be finished: keys can only be replaced by who
 // has them.
-func (r *resetting) holdsAll(roles []string) error {
+func (r *resetting) holdsAll(verb string, roles []string) error {
 	for _, role := range roles {
 		if r.opened.Roles[role] != nil {
 			continue
 		}
-		return &refusal{what: fmt.Sprintf("cannot reset identity %q: the authenticator that you are logged in with does not open role %s, which the lost one opened", r.name, role),
+		return &refusal{what: fmt.Sprintf("cannot %s identity %q: the authenticator that you are logged in with does not open role %s, whose keys are to be replaced", verb, r.name, role),
 			advice: "Nothing was changed. Log in with one that does: " + whoOpens(r.opened.Manifest, role) + "."}
 	}
 	return nil
@@ -147,7 +151,7 @@ func (r *resetting) finish(ctx context.Context) error {
 			return err
 		}
 		if err := r.move(ctx, a, pending); err != nil {
-			return fmt.Errorf("the reset has begun and is not finished (run it again to go on): %w", err)
+			return fmt.Errorf("keys are being replaced, and that is not finished (run it again to go on): %w", err)
 		}
 	}
 	if len(pending) > 0 {
@@ -173,8 +177,14 @@ func (r *resetting) move(ctx context.Context, a *identity.Asset, pending []strin
 		}
 	}
 	if a.Kind == identity.AccountAsset && exposed {
-		if a.Account == "" {
-			return r.moveUntied(ctx, a)
+		switch {
+		case a.Account == "":
+			// It is not replaced: there may be an account with it that the asset does
+			// not name yet, and which would be lost.
+			r.doc.Untied = append(r.doc.Untied, r.name+"/"+a.Name)
+			return r.keepCustody(ctx, a)
+		case r.keep && !identity.Pending(a):
+			return r.keepCustody(ctx, a)
 		}
 		return r.replaceCustody(ctx, a)
 	}
@@ -196,11 +206,8 @@ func (r *resetting) reseal(ctx context.Context, a *identity.Asset) error {
 	return nil
 }
 
-// moveUntied encrypts the custody key of an account anew that is still being made.
-// It is not replaced: there may be an account with it that the asset does not name
-// yet, and which would be lost.
-func (r *resetting) moveUntied(ctx context.Context, a *identity.Asset) error {
-	r.doc.Untied = append(r.doc.Untied, r.name+"/"+a.Name)
+// keepCustody encrypts a custody key anew that stays what it is.
+func (r *resetting) keepCustody(ctx context.Context, a *identity.Asset) error {
 	if !identity.Stale(r.opened.Manifest, a) {
 		return nil
 	}
@@ -267,7 +274,7 @@ func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error
 	if err := r.store(ctx, a.Name, signed); err != nil {
 		return err
 	}
-	r.doc.Accounts = append(r.doc.Accounts, account)
+	r.doc.Accounts, r.replaced = append(r.doc.Accounts, account), append(r.replaced, account)
 	return nil
 }
 
