@@ -81,7 +81,7 @@ authenticator that was made elsewhere is made known here by saying how it is use
 			return a.print(doc, doc.write)
 		},
 	}
-	f.add(cmd, "kind of an authenticator that is not known here yet")
+	f.add(cmd, "kind of an authenticator that is not known here yet", "")
 	return cmd
 }
 
