@@ -224,6 +224,10 @@ func recordAdvice(err error) string {
 	case errors.Is(err, identity.ErrSignature), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrRecord):
 		return "Nothing was opened or sent. The record that the server shows is not what the identity's owner or the asset's\n" +
 			"writer signed. Tell who runs Vault; a backup of its storage may hold the right one."
+	case errors.Is(err, identity.ErrInUse):
+		return "Nothing was changed. Who or what uses it has to get another one first."
+	case errors.Is(err, identity.ErrUnopened):
+		return "Nothing was changed. Grant another authenticator a level with that role first."
 	case statusOf(err) == http.StatusForbidden:
 		return "'mpckms login' shows what your authenticator opens; --authenticator chooses another one."
 	}

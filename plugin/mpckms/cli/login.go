@@ -146,7 +146,7 @@ func openOne(ctx context.Context, s *keyholder.Session, home *keyholder.Home, i 
 	}
 	o, err := s.Open(ctx, i.Name, home)
 	if err != nil {
-		out.Problem = err.Error()
+		out.Problem = inWords(err)
 		return out
 	}
 	defer o.Wipe()
