@@ -33,7 +33,14 @@ func (a *app) holderFlags(root *cobra.Command) {
 }
 
 // home opens the folder of this user.
-func (a *app) home() (*keyholder.Home, error) { return keyholder.OpenHome(a.homeDir) }
+func (a *app) home() (*keyholder.Home, error) {
+	home, err := keyholder.OpenHome(a.homeDir)
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return nil, fmt.Errorf("the folder of what mpckms remembers cannot be used: %w. Nothing was sent; choose another with --home or %s", err, envHome)
+	}
+	return home, err
+}
 
 // logIn logs in with the authenticator that --authenticator names, or with one
 // that opened the identity before, or that is known here at all. The caller ends

@@ -108,6 +108,19 @@ func TestLocalFailure(t *testing.T) {
 	}
 }
 
+// TestHomeThatIsNone: a home that cannot be a folder is named with the flag.
+func TestHomeThatIsNone(t *testing.T) {
+	s := engine(t)
+	file := t.TempDir() + "/file"
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "login", "--home", file).want(t, exitUsage, file, "--home")
+	if len(s.calls) != 0 {
+		t.Errorf("sent %v", s.calls)
+	}
+}
+
 // TestCreateWithoutToken: nothing is made or asked for where the server would
 // refuse it anyway.
 func TestCreateWithoutToken(t *testing.T) {
