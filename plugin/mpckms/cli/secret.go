@@ -385,7 +385,7 @@ that exists.`,
 		Args:    assetArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if confirm != args[0] {
-				return usagef(cmd, "give the asset's name once more, with --confirm: nothing was deleted")
+				return usagef(cmd, "give the asset's name, IDENTITY/ASSET, once more with --confirm: nothing was deleted")
 			}
 			name, asset, err := assetName(cmd, args[0])
 			if err != nil {
