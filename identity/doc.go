@@ -15,6 +15,13 @@
 // its ID, so that a server can neither change it nor pass off another one. Assets
 // are signed by a role that may use them.
 //
+// What a server can still do to a client: show an older state, or a made-up one,
+// to a client that has no Pin or AssetPin of it; show keys of its own as those of
+// somebody whom the user wants to grant something (compare Fingerprint); and,
+// together with whoever holds a role or its past keys, show assets that this role
+// could write, since only an honest server asks whether an asset Follows the one
+// before it. It can also refuse everything.
+//
 // Border: pure computation on bytes, shared by the backend and the CLI. It does
 // no I/O, knows no Vault and no PKCS#11 token, and links no cgo. Times come from
 // the caller. Every decoder is bounded and strict.

@@ -33,7 +33,7 @@ func TestManifestRefused(t *testing.T) {
 		"a level for a role of no one":    func(m *Manifest) { m.Levels[0].Roles = []string{"x"} },
 		"a level twice":                   func(m *Manifest) { m.Levels[1] = m.Levels[0] },
 		"the owner role for the server":   func(m *Manifest) { m.Level(FullLevel).ServerTrusting = true },
-		"a password that trusts":          func(m *Manifest) { m.Grants[0].ServerTrusting, m.Grants[0].Level = true, "open" },
+		"a password that trusts":          func(m *Manifest) { m.Grants[1].Kind = Password },
 		"a level closed to one":           func(m *Manifest) { m.Level("open").ServerTrusting = false },
 		"a grant of no level":             func(m *Manifest) { m.Grants[0].Level = "x" },
 		"a grant of more than its level":  func(m *Manifest) { m.Grants[1].Sealed = m.Grants[0].Sealed },

@@ -19,6 +19,12 @@ path "mpc/identities/+" {
   capabilities = ["create", "read"]
 }
 
+# What third parties are known by, to make an authenticator of kind oidc. Nothing in
+# it is confidential; sudo, because it lies below config/.
+path "mpc/config/identities/oidc/+" {
+  capabilities = ["read", "sudo"]
+}
+
 # Accounts whose shares open with a custody key of the user's identity. Signing with
 # them goes by the login.
 #
