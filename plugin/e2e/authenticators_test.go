@@ -39,7 +39,7 @@ func TestAuthenticators(t *testing.T) {
 	ok(t, ada.admin(t, "authenticator", "create", "ada", "--kind", "password", "--ask", "First dog?", "--passphrase-file", password, "--answer-file", answer),
 		"Authenticator ada was made", "Fingerprint")
 	refusedWith(t, ada.run(t, "authenticator", "create", "ada-2", "--kind", "password", "--passphrase-file", password), 1, "permission denied")
-	refusedWith(t, ada.run(t, "login", "--authenticator", "ada"), 1, "there is no terminal", "--passphrase-file")
+	refusedWith(t, ada.run(t, "login", "--authenticator", "ada"), 2, "there is no terminal", "--passphrase-file")
 	ok(t, ada.run(t, "login", "--passphrase-file", password, "--answer-file", answer), "It opens no identity yet")
 
 	ok(t, ada.admin(t, "authenticator", "create", "ada-file", "--kind", "key-file", "--key-file", ada.path("ada.key")))
@@ -122,7 +122,7 @@ func TestCertificateAuthenticators(t *testing.T) {
 	softUser := newUser(t, e, "SOFTHSM2_CONF="+soft.Conf, "MPC_PKCS11_MODULES=card="+soft.Module)
 	softPIN := softUser.file(t, "pin", string(pin.Expose())+"\n")
 	create := []string{"authenticator", "create", "soft-ec", "--kind", "certificate", "--module", "card", "--token", "pkcs11:token=mpc-test;object=person%201"}
-	refusedWith(t, softUser.admin(t, create...), 1, "no terminal", "--token-pin-file")
+	refusedWith(t, softUser.admin(t, create...), 2, "no terminal", "--token-pin-file")
 	refusedWith(t, softUser.admin(t, append(create, "--token-pin-file", softUser.file(t, "wrong", "9999\n"))...), 1, "PIN")
 	ok(t, softUser.admin(t, append(create, "--token-pin-file", softPIN)...))
 	names = append(names, "soft-ec")

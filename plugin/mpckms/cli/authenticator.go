@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,7 +86,7 @@ it needs none.`,
 			return a.print(doc, doc.write)
 		},
 	}
-	f.add(cmd, "what it is")
+	f.add(cmd, "what it is", "; made if it does not exist")
 	flags := cmd.Flags()
 	flags.StringVar(&f.provider, "provider", "", "name of the third party, for kind oidc")
 	flags.StringVar(&f.phone, "phone", "", "telephone number, + and digits, for kind phone")
@@ -100,6 +101,10 @@ func (a *app) createAuthenticator(cmd *cobra.Command, name string, f *createFlag
 		return nil, err
 	}
 	switch {
+	case k.Method == identity.OIDC && f.provider == "":
+		return nil, usagef(cmd, "give --provider, the name of the third party: 'vault list %s/config/identities/oidc' lists them", a.mount)
+	case k.Method == identity.Phone && f.phone == "":
+		return nil, usagef(cmd, "give --phone, + and the digits of the number")
 	case (k.Method == identity.OIDC) != (f.provider != ""):
 		return nil, usagef(cmd, "--provider belongs to --kind oidc")
 	case (k.Method == identity.Phone) != (f.phone != ""):
@@ -128,6 +133,9 @@ func (a *app) createAuthenticator(cmd *cobra.Command, name string, f *createFlag
 	c, err := a.tokenCaller(what)
 	if err != nil {
 		return nil, err
+	}
+	if !c.c.hasToken { // before a key file is made, or a password asked for
+		return nil, &refusal{what: "cannot " + what, client: c.c, status: http.StatusForbidden}
 	}
 	made, keys, err := keyholder.Register(ctx, c, name, k.Method, src, keyholder.RegisterOptions{
 		PersonalQuestion: f.question, PIN: f.pin, Phone: f.phone, Provider: f.provider,
@@ -163,6 +171,9 @@ func (d *createdDoc) write(t *text) {
 	t.pairs("  ", "Kind", string(d.Kind), "ID", d.ID.String(), "Fingerprint", d.Fingerprint, "Key file", d.KeyFile)
 	if d.ServerTrusting {
 		t.line("It is server-trusting: the server alone could open what it opens. Levels have to allow that, and --pin avoids it.")
+	}
+	if d.Kind == identity.Phone {
+		t.line("No code was sent yet. Log in once to see that codes arrive: 'mpckms login --authenticator " + d.Name + "'.")
 	}
 	t.line("Read the fingerprint to whoever grants it access: it is what a server that lies cannot imitate.")
 }

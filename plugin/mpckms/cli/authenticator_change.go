@@ -68,7 +68,7 @@ keys still open. There, 'mpckms identity reset' replaces the keys.`,
 			return a.print(doc, doc.write)
 		},
 	}
-	f.addPlaces(cmd)
+	f.addPlaces(cmd, "; made if it does not exist")
 	flags := cmd.Flags()
 	flags.StringVar(&f.question, "ask", "", "ask this question at each login from now on; its answer is asked for")
 	flags.BoolVar(&f.noQuestion, "no-question", false, "ask no question besides any more")

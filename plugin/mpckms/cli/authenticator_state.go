@@ -136,7 +136,7 @@ copied: 'mpckms identity reset' replaces every key that it opened.`,
 		Example: `  mpckms authenticator lost ada-card --reason "left in a train"`,
 		Args:    authenticatorArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.authenticatorState(cmd, args[0], "report as lost", "lost", map[string]any{"reason": reason})
+			return a.authenticatorState(cmd, args[0], "report the loss of", "lost", map[string]any{"reason": reason})
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for those who look later")

@@ -57,7 +57,7 @@ func (r *refusal) reason() string {
 	case errors.Is(r.cause, syscall.ECONNREFUSED):
 		return "connection refused by " + r.address()
 	case r.cause != nil:
-		return r.cause.Error()
+		return inWords(r.cause)
 	case r.isSealed():
 		return "Vault is sealed"
 	case r.noRoute():
@@ -72,6 +72,15 @@ func (r *refusal) reason() string {
 		return fmt.Sprintf("Vault answered with status %d and no message", r.status)
 	}
 	return ""
+}
+
+// inWords is an error without the names of packages, which say nothing to people.
+func inWords(err error) string {
+	s := ": " + err.Error()
+	for _, of := range []string{"identity", "keyholder"} {
+		s = strings.ReplaceAll(s, ": "+of+": ", ": ")
+	}
+	return s[2:]
 }
 
 // nextStep says what the caller can do about it.

@@ -27,7 +27,7 @@ func readFile(path string, most int) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) > most {
-		return nil, fmt.Errorf("%s is longer than %d bytes, more than any valid file", path, most)
+		return nil, fmt.Errorf("%s is longer than %d bytes, the most that is taken", path, most)
 	}
 	return b, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -25,14 +26,21 @@ func (a *app) holderFlags(root *cobra.Command) {
 	flags.StringVar(&a.homeDir, "home", os.Getenv(envHome), "folder of what this user's mpckms remembers: authenticators, the newest state of identities, devices (env "+envHome+"; default: mpckms in your configuration folder)")
 	flags.StringVar(&a.authenticator, "authenticator", "", "authenticator to log in with (default: the known one, or you are asked)")
 	flags.StringVar(&a.files.passphrase, "passphrase-file", "", "read the password from the first line of this file instead of the terminal")
-	flags.StringVar(&a.files.pin, "pin-file", "", "the same for the PIN of a third-party account or phone")
-	flags.StringVar(&a.files.answer, "answer-file", "", "the same for the answer to an authenticator's question")
-	flags.StringVar(&a.files.tokenPIN, "token-pin-file", "", "the same for the PIN of a PKCS#11 token")
-	flags.StringVar(&a.files.code, "code-file", "", "the same for the code that was sent to a phone")
+	flags.StringVar(&a.files.pin, "pin-file", "", "read the PIN of a third-party account or phone from the first line of this file")
+	flags.StringVar(&a.files.answer, "answer-file", "", "read the answer to an authenticator's question from the first line of this file")
+	flags.StringVar(&a.files.tokenPIN, "token-pin-file", "", "read the PIN of a PKCS#11 token from the first line of this file")
+	flags.StringVar(&a.files.code, "code-file", "", "read the code that was sent to a phone from the first line of this file")
 }
 
 // home opens the folder of this user.
-func (a *app) home() (*keyholder.Home, error) { return keyholder.OpenHome(a.homeDir) }
+func (a *app) home() (*keyholder.Home, error) {
+	home, err := keyholder.OpenHome(a.homeDir)
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return nil, fmt.Errorf("the folder of what mpckms remembers cannot be used: %w. Nothing was sent; choose another with --home or %s", err, envHome)
+	}
+	return home, err
+}
 
 // logIn logs in with the authenticator that --authenticator names, or with one
 // that opened the identity before, or that is known here at all. The caller ends
@@ -83,9 +91,10 @@ func (a *app) logInKnown(ctx context.Context, home *keyholder.Home, k keyholder.
 	if err != nil {
 		if errors.Is(err, keyholder.ErrLogin) {
 			return nil, &refusal{what: "cannot " + what, cause: err,
-				advice: "Nothing secret was sent. After five wrong tries the server locks an authenticator for a while."}
+				advice: "Nothing secret was sent. After five wrong tries the server locks an authenticator for a while.\n" +
+					"Nobody can tell you a forgotten secret: log in with another authenticator that opens the same identities, and grant them a new one."}
 		}
-		return nil, failedTo(what, err)
+		return nil, lostFile(failedTo(what, err), k, err)
 	}
 	s.Warn = c.c.warn
 	if err := a.remember(home, k, s); err != nil {
@@ -93,6 +102,15 @@ func (a *app) logInKnown(ctx context.Context, home *keyholder.Home, k keyholder.
 		return nil, failedTo(what, err)
 	}
 	return s, nil
+}
+
+// lostFile adds what to do where the key file is not where it was.
+func lostFile(err error, k keyholder.Known, cause error) error {
+	if k.Method != identity.KeyFile || !errors.Is(cause, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w\n\nSay where it or its copy is: 'mpckms login --authenticator %s --kind key-file --key-file FILE'. If all are\n"+
+		"gone: 'mpckms authenticator lost %s', then another authenticator's owner takes it out with 'mpckms identity reset'.", err, k.Name, k.Name)
 }
 
 // remember keeps what a login showed, after comparing it with what was known.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"strings"
 
@@ -77,12 +78,20 @@ func openPath(path string) bool {
 	return strings.HasPrefix(path, "login/") || strings.HasPrefix(path, "session/")
 }
 
-// failedTo makes an error of package keyholder one of this program, which exits
-// with 1: nothing of it is about how the command was called.
+// errNoTerminal: there is nobody to ask.
+var errNoTerminal = errors.New("there is no terminal to ask on")
+
+// failedTo makes an error of package keyholder one of this program. It exits with 1,
+// except where a file of this machine or the terminal is what is missing: that is
+// about how the command was called.
 func failedTo(what string, err error) error {
 	var mine *refusal
 	if err == nil || errors.As(err, &mine) {
 		return err
+	}
+	var file *fs.PathError
+	if errors.Is(err, errNoTerminal) || errors.As(err, &file) {
+		return fmt.Errorf("cannot %s: %w", what, err)
 	}
 	return &refusal{what: "cannot " + what, cause: err}
 }

@@ -97,7 +97,7 @@ func (p prompter) AskSecret(ctx context.Context, q keyholder.Question) (*secret.
 	}
 	f, ok := p.a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil, fmt.Errorf("there is no terminal to ask on (%s): use %s", q.Text, flag)
+		return nil, fmt.Errorf("%w (%s): use %s", errNoTerminal, q.Text, flag)
 	}
 	prompt := clean(q.Text) + ": "
 	s, err := p.a.askHidden(ctx, f, prompt)

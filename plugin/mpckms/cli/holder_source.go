@@ -38,16 +38,16 @@ type methodFlags struct {
 	keyFile, certificate, key, token, module string
 }
 
-func (f *methodFlags) add(cmd *cobra.Command, kindUsage string) {
+func (f *methodFlags) add(cmd *cobra.Command, kindUsage, keyFileUsage string) {
 	cmd.Flags().StringVar(&f.kind, "kind", "", kindUsage+": password, key-file, certificate, device, oidc or phone")
-	f.addPlaces(cmd)
+	f.addPlaces(cmd, keyFileUsage)
 	complete(cmd, "kind", "password", "key-file", "certificate", "device", "oidc", "phone")
 }
 
 // addPlaces adds the flags that say where a secret is.
-func (f *methodFlags) addPlaces(cmd *cobra.Command) {
+func (f *methodFlags) addPlaces(cmd *cobra.Command, keyFileUsage string) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.keyFile, "key-file", "", "key file, for kind key-file; made if it does not exist")
+	flags.StringVar(&f.keyFile, "key-file", "", "key file, for kind key-file"+keyFileUsage)
 	flags.StringVar(&f.certificate, "certificate", "", "certificate in PEM form, for kind certificate")
 	flags.StringVar(&f.key, "key", "", "private key of the certificate in PEM form")
 	flags.StringVar(&f.token, "token", "", "key in a PKCS#11 token, for kind certificate: pkcs11:token=LABEL;object=LABEL (RFC 7512)")
@@ -67,6 +67,9 @@ func (f *methodFlags) known(cmd *cobra.Command, name string) (keyholder.Known, e
 	}
 	if k.Method == identity.Passkey {
 		return k, usagef(cmd, "passkeys live in browsers, not here")
+	}
+	if f.kind != "" && !k.Method.Valid() {
+		return k, usagef(cmd, "%q is no kind: --kind takes password, key-file, certificate, device, oidc or phone", f.kind)
 	}
 	if !k.Method.Valid() {
 		return k, usagef(cmd, "give --kind: password, key-file, certificate, device, oidc or phone")

@@ -25,6 +25,9 @@ func (a *app) changing(cmd *cobra.Command, name, what string, force bool, change
 	if err := h.change(cmd.Context(), what, force, list...); err != nil {
 		return err
 	}
+	if h.left {
+		a.note("The authenticator that you logged in with opens identity %q no more. What it is now:", name)
+	}
 	return a.printIdentity(h)
 }
 

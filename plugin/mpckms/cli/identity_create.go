@@ -45,6 +45,13 @@ Creating one needs a Vault token that may write identities, besides the login.`,
 				return err
 			}
 			roles = slices.DeleteFunc(roles, func(r string) bool { return r == identity.OwnerRole })
+			for _, l := range extra {
+				for _, r := range l.Roles {
+					if r != identity.OwnerRole && !slices.Contains(roles, r) {
+						return usagef(cmd, "level %q opens role %q, which no --role makes", l.Name, r)
+					}
+				}
+			}
 			if !slices.ContainsFunc(extra, func(l identity.Level) bool { return l.Name == fullLevel }) {
 				extra = append(extra, identity.Level{Name: fullLevel, Roles: append([]string{identity.OwnerRole}, roles...)})
 			}
@@ -80,7 +87,7 @@ func (a *app) createIdentity(cmd *cobra.Command, n identity.NewIdentity) error {
 	n.Authenticator, n.Keys, n.Time = s.Authenticator(), s.Keys(), time.Now()
 	signed, opened, err := identity.Create(n)
 	if err != nil {
-		return refusedBy(what, err)
+		return notValid(what, "Nothing was created.", err)
 	}
 	defer opened.Wipe()
 	var there struct{}
@@ -111,7 +118,7 @@ func refuseKnown(home *keyholder.Home, name string) error {
 	}
 	if pin.Identity != (identity.ID{}) {
 		return &refusal{what: fmt.Sprintf("this home knows an identity %q already, with the ID %s; nothing was changed", name, pin.Identity),
-			advice: "If that one was deleted, 'mpckms identity delete " + name + "' forgets it here. Else choose another name."}
+			advice: "If that one was deleted elsewhere, 'mpckms identity forget " + name + "' forgets it here and deletes nothing. Else choose another name."}
 	}
 	return nil
 }

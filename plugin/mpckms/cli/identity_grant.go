@@ -25,18 +25,21 @@ that key with its owner, who sees it with 'mpckms login': a server could show a 
 own instead. Give it with --fingerprint, or compare it when asked; --yes compares nothing.
 
 For an authenticator that has a grant already, the level is changed, and --custody has
-to be said again. Reading the public
-key of one that has none needs a Vault token.`,
-		Example: `  mpckms identity grant acme ben --level staff --fingerprint 5f0a-77c1-…
+to be said again; --fingerprint is compared with the key that it has. Reading the public
+key of one that has no grant needs a Vault token.`,
+		Example: `  mpckms identity grant acme ben --level staff --fingerprint "925c 441c 5028 8cb5 e8f9 3f35 8e2d cd7a"
   mpckms identity grant acme ben-phone --level visitors --yes`,
 		Args: namesArg("identity", "authenticator"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if level == "" {
+				return usagef(cmd, "give --level, what the authenticator is to open: 'mpckms identity show %s' lists the levels", args[0])
+			}
 			if err := checkName("level", level); err != nil {
-				return usagef(cmd, "--level says what the authenticator is to open: %v", err)
+				return usagef(cmd, "%v", err)
 			}
 			return a.changing(cmd, args[0], fmt.Sprintf("grant %q level %q", args[1], level), false, func(h *holder) ([]identity.Change, error) {
 				if g := grantOf(h.opened.Manifest, args[1]); g != nil {
-					return []identity.Change{identity.SetGrant{Authenticator: g.Authenticator, Level: level, Custody: custody}}, nil
+					return changeGrant(g, level, custody, expected)
 				}
 				who, err := a.grantee(cmd.Context(), h, args[1])
 				if err != nil {
@@ -55,6 +58,15 @@ key of one that has none needs a Vault token.`,
 	flags.BoolVar(&yes, "yes", false, "do not ask to compare the fingerprint")
 	flags.BoolVar(&custody, "custody", false, "a server-trusting authenticator may open roles with custody keys: then the server alone could sign")
 	return cmd
+}
+
+// changeGrant gives who has a grant another level. A fingerprint that was given is
+// compared with the key which has the grant, so that it is never passed over.
+func changeGrant(g *identity.Grant, level string, custody bool, expected string) ([]identity.Change, error) {
+	if got := g.Fingerprint(); expected != "" && !sameFingerprint(expected, got) {
+		return nil, otherFingerprint(fmt.Sprintf("the authenticator %q that has a grant has the fingerprint %s, not the one given", g.Name, got))
+	}
+	return []identity.Change{identity.SetGrant{Authenticator: g.Authenticator, Level: level, Custody: custody}}, nil
 }
 
 // publicAuthenticator is what the server tells about one to who wants to grant it
@@ -98,13 +110,16 @@ func (a *app) grantee(ctx context.Context, h *holder, name string) (*identity.Au
 	return who, nil
 }
 
+func otherFingerprint(what string) error {
+	return &refusal{what: what, advice: "Nothing was granted. Either the fingerprint is another authenticator's, or the server showed a key of its own."}
+}
+
 // compare makes sure that the key is the authenticator's own.
 func (a *app) compare(ctx context.Context, who *identity.Authenticator, expected string, yes bool) error {
 	got := who.Fingerprint()
 	switch {
 	case expected != "" && !sameFingerprint(expected, got):
-		return &refusal{what: fmt.Sprintf("the server shows authenticator %q with the fingerprint %s, not the one given", who.Name, got),
-			advice: "Nothing was granted. Either the fingerprint is another authenticator's, or the server shows a key of its own."}
+		return otherFingerprint(fmt.Sprintf("the server shows authenticator %q with the fingerprint %s, not the one given", who.Name, got))
 	case expected != "" || yes:
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"vault-plugin-secrets-mpc/identity"
@@ -37,6 +38,7 @@ type holder struct {
 	memory memory
 	home   *keyholder.Home // nil in tests
 	now    func() time.Time
+	left   bool // the own grant was taken away: the identity opens no more
 }
 
 // hold opens the identity; the caller closes it.
@@ -70,11 +72,11 @@ func (h *holder) change(ctx context.Context, what string, force bool, changes ..
 	for try := 1; ; try++ {
 		signed, err := h.opened.Change(h.now(), changes...)
 		if err != nil {
-			return refusedBy(what, err)
+			return notValid(what, h.showsRoles(), err)
 		}
 		err = keyholder.StoreManifest(ctx, h, h.memory, signed, force)
 		if err == nil {
-			return h.reload(ctx)
+			return h.after(ctx, signed)
 		}
 		before := h.opened.Manifest.Generation
 		if statusOf(err) != http.StatusConflict || try == maxTries {
@@ -89,6 +91,34 @@ func (h *holder) change(ctx context.Context, what string, force bool, changes ..
 			return refusedBy(what, err)
 		}
 	}
+}
+
+// after opens what is stored now. Who has given the own grant away reads it no more
+// from the server, which is no failure of the change: then it is what was written.
+func (h *holder) after(ctx context.Context, signed *identity.SignedManifest) error {
+	m, err := signed.Verify()
+	if err != nil {
+		return refusedBy("read identity "+quote(h.name)+" after it was changed", err)
+	}
+	if m.Grant(h.opened.Authenticator) != nil {
+		return h.reload(ctx)
+	}
+	h.opened.Manifest, h.opened.Signed, h.left = m, signed, true
+	return nil
+}
+
+// notValid says what is wrong with a change. The records that it is made to have
+// verified: what would not be valid is what was asked for.
+func notValid(what, advice string, err error) error {
+	if !errors.Is(err, identity.ErrRecord) {
+		return refusedBy(what, err)
+	}
+	reason := strings.Replace(err.Error(), identity.ErrRecord.Error()+": ", "", 1)
+	return &refusal{what: "cannot " + what, cause: errors.New(reason), advice: advice}
+}
+
+func (h *holder) showsRoles() string {
+	return "Nothing was changed. 'mpckms identity show " + h.name + "' lists its roles, its levels and who has which."
 }
 
 // manifestBody is the request that stores a manifest.
@@ -140,7 +170,7 @@ func (h *holder) asset(ctx context.Context, name string) (*identity.Asset, *iden
 func (h *holder) write(ctx context.Context, a *identity.Asset, change func(*identity.Asset) error) error {
 	signed, err := h.opened.WriteAsset(a, h.now(), change)
 	if err != nil {
-		return refusedBy("write asset "+quote(h.name+"/"+a.Name), err)
+		return notValid("write asset "+quote(h.name+"/"+a.Name), h.showsRoles(), err)
 	}
 	return h.store(ctx, a.Name, signed)
 }
@@ -194,6 +224,12 @@ func recordAdvice(err error) string {
 	case errors.Is(err, identity.ErrSignature), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrRecord):
 		return "Nothing was opened or sent. The record that the server shows is not what the identity's owner or the asset's\n" +
 			"writer signed. Tell who runs Vault; a backup of its storage may hold the right one."
+	case errors.Is(err, identity.ErrInUse):
+		return "Nothing was changed. Who or what uses it has to get another one first."
+	case errors.Is(err, identity.ErrUnopened):
+		return "Nothing was changed. Grant another authenticator a level with that role first."
+	case statusOf(err) == http.StatusForbidden:
+		return "'mpckms login' shows what your authenticator opens; --authenticator chooses another one."
 	}
 	return ""
 }

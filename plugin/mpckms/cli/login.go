@@ -81,7 +81,7 @@ authenticator that was made elsewhere is made known here by saying how it is use
 			return a.print(doc, doc.write)
 		},
 	}
-	f.add(cmd, "kind of an authenticator that is not known here yet")
+	f.add(cmd, "kind of an authenticator that is not known here yet", "")
 	return cmd
 }
 
@@ -146,7 +146,7 @@ func openOne(ctx context.Context, s *keyholder.Session, home *keyholder.Home, i 
 	}
 	o, err := s.Open(ctx, i.Name, home)
 	if err != nil {
-		out.Problem = err.Error()
+		out.Problem = inWords(err)
 		return out
 	}
 	defer o.Wipe()

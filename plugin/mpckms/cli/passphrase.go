@@ -111,6 +111,9 @@ func (a *app) askHidden(ctx context.Context, f *os.File, prompt string) (*secret
 // confirm reads one line and goes on with "yes" only.
 func (a *app) confirm(ctx context.Context, prompt string) error {
 	_, _ = io.WriteString(a.stderr, prompt)
+	// Reading cannot be interrupted from here; a second Ctrl-C ends the process.
+	stop := context.AfterFunc(ctx, func() { _, _ = io.WriteString(a.stderr, "\nInterrupted: press Enter to end.\n") })
+	defer stop()
 	var answer [8]byte
 	n, _ := a.stdin.Read(answer[:]) // whatever the error, nothing but yes will do
 	if ctx.Err() != nil || string(bytes.TrimSpace(answer[:n])) != "yes" {

@@ -13,6 +13,8 @@ const envMount = "MPCKMS_MOUNT"
 
 const rootLong = `mpckms works with threshold keys kept by the MPC secrets engine of Vault or
 OpenBao: it creates accounts, signs with them and shows the state of the nodes.
+It also opens identities, people's secrets and the custody keys of accounts: these
+are encrypted and decrypted on this machine, and logging in needs no Vault token.
 
 It finds the server as the vault CLI does: VAULT_ADDR, VAULT_TOKEN or the token
 left by "vault login", VAULT_NAMESPACE, VAULT_CACERT, VAULT_CLIENT_TIMEOUT.
@@ -27,7 +29,9 @@ func (a *app) rootCommand() *cobra.Command {
 		Long:  rootLong,
 		Example: `  mpckms status
   mpckms account create treasury --algorithm bip340-secp256k1
-  mpckms account sign treasury --input "hello"`,
+  mpckms account sign treasury --input "hello"
+  mpckms login acme --authenticator ada --kind password
+  mpckms secret show acme/dns`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {

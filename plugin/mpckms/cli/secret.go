@@ -39,7 +39,8 @@ func (a *app) secretPutCommand() *cobra.Command {
 		Use:   "put IDENTITY/ASSET [--role ROLE]... [--file FILE]",
 		Short: "Encrypt a secret for roles of an identity, and store it",
 		Long: `Encrypt a secret here, for one or more roles, and store it. It is read from the file
-as it is, 1 to 32768 bytes, or asked for at the terminal.
+as it is, 1 to 32768 bytes, or asked for at the terminal. A line feed at the end belongs to
+it: printf '%s' writes none where echo does.
 
 An asset may have several keys (user, password); --key names the one that is meant. One
 that exists is replaced, and stays for the roles that it was for unless --role says
@@ -96,7 +97,11 @@ func (a *app) secretValue(ctx context.Context, file string) (*secret.Bytes, erro
 		if !ok || !term.IsTerminal(int(f.Fd())) {
 			return nil, errors.New("there is no terminal to ask for the secret: use --file, or --file - for standard input")
 		}
-		return a.askHidden(ctx, f, "Secret: ")
+		value, err := a.askHidden(ctx, f, "Secret: ")
+		if err == nil && value.Len() == 0 {
+			err = errors.New("no secret was typed: nothing was stored")
+		}
+		return value, err
 	case "-":
 		raw, err = io.ReadAll(io.LimitReader(a.stdin, identity.MaxSecret+1))
 	default:
@@ -380,7 +385,7 @@ that exists.`,
 		Args:    assetArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if confirm != args[0] {
-				return usagef(cmd, "give the asset's name once more, with --confirm: nothing was deleted")
+				return usagef(cmd, "give the asset's name, IDENTITY/ASSET, once more with --confirm: nothing was deleted")
 			}
 			name, asset, err := assetName(cmd, args[0])
 			if err != nil {
