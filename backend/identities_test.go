@@ -248,6 +248,21 @@ func TestReset(t *testing.T) {
 	}
 }
 
+// TestDropPastOfOneRole: an asset that is under the past keys of two roles keeps those
+// of both.
+func TestDropPastOfOneRole(t *testing.T) {
+	m := enrolled(t)
+	alice := newPerson(m, "alice-password").store()
+	o := alice.creates("alice", "everyday", "vault")
+	m.puts("alice", "mail", secretOf(t, o, "mail", "hunter2", "everyday", "vault"))
+	o = alice.changes(o, identity.RotateRoles{Roles: []string{"everyday", "owner", "vault"}})
+	for _, role := range []string{"vault", "everyday"} {
+		m.fails(logical.UpdateOperation, "identities/alice", manifestBody(alice.makes(o, identity.DropPast{Roles: []string{role}})), http.StatusConflict, "still under the past keys of role "+role)
+	}
+	// Nothing is under those of this one.
+	alice.changes(o, identity.DropPast{Roles: []string{"owner"}})
+}
+
 // TestAssetRules: what must not be stored is refused.
 func TestAssetRules(t *testing.T) {
 	m := enrolled(t)

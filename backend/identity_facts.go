@@ -230,6 +230,21 @@ func (f *assetFacts) behind(m *identity.Manifest) string {
 	return ""
 }
 
+// needsPast reports whether the asset is signed by the role, or a key of it sealed to
+// it, under other keys than the manifest's present ones.
+func (f *assetFacts) needsPast(m *identity.Manifest, role string) bool {
+	present := func(generation uint64) bool {
+		r := m.Role(role)
+		return r != nil && r.Generation == generation
+	}
+	if f.Writer == role && !present(f.WriterGeneration) {
+		return true
+	}
+	return slices.ContainsFunc(f.Keys, func(k keyFacts) bool {
+		return slices.ContainsFunc(k.Sealed, func(s roleGeneration) bool { return s.Role == role && !present(s.Generation) })
+	})
+}
+
 // custodies lists the accounts whose custody key is in one of these assets. An
 // account that cannot be read is an error: it may be one of them.
 func (b *backend) custodies(ctx context.Context, match func(*custodyRecord) bool) (map[string]*custodyFacts, error) {

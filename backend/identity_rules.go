@@ -84,7 +84,10 @@ func (c *manifestChange) checkAssets(removed, dropped []string, assets []*assetF
 				return conflict("asset %q is for role %s: nothing was changed; delete the asset, or write it for other roles, first", a.Name, role)
 			}
 		}
-		if role := a.behind(c.new); len(dropped) > 0 && slices.Contains(dropped, role) {
+		for _, role := range dropped {
+			if !a.needsPast(c.new, role) {
+				continue
+			}
 			return conflict("asset %q is still under the past keys of role %s: nothing was changed; reseal it first", a.Name, role)
 		}
 		if a.Kind == identity.AccountAsset {

@@ -84,10 +84,10 @@ func (b *backend) fake(ctx context.Context, name string, kind identity.Method, c
 }
 
 // fakeCertificate looks like HPKE to a P-256 key (a point of 65 bytes, 32 bytes and
-// a tag of 16), or like RSA-OAEP with 2048 or 3072 bits.
+// a tag of 16), or like RSA-OAEP with 2048, 3072 or 4096 bits.
 func fakeCertificate(draw func(string, int) []byte) (*identity.CertificateParameters, error) {
 	if d := draw("algorithm", 1)[0]; d%2 == 0 {
-		return &identity.CertificateParameters{Algorithm: "rsa-oaep-sha256", Sealed: fakeOAEP(draw, []int{256, 384}[d/2%2])}, nil
+		return &identity.CertificateParameters{Algorithm: "rsa-oaep-sha256", Sealed: fakeOAEP(draw, []int{256, 384, 512, 256}[d/2%4])}, nil
 	}
 	// The point has to be on the curve: anybody can check that.
 	for i := range 8 {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Pin is what a client remembers of an identity: the newest manifest it has seen
@@ -59,11 +60,16 @@ type AssetPin struct {
 	Asset      ID     `json:"asset"`
 	Generation uint64 `json:"generation"`
 	Hash       []byte `json:"hash"` // SHA-256 of the asset's bytes
+	// Roles could use it then, ascending; none in pins of earlier versions.
+	Roles []string `json:"roles,omitempty"`
 }
 
 // Check compares a verified asset with the pin and returns the pin to keep. An
 // asset of another ID is a rollback too: it was deleted and made anew, and only
-// the user can know whether it was. Error: ErrRolledBack.
+// the user can know whether it was. So is one whose writer, other than the owner
+// role, could not use it when it was seen last: a signature alone does not say that
+// who could has let him (see Follows), and a hostile server with the keys of any
+// role would write every asset. Error: ErrRolledBack.
 func (p AssetPin) Check(s *SignedAsset, a *Asset) (AssetPin, error) {
 	hash := sha256.Sum256(s.Asset)
 	switch {
@@ -74,6 +80,9 @@ func (p AssetPin) Check(s *SignedAsset, a *Asset) (AssetPin, error) {
 		return p, fmt.Errorf("generation %d of asset %s, after %d had been seen: %w", a.Generation, a.Name, p.Generation, ErrRolledBack)
 	case a.Generation == p.Generation && !bytes.Equal(hash[:], p.Hash):
 		return p, fmt.Errorf("another generation %d of asset %s: %w", a.Generation, a.Name, ErrRolledBack)
+	case a.Generation > p.Generation && len(p.Roles) > 0 && a.Writer != OwnerRole && !slices.Contains(p.Roles, a.Writer):
+		return p, fmt.Errorf("generation %d of asset %s was written by role %s, which could not use it when it was seen last, at generation %d; if somebody who could has let it, say that you know: %w",
+			a.Generation, a.Name, a.Writer, p.Generation, ErrRolledBack)
 	}
-	return AssetPin{Asset: a.ID, Generation: a.Generation, Hash: hash[:]}, nil
+	return AssetPin{Asset: a.ID, Generation: a.Generation, Hash: hash[:], Roles: a.Roles()}, nil
 }

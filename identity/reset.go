@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"time"
@@ -150,6 +151,35 @@ func (o *Opened) ReplaceCustody(a *Asset, now time.Time, newCustody func(*Asset)
 		return nil, fmt.Errorf("the custody key of asset %s is being replaced: %w", a.Name, ErrPending)
 	}
 	return o.WriteAsset(a, now, func(next *Asset) error { return o.addNext(next, newCustody) })
+}
+
+// RestartCustody moves an account's asset that is Stale to the present role keys and
+// begins to replace its custody key, whatever had been begun before: of the keys in
+// it the one in force stays, whose public half the account's shares are sealed to,
+// and the successor is a new one. A successor that was there already may be known
+// to whom the reset shuts out: it was made when he still could, or by him. newCustody
+// is as in Reseal. Errors: ErrNotHeld, ErrOpen; ErrRecord where no key of the asset
+// is in force.
+func (o *Opened) RestartCustody(a *Asset, now time.Time, inForce []byte, newCustody func(*Asset) (public []byte, private *secret.Bytes, err error)) (*SignedAsset, error) {
+	if a.Kind != AccountAsset {
+		return nil, invalid("asset %s is not that of an account", a.Name)
+	}
+	i := slices.IndexFunc(a.Keys, func(k AssetKey) bool { return bytes.Equal(k.Public, inForce) })
+	if i < 0 {
+		return nil, invalid("asset %s does not hold the custody key that the account's shares are sealed to", a.Name)
+	}
+	k := &a.Keys[i]
+	value, err := o.AssetValue(a, k.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer value.Wipe()
+	return o.WriteAsset(a, now, func(next *Asset) error {
+		if err := o.sealTo(next, CustodyKey, k.Public, value, k.roles()); err != nil {
+			return err
+		}
+		return o.addNext(next, newCustody)
+	})
 }
 
 // PromoteCustody ends the replacement of a custody key, once the account's shares

@@ -37,7 +37,9 @@ var lateExamples = map[string]int{ // read only
 
 // prerequisites are run before the command that begins so. Accounts need none:
 // before the commands of each path alice (bip340-secp256k1), bob
-// (ecdsa-secp256k1) and web (ecdsa-p256) are there and active.
+// (ecdsa-secp256k1) and web (ecdsa-p256) are there and active. Nor do identities:
+// before those of a path about them there are the authenticator alice-password,
+// the identity alice with the asset mail, and a bound device.
 var prerequisites = map[string]string{ // read only
 	"vault write mpc/accounts/web/csr csr=@template.csr": "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout template.key -subj /CN=www.example.com -out template.csr",
 	"vault read mpc/accounts list=true state=frozen":     "vault write mpc/accounts/zoe algorithm=ed25519 metadata=team=ops; vault write -force mpc/accounts/zoe/freeze",
@@ -50,8 +52,13 @@ var prerequisites = map[string]string{ // read only
 	"vault read -field=bundle mpc/recovery/export/treasury": "vault write mpc/accounts/treasury algorithm=bip340-secp256k1",
 	"mpckms recovery import treasury": `mpckms authority sign-target target.json --key authority.key --out target.signed.json --yes --passphrase-file passphrase;
 		for who in alice carol; do mpckms recovery deal --key $who.key --bundle treasury.bundle --target target.signed.json --authority authority.key.pub --out $who.deal --passphrase-file passphrase; done`,
-	"vault write mpc/accounts/alice/rename":        "vault delete mpc/destroy/treasury",
-	"vault write -force mpc/destroy/wrapping-keys": "for name in $(vault list -format=json mpc/accounts | tr -d '[]\",'); do vault delete mpc/destroy/$name; done",
+	"vault write mpc/accounts/alice/rename": "vault delete mpc/destroy/treasury",
+	"vault write -force mpc/destroy/wrapping-keys": `for name in $(vault list -format=json mpc/accounts | tr -d '[]",'); do vault delete mpc/destroy/$name; done;
+		vault delete mpc/identities/alice; vault delete mpc/authenticators/alice-password`,
+	"vault list mpc/config/identities/oidc":                    "vault write mpc/config/identities/oidc/corp issuer=https://id.example.com client_id=mpc",
+	"vault delete mpc/authenticators/alice-password":           "vault delete mpc/identities/alice",
+	"vault write -force mpc/authenticators/alice-password/fou": "vault write mpc/authenticators/alice-password/lost reason=misplaced",
+	"vault write -force mpc/identities/alice/unfreeze":         "vault write mpc/identities/alice/freeze reason=misplaced",
 }
 
 // aftermaths are run after the command that begins so.
@@ -65,9 +72,15 @@ var notHere = map[string]string{ // read only
 	"vault write mpc/accounts/carol algorithm=ed25519 custody_identity": "the asset is a client's to write",
 	"mpckms account sign carol":                                         "carol's custody key is a client's",
 	"mpckms account refresh carol":                                      "carol's custody key is a client's",
-	// TestChangeAuthenticator does it with files in place of a terminal.
-	"mpckms authenticator change alice-password": "it asks on a terminal",
-	"vault write mpc/custody/carol/":             "releases are made by a client that has the custody key",
+	"vault write mpc/custody/carol/":                                    "releases are made by a client that has the custody key",
+	// TestIdentitiesDocument, TestAuthenticators and TestChangeAuthenticator do these, with files in place of
+	// a terminal.
+	"mpckms authenticator create": "it asks on a terminal",
+	"mpckms authenticator change": "it asks on a terminal",
+	"mpckms device bind":          "it asks on a terminal",
+	"mpckms identity create":      "it asks on a terminal",
+	"mpckms login":                "it asks on a terminal",
+	"mpckms secret put":           "it asks on a terminal",
 }
 
 // helpOf returns the examples in a path's help.
@@ -132,6 +145,7 @@ func TestHelpExamples(t *testing.T) {
 			continue // answers what is no path
 		}
 		e.ensureAccounts(t, path)
+		e.ensureIdentity(t, sh, path)
 		help := regexp.MustCompile(`:\w+`).ReplaceAllString(path, "1") // fits names, IDs and versions
 		for _, command := range helpOf(t, e, help) {
 			run.one(t, command)
@@ -216,4 +230,21 @@ func (e *engine) ensureAccounts(t *testing.T, path string) {
 		}
 		e.write(t, "accounts/"+name+"/unfreeze", nil)
 	}
+}
+
+// ensureIdentity makes the identity alice what examples about identities may count
+// on.
+func (e *engine) ensureIdentity(t *testing.T, sh shell, path string) {
+	t.Helper()
+	if !strings.HasPrefix(path, "authenticators") && !strings.HasPrefix(path, "identities") && path != "destroy/wrapping-keys" {
+		return
+	}
+	sh.run(t, `umask 077; printf 'a river of stars\n' > identity.pass
+export MPCKMS_HOME=$PWD/home
+vault read mpc/authenticators/alice-password > /dev/null 2>&1 || { rm -rf home; mpckms authenticator create alice-password --kind password --passphrase-file identity.pass; }
+vault write -force mpc/authenticators/alice-password/found > /dev/null 2>&1 || true
+vault write -force mpc/identities/alice/unfreeze > /dev/null 2>&1 || true
+vault read mpc/identities/alice > /dev/null 2>&1 || { mpckms identity forget alice > /dev/null 2>&1 || true; mpckms identity create alice --kind person --authenticator alice-password --passphrase-file identity.pass; }
+vault read mpc/identities/alice/assets/mail > /dev/null 2>&1 || { mpckms secret forget alice/mail > /dev/null 2>&1 || true; printf secret | mpckms secret put alice/mail --role owner --file - --passphrase-file identity.pass; }
+vault read mpc/authenticators/alice-password/devices/00112233445566778899aabbccddeeff > /dev/null 2>&1 || vault write mpc/authenticators/alice-password/devices device=00112233445566778899aabbccddeeff identity=alice label=laptop`, "")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,23 +64,24 @@ func (a *app) custodian(ctx context.Context, h *holder) (*custodian, error) {
 // custodial opens what is needed to use an account's custody key: the account as
 // the server shows it to who is logged in, the identity and the asset. h is
 // returned for the caller to leave.
-func (a *app) custodial(cmd *cobra.Command, name string) (h *holder, asset *identity.Asset, err error) {
+func (a *app) custodial(cmd *cobra.Command, name string) (h *holder, acc *account, asset *identity.Asset, err error) {
 	what := "use account " + quote(name)
 	s, home, err := a.logIn(cmd, "")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer func() {
 		if err != nil {
 			a.endSession(s)
 		}
 	}()
-	var acc account
-	if err := s.Call(cmd.Context(), keyholder.Read, "accounts/"+name, nil, &acc); err != nil {
-		return nil, nil, refusedBy(what, err)
+	acc = &account{}
+	if err := s.Call(cmd.Context(), keyholder.Read, "accounts/"+name, nil, acc); err != nil {
+		return nil, nil, nil, refusedBy(what, err)
 	}
+	acc.Name = name
 	if acc.Custody == nil {
-		return nil, nil, &refusal{what: fmt.Sprintf("account %q has no custody key: it signs for who has a Vault token that may use it", name)}
+		return nil, nil, nil, &refusal{what: fmt.Sprintf("account %q has no custody key: it signs for who has a Vault token that may use it", name)}
 	}
 	if err := home.SeenAccount(name, keyholder.AccountPin{ID: acc.ID, PublicKey: acc.PublicKeyHex}, a.acceptAccount); err != nil {
 		err := refusedBy(what, err)
@@ -88,33 +90,39 @@ func (a *app) custodial(cmd *cobra.Command, name string) (h *holder, asset *iden
 			r.advice = "Nothing was signed. If the account was renamed, or destroyed and made anew, say so with --accept-account; if you know\n" +
 				"of nothing like that, somebody may want you to sign with another account than you think."
 		}
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := errors.Join(checkName("identity", acc.Custody.Identity), checkName("asset", acc.Custody.Asset)); err != nil {
-		return nil, nil, refusedBy(what, err)
+		return nil, nil, nil, refusedBy(what, err)
 	}
 	if h, err = hold(cmd.Context(), loggedIn(s, home), home, acc.Custody.Identity); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	h.home = home
 	if asset, _, err = h.asset(cmd.Context(), acc.Custody.Asset); err != nil {
 		h.close()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return h, asset, nil
+	return h, acc, asset, nil
 }
 
-// task is the use of an asset's custody key for its account.
-func (h *holder) task(what, account string, asset *identity.Asset, purpose custody.Purpose) (custodyTask, error) {
-	if asset.Account == "" {
+// task is the use of an asset's custody key for its account, which is the one that
+// the user named: which asset that account has is the server's word.
+func (h *holder) task(what string, acc *account, asset *identity.Asset, purpose custody.Purpose) (custodyTask, error) {
+	switch asset.Account {
+	case acc.ID:
+	case "":
 		return custodyTask{}, &refusal{what: "cannot " + what + ": asset " + quote(h.name+"/"+asset.Name) + " names no account yet",
-			advice: "Finish it: 'mpckms account create " + account + " --custody " + h.name + "/" + asset.Name + "' with the options that it was begun with."}
+			advice: "Finish it: 'mpckms account create " + acc.Name + " --custody " + h.name + "/" + asset.Name + "' with the options that it was begun with."}
+	default:
+		return custodyTask{}, refusedBy(what, fmt.Errorf("the server shows asset %s for account %q, and that holds the custody key of another account: %w",
+			quote(h.name+"/"+asset.Name), acc.Name, identity.ErrSignature))
 	}
 	key, err := h.custodyKey(asset, identity.CustodyKey)
 	if err != nil {
 		return custodyTask{}, err
 	}
-	return custodyTask{what: what, account: account, id: asset.Account, key: key, purpose: purpose}, nil
+	return custodyTask{what: what, account: acc.Name, id: asset.Account, key: key, purpose: purpose}, nil
 }
 
 // asHolder: there is no Vault token, but this home knows an authenticator, so that
@@ -133,7 +141,7 @@ func (a *app) asHolder(c *client) bool {
 
 // custodySign signs with an account that has custody. body is that of sign/:name.
 func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, timeout time.Duration, noWait bool, doc *signDoc) error {
-	h, asset, err := a.custodial(cmd, name)
+	h, shown, asset, err := a.custodial(cmd, name)
 	if err != nil {
 		return err
 	}
@@ -142,7 +150,7 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 	if err != nil {
 		return err
 	}
-	t, err := h.task(fmt.Sprintf("sign with account %q", name), name, asset, purpose)
+	t, err := h.task(fmt.Sprintf("sign with account %q", name), shown, asset, purpose)
 	if err != nil {
 		return err
 	}
@@ -206,7 +214,7 @@ func signPurpose(body map[string]any) (custody.Purpose, map[string]any, error) {
 
 // custodyRefresh replaces the shares of an account with custody.
 func (a *app) custodyRefresh(cmd *cobra.Command, name string) (*account, error) {
-	h, asset, err := a.custodial(cmd, name)
+	h, shown, asset, err := a.custodial(cmd, name)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +223,7 @@ func (a *app) custodyRefresh(cmd *cobra.Command, name string) (*account, error) 
 		return nil, &refusal{what: fmt.Sprintf("the custody key of account %q is being replaced, and that is not finished", name),
 			advice: "'mpckms identity reset " + h.name + "' with the authenticator that was lost goes on with it."}
 	}
-	t, err := h.task("refresh account "+quote(name), name, asset, custody.Purpose{Operation: custody.OpRefresh})
+	t, err := h.task("refresh account "+quote(name), shown, asset, custody.Purpose{Operation: custody.OpRefresh})
 	if err != nil {
 		return nil, err
 	}
@@ -317,13 +325,13 @@ func (h *holder) custodyAsset(ctx context.Context, name string, roles []string) 
 		if asset.Kind != identity.AccountAsset {
 			return nil, &refusal{what: fmt.Sprintf("%s is a secret already; nothing was created", quote(h.name+"/"+name)), advice: "Choose another name for the custody key."}
 		}
-		return asset, nil
+		return asset, h.sameRoles(asset, roles)
 	}
 	if !errors.Is(err, errNoAsset) {
 		return nil, err
 	}
 	if len(roles) == 0 {
-		return nil, &refusal{what: "for which roles is the custody key? Nothing was created", advice: "Name them with --role; 'mpckms identity show " + h.name + "' lists them."}
+		return nil, noRoles(h.name)
 	}
 	public, private, err := identity.NewCustodyKey()
 	if err != nil {
@@ -342,6 +350,25 @@ func (h *holder) custodyAsset(ctx context.Context, name string, roles []string) 
 	}
 	asset, _, err = h.asset(ctx, name)
 	return asset, err
+}
+
+func noRoles(identityName string) error {
+	return &refusal{what: "for which roles is the custody key? Nothing was created", advice: "Name them with --role; 'mpckms identity show " + identityName + "' lists them."}
+}
+
+// sameRoles: a custody key that is there already is for the roles that are meant.
+// It may be of a run that was interrupted, or of somebody else with any role, who
+// would have a key of the account that is to be made.
+func (h *holder) sameRoles(asset *identity.Asset, roles []string) error {
+	if len(roles) == 0 {
+		return noRoles(h.name)
+	}
+	want := slices.Compact(slices.Sorted(slices.Values(roles)))
+	if have := asset.Roles(); !slices.Equal(have, want) {
+		return &refusal{what: fmt.Sprintf("%s exists already, with a custody key for roles %s and not for %s; nothing was created", quote(h.name+"/"+asset.Name), strings.Join(have, ", "), strings.Join(want, ", ")),
+			advice: "If you have not made it yourself, somebody else knows its key: choose another name. Otherwise give the roles that it was made for."}
+	}
+	return nil
 }
 
 const acceptNodesUsage = "take the engine's nodes as it shows them now, in place of those that this home remembers"

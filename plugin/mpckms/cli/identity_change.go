@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -185,9 +186,12 @@ func noGrant(name, authenticator string) error {
 }
 
 func (a *app) identityResetCommand() *cobra.Command {
-	var lost string
+	var (
+		lost  string
+		roles []string
+	)
 	cmd := &cobra.Command{
-		Use:   "reset IDENTITY --lost AUTHENTICATOR",
+		Use:   "reset IDENTITY --lost AUTHENTICATOR [--role ROLE]...",
 		Short: "Replace all keys that a lost authenticator could open",
 		Long: `Take an authenticator's grant away and replace everything that it opened: the
 keys of its roles, the encryption of their assets, and the custody keys of their
@@ -197,6 +201,11 @@ authenticator that was lost or stolen, and for somebody who leaves.
 It needs another authenticator that opens the same roles and the owner role. It can be
 interrupted at any point: run it again, and it goes on.
 
+The roles are those of its level as it is now. Where it had another level before, or
+where its grant was revoked already, name the roles that it opened then with --role. Who
+had an authenticator that opens the owner role may have granted others something: look
+at the list of those that is shown.
+
 What the authenticator could read, it may have read. The command ends with the list of
 these secrets: change them where they are used.`,
 		Example: `  mpckms identity reset acme --lost ada --authenticator ada-key`,
@@ -205,12 +214,17 @@ these secrets: change them where they are used.`,
 			if err := checkName("authenticator", lost); err != nil {
 				return usagef(cmd, "--lost names the authenticator: %v", err)
 			}
+			for _, role := range roles {
+				if err := checkName("role", role); err != nil {
+					return usagef(cmd, "%v", err)
+				}
+			}
 			h, err := a.enter(cmd, args[0])
 			if err != nil {
 				return err
 			}
 			defer a.leave(h)
-			r := &resetting{holder: h, custody: &accountReplacer{a, h}}
+			r := &resetting{holder: h, custody: &accountReplacer{a, h}, more: roles}
 			if err := r.run(cmd.Context(), lost); err != nil {
 				return err
 			}
@@ -218,11 +232,12 @@ these secrets: change them where they are used.`,
 		},
 	}
 	cmd.Flags().StringVar(&lost, "lost", "", "the authenticator that was lost")
+	cmd.Flags().StringArrayVar(&roles, "role", nil, "another role that it opened once; may be repeated")
 	return cmd
 }
 
 func (doc resetDoc) write(t *text) {
-	t.line(fmt.Sprintf("Identity %q is reset: authenticator %q opens nothing that is stored from now on.", doc.Identity, doc.Lost))
+	t.line(fmt.Sprintf("Identity %q is reset: authenticator %q opens nothing of the roles with new keys that is stored from now on.", doc.Identity, doc.Lost))
 	t.blank()
 	t.pairs("",
 		"Generation", count64(doc.Generation),
@@ -230,6 +245,19 @@ func (doc resetDoc) write(t *text) {
 		"Assets encrypted anew", fmt.Sprint(len(doc.Assets)),
 		"Accounts with new custody keys", fmt.Sprint(len(doc.Accounts)),
 	)
+	if len(doc.Kept) > 0 {
+		t.blank()
+		t.line(fmt.Sprintf("Roles with the keys that they had: %s. The level of %q did not open them; if an earlier one did, run the reset again with --role for them.", strings.Join(doc.Kept, ", "), doc.Lost))
+	}
+	if slices.Contains(doc.Roles, identity.OwnerRole) {
+		t.blank()
+		t.line(fmt.Sprintf("These authenticators open the identity. Whoever had %q may have granted some: revoke what you do not know, and reset once more for it:", doc.Lost))
+		var rows [][]string
+		for _, g := range doc.Open {
+			rows = append(rows, []string{g.Authenticator, g.Level, g.Granted})
+		}
+		t.table("  ", []string{"AUTHENTICATOR", "LEVEL", "SINCE"}, rows)
+	}
 	for _, name := range doc.Untied {
 		t.blank()
 		t.line(fmt.Sprintf("%q could open the custody key %s, which belongs to no account yet. Delete it before an account is made with it.", doc.Lost, name))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"vault-plugin-secrets-mpc/identity"
 )
@@ -14,13 +15,38 @@ type resetDoc struct {
 	Identity   string   `json:"identity"`
 	Lost       string   `json:"lost"`
 	Generation uint64   `json:"generation"`
-	Roles      []string `json:"roles"`    // whose keys were replaced
-	Assets     []string `json:"assets"`   // encrypted anew
-	Accounts   []string `json:"accounts"` // with a new custody key and new shares
+	Roles      []string `json:"roles"`      // whose keys were replaced
+	Kept       []string `json:"roles_kept"` // whose keys were not
+	Assets     []string `json:"assets"`     // encrypted anew
+	Accounts   []string `json:"accounts"`   // with a new custody key and new shares
 	// Change are the secrets that the lost authenticator could open.
 	Change []exposedKey `json:"change_at_source"`
 	// Untied are custody keys that belong to no account yet; they were kept.
 	Untied []string `json:"custody_without_account,omitempty"`
+	// Open are the grants that there are. Whoever had the lost authenticator may
+	// have made some of them, if it opened the owner role.
+	Open []grantedDoc `json:"open"`
+}
+
+// grantedDoc is a grant that a reset left.
+type grantedDoc struct {
+	Authenticator string `json:"authenticator"`
+	Level         string `json:"level"`
+	Granted       string `json:"granted_time"`
+}
+
+// remains notes what the reset left as it was: for people to look at, since only
+// they know whom they have granted what, and what the lost one opened formerly.
+func (doc *resetDoc) remains(m *identity.Manifest) {
+	doc.Kept, doc.Open = []string{}, []grantedDoc{}
+	for _, role := range m.Roles {
+		if !slices.Contains(doc.Roles, role.Name) {
+			doc.Kept = append(doc.Kept, role.Name)
+		}
+	}
+	for _, g := range m.Grants {
+		doc.Open = append(doc.Open, grantedDoc{g.Name, g.Level, g.Granted.UTC().Format(time.RFC3339)})
+	}
 }
 
 // exposedKey is a secret that somebody else may know now.
@@ -36,6 +62,9 @@ type exposedKey struct {
 type resetting struct {
 	*holder
 	custody custodyReplacer
+	// more are roles to get new keys beside those of the lost one's level, which
+	// may have been another before.
+	more []string
 	// keep leaves custody keys of accounts in force: nobody is suspected.
 	keep bool
 	// replaced are the accounts whose custody key this run replaced.
@@ -56,29 +85,35 @@ type custodyReplacer interface {
 func (r *resetting) run(ctx context.Context, lost string) error {
 	r.doc = resetDoc{Identity: r.name, Lost: lost, Roles: []string{}, Assets: []string{}, Accounts: []string{}, Change: []exposedKey{}}
 	m := r.opened.Manifest
-	grant := grantOf(m, lost)
-	if grant == nil && len(pendingRoles(m)) == 0 {
+	grant, pending := grantOf(m, lost), pendingRoles(m)
+	// Of a run that was interrupted: they have new keys already.
+	more := slices.DeleteFunc(slices.Clone(r.more), func(role string) bool { return slices.Contains(pending, role) })
+	if grant == nil && len(pending) == 0 && len(more) == 0 {
 		return &refusal{what: fmt.Sprintf("authenticator %q has no grant in identity %q, and no reset is unfinished", lost, r.name),
 			advice: "'mpckms identity show " + r.name + "' lists who has one."}
 	}
-	if grant == nil {
+	if grant == nil && len(more) == 0 {
 		return r.finish(ctx)
 	}
-	if grant.Authenticator == r.opened.Authenticator {
-		return &refusal{what: fmt.Sprintf("%q is the authenticator that you are logged in with", lost),
-			advice: "Log in with another one that opens the same roles: --authenticator NAME."}
+	roles := more
+	var changes []identity.Change
+	if grant != nil {
+		if grant.Authenticator == r.opened.Authenticator {
+			return &refusal{what: fmt.Sprintf("%q is the authenticator that you are logged in with", lost),
+				advice: "Log in with another one that opens the same roles: --authenticator NAME."}
+		}
+		roles = append(roles, m.Level(grant.Level).Roles...)
+		changes = append(changes, identity.RemoveGrant{Authenticator: grant.Authenticator})
 	}
-	roles := slices.Clone(m.Level(grant.Level).Roles)
 	if err := r.holdsAll("reset", roles); err != nil {
 		return err
 	}
-	if len(pendingRoles(m)) > 0 { // of an earlier reset: its old keys would be lost
+	if len(pending) > 0 { // of an earlier reset: its old keys would be lost
 		if err := r.finish(ctx); err != nil {
 			return err
 		}
 	}
-	err := r.change(ctx, "reset identity "+quote(r.name), false,
-		identity.RemoveGrant{Authenticator: grant.Authenticator}, identity.RotateRoles{Roles: roles})
+	err := r.change(ctx, "reset identity "+quote(r.name), false, append(changes, identity.RotateRoles{Roles: roles})...)
 	if err != nil {
 		return err
 	}
@@ -125,6 +160,7 @@ func (r *resetting) finish(ctx context.Context) error {
 		}
 	}
 	r.doc.Generation = r.opened.Manifest.Generation
+	r.doc.remains(r.opened.Manifest)
 	return nil
 }
 
@@ -207,17 +243,24 @@ func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error
 	if err != nil {
 		return err
 	}
-	if !identity.Pending(a) {
-		if !identity.Stale(r.opened.Manifest, a) { // step 3 was done before
-			r.doc.Accounts = append(r.doc.Accounts, account)
-			return nil
+	switch {
+	case identity.Stale(r.opened.Manifest, a):
+		// Also where a replacement had been begun: whoever is shut out now could
+		// have begun it, and then knows the key that was to come.
+		signed, err := r.opened.RestartCustody(a, r.now(), inForce, nil)
+		if err != nil {
+			return refusedBy("begin to replace the custody key of account "+quote(account), err)
 		}
-		if err := r.reseal(ctx, a); err != nil {
+		if err := r.store(ctx, a.Name, signed); err != nil {
 			return err
 		}
+		r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
 		if a, _, err = r.asset(ctx, a.Name); err != nil {
 			return err
 		}
+	case !identity.Pending(a): // step 3 was done before
+		r.doc.Accounts = append(r.doc.Accounts, account)
+		return nil
 	}
 	if !bytes.Equal(inForce, a.Key(identity.NextCustodyKey).Public) {
 		if err := r.custody.Replace(ctx, account, a); err != nil {

@@ -115,6 +115,108 @@ func TestResetGoesOnAfterEveryFailure(t *testing.T) {
 	}
 }
 
+// TestResetOfAnEarlierLevel: who had an owner's authenticator may have lowered its level
+// before it was reported, so that a reset by level leaves the role keys that he has,
+// and may have granted another one something.
+func TestResetOfAnEarlierLevel(t *testing.T) {
+	r := newRecords()
+	ada, drawer, _ := company(t, r)
+	nodes := &shares{inForce: furnish(t, ada)}
+	if err := ada.hold(t, "acme").change(t.Context(), "hide", false, identity.SetGrant{Authenticator: ada.record.ID, Level: "staff"}); err != nil {
+		t.Fatal(err)
+	}
+	h := drawer.hold(t, "acme")
+	nodes.h = h
+	x := &resetting{holder: h, custody: nodes}
+	if err := x.run(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(x.doc.Roles, x.doc.Kept) != "[web] [owner treasury]" || len(x.doc.Open) != 2 || x.doc.Open[0].Authenticator != "ada-key" || x.doc.Open[1].Authenticator != "ben" {
+		t.Errorf("the report of the reset: %+v", x.doc)
+	}
+	x = &resetting{holder: h, custody: nodes, more: []string{"treasury", "owner", "web"}}
+	if err := x.run(t.Context(), "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(x.doc.Roles, x.doc.Kept) != "[owner treasury web] []" || nodes.opens != 1 {
+		t.Errorf("the report of the second reset: %+v", x.doc)
+	}
+	if g := h.opened.Manifest.Role("treasury").Generation; g != 2 {
+		t.Errorf("treasury is at generation %d", g)
+	}
+	x = &resetting{holder: h, custody: nodes, more: []string{"nothing"}}
+	if err := x.run(t.Context(), "ada"); err == nil {
+		t.Error("a role that does not exist got new keys")
+	}
+}
+
+// TestResetDropsBegunReplacements: who is shut out may have begun to replace the
+// custody key, or have shown the old one as its own successor. None of the keys that
+// he knew is in force after the reset.
+func TestResetDropsBegunReplacements(t *testing.T) {
+	for what, refreshed := range map[string]bool{"begun": false, "begun and refreshed": true} {
+		for _, swap := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, swapped %v", what, swap), func(t *testing.T) {
+				r := newRecords()
+				ada, drawer, ben := company(t, r)
+				nodes := &shares{inForce: furnish(t, ada)}
+				h := ada.hold(t, "acme")
+				a, _, err := h.asset(t.Context(), "gold")
+				if err != nil {
+					t.Fatal(err)
+				}
+				known := map[string]bool{string(nodes.inForce): true}
+				signed, err := h.opened.ReplaceCustody(a, h.now(), nil)
+				if err == nil {
+					err = h.store(t.Context(), "gold", signed)
+				}
+				if err == nil {
+					a, _, err = h.asset(t.Context(), "gold")
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				known[string(a.Key(identity.NextCustodyKey).Public)] = true
+				if refreshed {
+					nodes.inForce = a.Key(identity.NextCustodyKey).Public
+				}
+				if swap {
+					if err := h.write(t.Context(), a, func(next *identity.Asset) error {
+						var made []*identity.AssetKey
+						for from, to := range map[string]string{identity.CustodyKey: identity.NextCustodyKey, identity.NextCustodyKey: identity.CustodyKey} {
+							value, err := h.opened.AssetValue(a, from)
+							if err != nil {
+								return err
+							}
+							k, err := identity.SealAssetKey(h.opened.Manifest, a, to, a.Key(from).Public, value, []string{"treasury"})
+							if err != nil {
+								return err
+							}
+							made = append(made, k)
+						}
+						for _, k := range made {
+							next.Put(*k)
+						}
+						return nil
+					}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h = drawer.hold(t, "acme")
+				nodes.h = h
+				x := &resetting{holder: h, custody: nodes}
+				if err := x.run(t.Context(), "ada"); err != nil {
+					t.Fatal(err)
+				}
+				checkReset(t, r, drawer, ben, nodes)
+				if known[string(nodes.inForce)] {
+					t.Error("the lost authenticator knows the custody key in force")
+				}
+			})
+		}
+	}
+}
+
 func checkReset(t *testing.T, r *records, drawer, ben *user, nodes *shares) {
 	t.Helper()
 	h := drawer.hold(t, "acme")
