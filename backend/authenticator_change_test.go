@@ -1,8 +1,11 @@
 package backend
 
 import (
+	"context"
 	"maps"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -150,5 +153,59 @@ func TestChangeSecretOfAPhone(t *testing.T) {
 	m.ok(err)
 	if encode64(after.ServerPart) != encode64(before.ServerPart) || after.Phone != before.Phone || encode64(after.Registration) == encode64(before.Registration) {
 		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+// cutStorage fails writes of authenticators: before they are done, or after.
+type cutStorage struct {
+	logical.Storage
+	before, after atomic.Bool
+	puts          atomic.Int64
+}
+
+func (s *cutStorage) Put(ctx context.Context, e *logical.StorageEntry) error {
+	if !strings.HasPrefix(e.Key, prefixAuthentic) {
+		return s.Storage.Put(ctx, e)
+	}
+	s.puts.Add(1)
+	if s.before.Load() {
+		return errAnswers
+	}
+	if err := s.Storage.Put(ctx, e); err != nil || !s.after.Load() {
+		return err
+	}
+	return errAnswers
+}
+
+// TestChangeSecretCut: a write that fails leaves the old secret or the new one, whole,
+// and no session of the other.
+func TestChangeSecretCut(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		storage := &cutStorage{Storage: &logical.InmemStorage{}}
+		m := openAt(t, storage, newFake(t), newSteadyClock().now)
+		m.must(logical.UpdateOperation, "config/hsm", map[string]any{"uri": testURI, "pin": testPIN})
+		alice := m.enrol("alice", identity.Password, "correct horse", "", nil)
+		c, other := alice.login(), alice.login()
+		body := alice.changed(c, "battery staple", nil)
+		storage.puts.Store(0)
+		storage.before.Store(!late)
+		storage.after.Store(late)
+		if a, status := c.call(identity.WriteOperation, "authenticators/alice", body); status < 500 {
+			t.Errorf("a write that failed is answered by %d %v", status, a)
+		}
+		storage.before.Store(false)
+		storage.after.Store(false)
+		if n := storage.puts.Load(); n != 1 {
+			t.Errorf("a change is %d writes", n)
+		}
+		other.over(t)
+		if late {
+			c.over(t)
+			alice.login()
+			continue
+		}
+		alice.info = "correct horse"
+		alice.login()
+		c.does(identity.ReadOperation, "authenticators/alice", nil)
 	}
 }

@@ -174,6 +174,7 @@ var elsewhere = map[string]map[string]string{ // read only
 		"mpckms recovery set":            "TestRecoveryDocument, with flags",
 		"mpckms recovery export --all":   "TestRecoveryDocument, with flags",
 		"vault secrets move":             "TestMoved moves its mount",
+		"mpckms authenticator unlock":    "TestChangeAuthenticator, with a name",
 	},
 	"CONTRIBUTING.md": {
 		"make setup":                           "a step of make test",

@@ -42,6 +42,8 @@ func TestChangeAuthenticator(t *testing.T) {
 		t.Errorf("before %v, after %v", facts, after)
 	}
 
+	ada.operates(t, "authenticator", "unlock", "chg-ada")
+
 	// A question besides.
 	answer := filepath.Join(ada.home, "answer")
 	if err := os.WriteFile(answer, []byte("Elm Street\n"), 0o600); err != nil {
