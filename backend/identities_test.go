@@ -395,6 +395,20 @@ func TestCustodyRules(t *testing.T) {
 		t.Errorf("found %s, %v", name, err)
 	}
 	m.must(logical.DeleteOperation, "destroy/pay", nil)
+	// The asset of an account that is gone keeps no role from being reset.
+	o = alice.changes(o, identity.RotateRoles{Roles: []string{"vault"}})
+	left := m.stored(o, "pay")
+	value, err := o.AssetValue(left, identity.CustodyKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.puts("alice", "pay", handmade(t, o, left, func(n *identity.Asset) {
+		if err := sealInto(o, n, identity.CustodyKey, left.Key(identity.CustodyKey).Public, value.Expose(), []string{"vault"}); err != nil {
+			t.Fatal(err)
+		}
+		n.WriterGeneration = o.Manifest.Role(n.Writer).Generation
+	}))
+	o = alice.changes(o, identity.DropPast{Roles: []string{"vault"}})
 	m.must(logical.DeleteOperation, at+"pay", nil)
 	m.must(logical.DeleteOperation, "identities/alice", nil)
 }

@@ -69,6 +69,7 @@ func (b *backend) assetWrite(ctx context.Context, req *logical.Request, data *fr
 // checkAsset holds the rules that need other records. The caller has verified the
 // asset and holds the identity. stored is nil for a new one.
 func (b *backend) checkAsset(ctx context.Context, m *identity.Manifest, stored *assetRecord, a *identity.Asset) error {
+	account := ""
 	if stored == nil {
 		if err := b.checkNewAsset(ctx, m, a); err != nil {
 			return err
@@ -78,6 +79,7 @@ func (b *backend) checkAsset(ctx context.Context, m *identity.Manifest, stored *
 		if err != nil {
 			return err
 		}
+		account = was.Account
 		switch err := a.Follows(was); {
 		case errors.Is(err, identity.ErrNotNext):
 			return conflict("%v: nothing was changed; read it again, and make the change to what it says", err)
@@ -94,7 +96,7 @@ func (b *backend) checkAsset(ctx context.Context, m *identity.Manifest, stored *
 	if err := custodyAllowed(m, a.Name, a.Roles()); err != nil {
 		return err
 	}
-	return b.checkAccountAsset(ctx, m, a)
+	return b.checkAccountAsset(ctx, m, a, account)
 }
 
 func (b *backend) checkNewAsset(ctx context.Context, m *identity.Manifest, a *identity.Asset) error {
@@ -115,15 +117,17 @@ func (b *backend) checkNewAsset(ctx context.Context, m *identity.Manifest, a *id
 }
 
 // checkAccountAsset: the custody key that is in force for an account stays in the
-// asset, and the asset names that account or none.
-func (b *backend) checkAccountAsset(ctx context.Context, m *identity.Manifest, a *identity.Asset) error {
+// asset, and the asset names that account or none; or the one that it named before,
+// which may have been destroyed: the roles that the asset is for can be reset then,
+// too.
+func (b *backend) checkAccountAsset(ctx context.Context, m *identity.Manifest, a *identity.Asset, before string) error {
 	accounts, err := b.custodies(ctx, func(c *custodyRecord) bool {
 		return c.Identity == m.Identity.String() && c.Asset == a.ID.String()
 	})
 	if err != nil {
 		return err
 	}
-	named := a.Account == ""
+	named := a.Account == "" || a.Account == before
 	for name, f := range accounts {
 		if !slices.ContainsFunc(a.Keys, func(k identity.AssetKey) bool { return bytes.Equal(k.Public, f.Custody.PublicKey) }) {
 			return conflict("asset %q holds the custody key of account %q, and what was sent does not have it any more: nothing was changed; the account could not sign without it. Refresh the account to the new custody key first", a.Name, name)

@@ -20,6 +20,11 @@ var (
 	ErrPending = errors.New("identity: an earlier reset is not finished")
 )
 
+// resetReserve is what changes other than a reset leave of MaxManifest, in bytes:
+// for each role the keys before (about 270), and the owner's succession. An
+// identity that had no room for these would have to keep who was lost.
+const resetReserve = 12 << 10
+
 // Change is one change of a manifest: AddRole, RemoveRole, SetLevel, RemoveLevel,
 // AddGrant, SetGrant, RemoveGrant, SetKind, RotateRoles, DropPast.
 type Change interface{ apply(*changeState) error }
@@ -33,6 +38,8 @@ type changeState struct {
 	roles map[string]*Keys // present keys at hand: the Opened's and new ones
 	made  []*Keys          // of roles, the new ones
 	force bool             // a role may be left that nobody opens
+	// rotated: it is a reset, which may use resetReserve.
+	rotated bool
 }
 
 // Change applies changes in their order, all or none, and returns the next
@@ -64,6 +71,9 @@ func (o *Opened) Change(now time.Time, changes ...Change) (*SignedManifest, erro
 	signed, err := c.sign(now)
 	if err != nil {
 		return nil, err
+	}
+	if n := len(signed.Manifest); n > MaxManifest-resetReserve && n > len(o.Signed.Manifest) && !c.rotated {
+		return nil, invalid("the manifest would have %d bytes, and beyond %d there is room for a reset only: remove grants or roles", n, MaxManifest-resetReserve)
 	}
 	// The rules that the server goes by: what they refuse is refused here, before
 	// anything else is done.

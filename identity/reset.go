@@ -57,6 +57,7 @@ func (c *changeState) rotate(r *Role) error {
 		return err
 	}
 	r.Generation, r.Keys, r.Past = r.Generation+1, keys.Public(), past
+	c.rotated = true
 	c.roles[r.Name] = keys
 	if r.Name != OwnerRole {
 		return nil

@@ -236,6 +236,9 @@ func (a *app) custodyRefresh(cmd *cobra.Command, name string) (*account, error) 
 	return acc, c.run(cmd.Context(), t, acc)
 }
 
+// errNoAccount: by the server's word the account that an asset names is gone.
+var errNoAccount = errors.New("there is no such account any more")
+
 // custodyAccount finds the account that an asset names.
 func (h *holder) custodyAccount(ctx context.Context, asset *identity.Asset) (*account, error) {
 	what := "find the account of asset " + quote(h.name+"/"+asset.Name)
@@ -244,6 +247,9 @@ func (h *holder) custodyAccount(ctx context.Context, asset *identity.Asset) (*ac
 	}
 	if err := h.Call(ctx, keyholder.Read, h.assetPath(asset.Name), nil, &facts); err != nil {
 		return nil, refusedBy(what, err)
+	}
+	if facts.Account == "" {
+		return nil, refusedBy(what, errNoAccount)
 	}
 	if !validName(facts.Account) {
 		return nil, refusedBy(what, errors.New("the server names none"))

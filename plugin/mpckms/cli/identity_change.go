@@ -189,17 +189,18 @@ func noGrant(name, authenticator string) error {
 }
 
 func (a *app) identityResetCommand() *cobra.Command {
-	var (
-		lost  string
-		roles []string
-	)
+	var lost, roles []string
 	cmd := &cobra.Command{
-		Use:   "reset IDENTITY --lost AUTHENTICATOR [--role ROLE]...",
+		Use:   "reset IDENTITY --lost AUTHENTICATOR... [--role ROLE]...",
 		Short: "Replace all keys that a lost authenticator could open",
 		Long: `Take an authenticator's grant away and replace everything that it opened: the
 keys of its roles, the encryption of their assets, and the custody keys of their
 accounts, whose shares are refreshed and sealed to the new ones. It is for an
 authenticator that was lost or stolen, and for somebody who leaves.
+
+Where several were lost at once, name all of them in one command: keys that are
+replaced are sealed to everybody who stays. --role replaces the keys of a role that
+nobody lost, for example after 'identity revoke'.
 
 It needs another authenticator that opens the same roles and the owner role. It can be
 interrupted at any point: run it again, and it goes on.
@@ -211,15 +212,22 @@ at the list of those that is shown.
 
 What the authenticator could read, it may have read. The command ends with the list of
 these secrets: change them where they are used.`,
-		Example: `  mpckms identity reset acme --lost ada --authenticator ada-key`,
-		Args:    identityArg,
+		Example: `  mpckms identity reset acme --lost ada --authenticator ada-key
+  mpckms identity reset acme --lost ada --lost ada-phone --authenticator ada-key
+  mpckms identity reset acme --role payroll`,
+		Args: identityArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName("authenticator", lost); err != nil {
-				return usagef(cmd, "--lost names the authenticator: %v", err)
+			if len(lost)+len(roles) == 0 {
+				return usagef(cmd, "--lost names the authenticator that was lost, or --role a role")
 			}
-			for _, role := range roles {
-				if err := checkName("role", role); err != nil {
-					return usagef(cmd, "%v", err)
+			for _, name := range lost {
+				if err := checkName("authenticator", name); err != nil {
+					return usagef(cmd, "--lost names the authenticator: %v", err)
+				}
+			}
+			for _, name := range roles {
+				if err := checkName("role", name); err != nil {
+					return usagef(cmd, "--role: %v", err)
 				}
 			}
 			h, err := a.enter(cmd, args[0])
@@ -227,20 +235,30 @@ these secrets: change them where they are used.`,
 				return err
 			}
 			defer a.leave(h)
-			r := &resetting{holder: h, custody: &accountReplacer{a, h}, more: roles}
-			if err := r.run(cmd.Context(), lost); err != nil {
+			r := &resetting{holder: h, custody: &accountReplacer{a, h}, roles: roles}
+			if err := r.run(cmd.Context(), lost...); err != nil {
 				return err
 			}
 			return a.print(r.doc, r.doc.write)
 		},
 	}
-	cmd.Flags().StringVar(&lost, "lost", "", "the authenticator that was lost")
-	cmd.Flags().StringArrayVar(&roles, "role", nil, "another role that it opened once; may be repeated")
+	cmd.Flags().StringArrayVar(&lost, "lost", nil, "an authenticator that was lost; may be repeated")
+	cmd.Flags().StringArrayVar(&roles, "role", nil, "another role that is to have new keys, such as one that it opened once; may be repeated")
 	return cmd
 }
 
 func (doc resetDoc) write(t *text) {
-	t.line(fmt.Sprintf("Identity %q is reset: authenticator %q opens nothing of the roles with new keys that is stored from now on.", doc.Identity, doc.Lost))
+	who := "whoever had the old keys"
+	switch {
+	case len(doc.Lost) == 1:
+		who = quote(doc.Lost[0])
+		t.line(fmt.Sprintf("Identity %q is reset: authenticator %s opens nothing of the roles with new keys that is stored from now on.", doc.Identity, who))
+	case len(doc.Lost) > 1:
+		who = quotedList(doc.Lost)
+		t.line(fmt.Sprintf("Identity %q is reset: authenticators %s open nothing of the roles with new keys that is stored from now on.", doc.Identity, who))
+	default:
+		t.line(fmt.Sprintf("Identity %q is reset: the old keys open nothing of the roles with new keys that is stored from now on.", doc.Identity))
+	}
 	t.blank()
 	t.pairs("",
 		"Generation", count64(doc.Generation),
@@ -250,11 +268,11 @@ func (doc resetDoc) write(t *text) {
 	)
 	if len(doc.Kept) > 0 {
 		t.blank()
-		t.line(fmt.Sprintf("Roles with the keys that they had: %s. The level of %q did not open them; if an earlier one did, run the reset again with --role for them.", strings.Join(doc.Kept, ", "), doc.Lost))
+		t.line(fmt.Sprintf("Roles with the keys that they had: %s. The level of %s did not open them; if an earlier one did, run the reset again with --role for them.", strings.Join(doc.Kept, ", "), who))
 	}
 	if slices.Contains(doc.Roles, identity.OwnerRole) {
 		t.blank()
-		t.line(fmt.Sprintf("These authenticators open the identity. Whoever had %q may have granted some: revoke what you do not know, and reset once more for it:", doc.Lost))
+		t.line(fmt.Sprintf("These authenticators open the identity. Whoever had %s may have granted some: revoke what you do not know, and reset once more for it:", who))
 		var rows [][]string
 		for _, g := range doc.Open {
 			rows = append(rows, []string{g.Authenticator, g.Level, g.Granted})
@@ -263,18 +281,26 @@ func (doc resetDoc) write(t *text) {
 	}
 	for _, name := range doc.Untied {
 		t.blank()
-		t.line(fmt.Sprintf("%q could open the custody key %s, which belongs to no account yet. Delete it before an account is made with it.", doc.Lost, name))
+		t.line(fmt.Sprintf("%s could open the custody key %s, which belongs to no account yet, or no more. Delete it before an account is made with it.", who, name))
 	}
 	if len(doc.Change) == 0 {
 		return
 	}
 	t.blank()
-	t.line(fmt.Sprintf("%q could read these secrets. Change them where they are used:", doc.Lost))
+	t.line(fmt.Sprintf("%s could read these secrets. Change them where they are used:", who))
 	var rows [][]string
 	for _, c := range doc.Change {
 		rows = append(rows, []string{c.Asset, c.Key})
 	}
 	t.table("  ", []string{"ASSET", "KEY"}, rows)
+}
+
+func quotedList(names []string) string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = quote(name)
+	}
+	return strings.Join(out, ", ")
 }
 
 // accountReplacer puts new custody keys in force for an identity's accounts.

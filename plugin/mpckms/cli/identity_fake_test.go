@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,10 @@ type records struct {
 	assets    map[string]map[string]*identity.SignedAsset
 	// show, where not nil, may put another answer in the place of a read.
 	show map[string]any
+	// lost are authenticators that nothing may be sealed to any more.
+	lost map[identity.ID]bool
+	// meanwhile, where not nil, happens once before the next manifest is written.
+	meanwhile func()
 
 	writes    int
 	failAt    int  // 0: never
@@ -88,6 +93,10 @@ func (r *records) Call(_ context.Context, op keyholder.Op, path string, in map[s
 	case op == keyholder.Delete:
 		return r.writing(func() error { delete(r.assets[name], parts[3]); return nil })
 	case len(parts) == 2:
+		if do := r.meanwhile; do != nil {
+			r.meanwhile = nil
+			do()
+		}
 		return r.writing(func() error { return r.putManifest(name, in) })
 	}
 	return r.writing(func() error { return r.putAsset(name, parts[3], in) })
@@ -112,6 +121,18 @@ func (r *records) putManifest(name string, in map[string]any) error {
 	}
 	if err != nil || m.Name != name {
 		return refuse(http.StatusConflict, "read it again")
+	}
+	for _, g := range m.Grants {
+		if !r.lost[g.Authenticator] {
+			continue
+		}
+		before, err := r.manifests[name].Verify()
+		if err != nil {
+			return err
+		}
+		if was := before.Grant(g.Authenticator); was == nil || !reflect.DeepEqual(*was, g) {
+			return refuse(http.StatusConflict, "nothing may be sealed to a lost authenticator")
+		}
 	}
 	for _, signed := range r.assets[name] {
 		if _, err := signed.Verify(m); err != nil {

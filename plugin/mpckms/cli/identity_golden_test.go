@@ -23,7 +23,7 @@ func TestIdentityGolden(t *testing.T) {
 	}
 	asset := assetDoc{Asset: "acme/router", Kind: "secret", Generation: 3, Changed: "2026-01-02T03:04:05Z", Note: "in the cellar",
 		Keys: []assetKeyDoc{{"password", 2, []string{"ops", "web"}, true}, {"user", 1, []string{"ops"}, false}}}
-	reset := resetDoc{Identity: "acme", Lost: "ada", Generation: 9, Roles: []string{"owner", "web"}, Assets: []string{"acme/dns", "acme/gold"}, Accounts: []string{"gold"},
+	reset := resetDoc{Identity: "acme", Lost: []string{"ada"}, Generation: 9, Roles: []string{"owner", "web"}, Assets: []string{"acme/dns", "acme/gold"}, Accounts: []string{"gold"},
 		Change: []exposedKey{{"acme/dns", "value"}, {"acme/router", "password"}}, Untied: []string{"acme/new"},
 		Kept: []string{"payroll"}, Open: []grantedDoc{{"ada-key", "full", "2026-01-02T03:04:05Z"}, {"ben", "visitors", "2026-01-02T03:04:05Z"}}}
 	device := deviceDoc{Identity: "acme", Authenticator: "ben", Device: "00112233445566778899aabbccddeeff", Assets: 2, Synced: "2026-01-02T03:04:05Z"}

@@ -69,8 +69,18 @@ const maxTries = 5
 // change writes the identity with these changes, and opens what is then stored.
 // force lets the server accept that a role opens for nobody any more.
 func (h *holder) change(ctx context.Context, what string, force bool, changes ...identity.Change) error {
+	return h.changeBy(ctx, what, force, func() ([]identity.Change, error) { return changes, nil })
+}
+
+// changeBy is change with what has to be changed of the identity as it is opened
+// at that try; nothing is written where that is nothing.
+func (h *holder) changeBy(ctx context.Context, what string, force bool, changes func() ([]identity.Change, error)) error {
 	for try := 1; ; try++ {
-		signed, err := h.opened.Change(h.now(), changes...)
+		list, err := changes()
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		signed, err := h.opened.Change(h.now(), list...)
 		if err != nil {
 			return notValid(what, h.showsRoles(), err)
 		}

@@ -3,8 +3,10 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"vault-plugin-secrets-mpc/identity"
@@ -13,7 +15,7 @@ import (
 // resetDoc is the JSON document of `identity reset`.
 type resetDoc struct {
 	Identity   string   `json:"identity"`
-	Lost       string   `json:"lost"`
+	Lost       []string `json:"lost"` // authenticators
 	Generation uint64   `json:"generation"`
 	Roles      []string `json:"roles"`      // whose keys were replaced
 	Kept       []string `json:"roles_kept"` // whose keys were not
@@ -62,9 +64,10 @@ type exposedKey struct {
 type resetting struct {
 	*holder
 	custody custodyReplacer
-	// more are roles to get new keys beside those of the lost one's level, which
-	// may have been another before.
-	more []string
+	// roles get new keys even if no authenticator is lost that opens them.
+	roles []string
+	// seen has the generations of the roles whose keys are to be replaced.
+	seen map[string]uint64
 	// keep leaves custody keys of accounts in force: nobody is suspected.
 	keep bool
 	// replaced are the accounts whose custody key this run replaced.
@@ -75,49 +78,103 @@ type resetting struct {
 // custodyReplacer puts another custody key in force for an account.
 type custodyReplacer interface {
 	// InForce returns the account's name and the public half of the custody key
-	// that its shares are sealed to.
+	// that its shares are sealed to; errNoAccount where the account is gone.
 	InForce(ctx context.Context, asset *identity.Asset) (account string, public []byte, err error)
 	// Replace refreshes the shares with the key `custody` of the asset and seals
 	// them to its key `custody-next`.
 	Replace(ctx context.Context, account string, asset *identity.Asset) error
 }
 
-func (r *resetting) run(ctx context.Context, lost string) error {
-	r.doc = resetDoc{Identity: r.name, Lost: lost, Roles: []string{}, Assets: []string{}, Accounts: []string{}, Change: []exposedKey{}}
-	m := r.opened.Manifest
-	grant, pending := grantOf(m, lost), pendingRoles(m)
-	// Of a run that was interrupted: they have new keys already.
-	more := slices.DeleteFunc(slices.Clone(r.more), func(role string) bool { return slices.Contains(pending, role) })
-	if grant == nil && len(pending) == 0 && len(more) == 0 {
-		return &refusal{what: fmt.Sprintf("authenticator %q has no grant in identity %q, and no reset is unfinished", lost, r.name),
-			advice: "'mpckms identity show " + r.name + "' lists who has one."}
-	}
-	if grant == nil && len(more) == 0 {
-		return r.finish(ctx)
-	}
-	roles := more
-	var changes []identity.Change
-	if grant != nil {
-		if grant.Authenticator == r.opened.Authenticator {
-			return &refusal{what: fmt.Sprintf("%q is the authenticator that you are logged in with", lost),
-				advice: "Log in with another one that opens the same roles: --authenticator NAME."}
-		}
-		roles = append(roles, m.Level(grant.Level).Roles...)
-		changes = append(changes, identity.RemoveGrant{Authenticator: grant.Authenticator})
-	}
-	if err := r.holdsAll("reset", roles); err != nil {
+// run takes the identity away from these authenticators, and replaces the keys of
+// the roles that they opened and of r.roles. Where an earlier run was interrupted
+// it goes on with that.
+func (r *resetting) run(ctx context.Context, lost ...string) error {
+	r.doc = resetDoc{Identity: r.name, Lost: append([]string{}, lost...), Roles: []string{}, Assets: []string{}, Accounts: []string{}, Change: []exposedKey{}}
+	if err := r.begin(lost); err != nil {
 		return err
 	}
-	if len(pending) > 0 { // of an earlier reset: its old keys would be lost
-		if err := r.finish(ctx); err != nil {
+	for try := 1; ; try++ {
+		changes, err := r.revocation(lost)
+		if err != nil {
+			return err
+		}
+		if len(changes) == 0 || len(pendingRoles(r.opened.Manifest)) > 0 { // of an earlier reset: its old keys would be lost
+			if err := r.finish(ctx); err != nil || len(changes) == 0 {
+				return err
+			}
+		}
+		err = r.changeBy(ctx, "reset identity "+quote(r.name), false, func() ([]identity.Change, error) { return r.revocation(lost) })
+		switch {
+		case err == nil:
+			return r.finish(ctx)
+		case !errors.Is(err, identity.ErrPending) || try == maxTries: // another owner has begun one
 			return err
 		}
 	}
-	err := r.change(ctx, "reset identity "+quote(r.name), false, append(changes, identity.RotateRoles{Roles: roles})...)
-	if err != nil {
-		return err
+}
+
+// begin notes the roles to replace as they are now: one whose keys are replaced
+// meanwhile by somebody else needs no more.
+func (r *resetting) begin(lost []string) error {
+	m := r.opened.Manifest
+	r.seen = map[string]uint64{}
+	for _, name := range r.roles {
+		role := m.Role(name)
+		if role == nil {
+			return &refusal{what: fmt.Sprintf("identity %q has no role %q", r.name, name), advice: "'mpckms identity show " + r.name + "' lists them."}
+		}
+		if role.Past == nil { // otherwise a run before has replaced it
+			r.seen[name] = role.Generation
+		}
 	}
-	return r.finish(ctx)
+	if len(pendingRoles(m)) > 0 || len(r.roles) > 0 { // perhaps its grant was revoked before
+		return nil
+	}
+	for _, name := range lost {
+		if grantOf(m, name) == nil {
+			return &refusal{what: fmt.Sprintf("authenticator %q has no grant in identity %q, and no reset is unfinished", name, r.name),
+				advice: "'mpckms identity show " + r.name + "' lists who has one. If its grant was revoked without a reset,\nname the roles that it opened with --role."}
+		}
+	}
+	return nil
+}
+
+// revocation is the change that a reset begins with, made for the identity as it
+// is opened: between two tries another owner may have let one of the lost
+// authenticators open more. It is empty where that is done.
+func (r *resetting) revocation(lost []string) ([]identity.Change, error) {
+	m := r.opened.Manifest
+	var changes []identity.Change
+	var roles []string
+	for _, name := range lost {
+		grant := grantOf(m, name)
+		if grant == nil {
+			continue
+		}
+		if grant.Authenticator == r.opened.Authenticator {
+			return nil, &refusal{what: fmt.Sprintf("%q is the authenticator that you are logged in with", name),
+				advice: "Log in with another one that opens the same roles: --authenticator NAME."}
+		}
+		changes = append(changes, identity.RemoveGrant{Authenticator: grant.Authenticator})
+		for _, role := range m.Level(grant.Level).Roles {
+			roles = append(roles, role)
+			r.seen[role] = m.Role(role).Generation
+		}
+	}
+	for name, generation := range r.seen {
+		if role := m.Role(name); role != nil && role.Generation == generation {
+			roles = append(roles, name)
+		}
+	}
+	if len(roles) == 0 {
+		return changes, nil
+	}
+	slices.Sort(roles)
+	roles = slices.Compact(roles)
+	if err := r.holdsAll("reset", roles); err != nil {
+		return nil, err
+	}
+	return append(changes, identity.RotateRoles{Roles: roles}), nil
 }
 
 // holdsAll refuses what could not be finished: keys can only be replaced by who
@@ -133,6 +190,9 @@ func (r *resetting) holdsAll(verb string, roles []string) error {
 	return nil
 }
 
+// maxLeft bounds how many assets a reset fails with before it stops.
+const maxLeft = 8
+
 // finish moves every asset to the present role keys and then drops the old ones.
 func (r *resetting) finish(ctx context.Context) error {
 	pending := pendingRoles(r.opened.Manifest)
@@ -145,14 +205,30 @@ func (r *resetting) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// One that cannot be moved, such as an account whose nodes are down, does not
+	// keep the others under keys that are known to whoever has the lost one.
+	var first error
+	var left []string
 	for _, name := range names {
 		a, _, err := r.asset(ctx, name)
-		if err != nil {
-			return err
+		if errors.Is(err, errNoAsset) {
+			continue // deleted meanwhile
 		}
-		if err := r.move(ctx, a, pending); err != nil {
-			return fmt.Errorf("keys are being replaced, and that is not finished (run it again to go on): %w", err)
+		if err == nil {
+			err = r.move(ctx, a, pending)
 		}
+		if err == nil {
+			continue
+		}
+		if first == nil {
+			first = err
+		}
+		if left = append(left, quote(r.name+"/"+name)); len(left) == maxLeft || ctx.Err() != nil {
+			break
+		}
+	}
+	if first != nil {
+		return fmt.Errorf("keys are being replaced, and that is not finished (run it again to go on); %s could not be moved to the new keys: %w", strings.Join(left, ", "), first)
 	}
 	if len(pending) > 0 {
 		if err := r.change(ctx, "finish the reset of identity "+quote(r.name), false, identity.DropPast{Roles: pending}); err != nil {
@@ -173,16 +249,13 @@ func (r *resetting) move(ctx context.Context, a *identity.Asset, pending []strin
 		}
 		exposed = true
 		if a.Kind == identity.SecretAsset {
-			r.doc.Change = append(r.doc.Change, exposedKey{r.name + "/" + a.Name, k.Name})
+			r.doc.Change = add(r.doc.Change, exposedKey{r.name + "/" + a.Name, k.Name})
 		}
 	}
 	if a.Kind == identity.AccountAsset && exposed {
 		switch {
 		case a.Account == "":
-			// It is not replaced: there may be an account with it that the asset does
-			// not name yet, and which would be lost.
-			r.doc.Untied = append(r.doc.Untied, r.name+"/"+a.Name)
-			return r.keepCustody(ctx, a)
+			return r.moveUntied(ctx, a)
 		case r.keep && !identity.Pending(a):
 			return r.keepCustody(ctx, a)
 		}
@@ -202,30 +275,41 @@ func (r *resetting) reseal(ctx context.Context, a *identity.Asset) error {
 	if err := r.store(ctx, a.Name, signed); err != nil {
 		return err
 	}
-	r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
+	r.doc.Assets = add(r.doc.Assets, r.name+"/"+a.Name)
 	return nil
 }
 
-// keepCustody encrypts a custody key anew that stays what it is.
+// moveUntied encrypts the custody key of an account anew that is still being made,
+// or that is gone. It is not replaced: there may be an account with it that the
+// asset does not name yet, and which would be lost.
+func (r *resetting) moveUntied(ctx context.Context, a *identity.Asset) error {
+	r.doc.Untied = add(r.doc.Untied, r.name+"/"+a.Name)
+	return r.keepCustody(ctx, a)
+}
+
+// keepCustody encrypts custody keys anew that stay what they are.
 func (r *resetting) keepCustody(ctx context.Context, a *identity.Asset) error {
 	if !identity.Stale(r.opened.Manifest, a) {
 		return nil
 	}
 	err := r.write(ctx, a, func(next *identity.Asset) error {
-		value, err := r.opened.AssetValue(a, identity.CustodyKey)
-		if err != nil {
-			return err
-		}
-		defer value.Wipe()
-		old := a.Key(identity.CustodyKey)
-		k, err := identity.SealAssetKey(r.opened.Manifest, next, identity.CustodyKey, old.Public, value, keyRoles(old))
-		if err == nil {
+		for i := range a.Keys {
+			old := &a.Keys[i]
+			value, err := r.opened.AssetValue(a, old.Name)
+			if err != nil {
+				return err
+			}
+			k, err := identity.SealAssetKey(r.opened.Manifest, next, old.Name, old.Public, value, keyRoles(old))
+			value.Wipe()
+			if err != nil {
+				return err
+			}
 			next.Put(*k)
 		}
-		return err
+		return nil
 	})
 	if err == nil {
-		r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
+		r.doc.Assets = add(r.doc.Assets, r.name+"/"+a.Name)
 	}
 	return err
 }
@@ -240,6 +324,9 @@ func (r *resetting) keepCustody(ctx context.Context, a *identity.Asset) error {
 // Which of these are done is seen from the asset and the account.
 func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error {
 	account, inForce, err := r.custody.InForce(ctx, a)
+	if errors.Is(err, errNoAccount) {
+		return r.moveUntied(ctx, a)
+	}
 	if err != nil {
 		return err
 	}
@@ -254,12 +341,12 @@ func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error
 		if err := r.store(ctx, a.Name, signed); err != nil {
 			return err
 		}
-		r.doc.Assets = append(r.doc.Assets, r.name+"/"+a.Name)
+		r.doc.Assets = add(r.doc.Assets, r.name+"/"+a.Name)
 		if a, _, err = r.asset(ctx, a.Name); err != nil {
 			return err
 		}
 	case !identity.Pending(a): // step 3 was done before
-		r.doc.Accounts = append(r.doc.Accounts, account)
+		r.doc.Accounts = add(r.doc.Accounts, account)
 		return nil
 	}
 	if !bytes.Equal(inForce, a.Key(identity.NextCustodyKey).Public) {
@@ -274,8 +361,16 @@ func (r *resetting) replaceCustody(ctx context.Context, a *identity.Asset) error
 	if err := r.store(ctx, a.Name, signed); err != nil {
 		return err
 	}
-	r.doc.Accounts, r.replaced = append(r.doc.Accounts, account), append(r.replaced, account)
+	r.doc.Accounts, r.replaced = add(r.doc.Accounts, account), add(r.replaced, account)
 	return nil
+}
+
+// add appends what a run before this one in the same process may have noted.
+func add[T comparable](list []T, x T) []T {
+	if slices.Contains(list, x) {
+		return list
+	}
+	return append(list, x)
 }
 
 func keyRoles(k *identity.AssetKey) []string {

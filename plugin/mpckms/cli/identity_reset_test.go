@@ -134,7 +134,7 @@ func TestResetOfAnEarlierLevel(t *testing.T) {
 	if fmt.Sprint(x.doc.Roles, x.doc.Kept) != "[web] [owner treasury]" || len(x.doc.Open) != 2 || x.doc.Open[0].Authenticator != "ada-key" || x.doc.Open[1].Authenticator != "ben" {
 		t.Errorf("the report of the reset: %+v", x.doc)
 	}
-	x = &resetting{holder: h, custody: nodes, more: []string{"treasury", "owner", "web"}}
+	x = &resetting{holder: h, custody: nodes, roles: []string{"treasury", "owner", "web"}}
 	if err := x.run(t.Context(), "ada"); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestResetOfAnEarlierLevel(t *testing.T) {
 	if g := h.opened.Manifest.Role("treasury").Generation; g != 2 {
 		t.Errorf("treasury is at generation %d", g)
 	}
-	x = &resetting{holder: h, custody: nodes, more: []string{"nothing"}}
+	x = &resetting{holder: h, custody: nodes, roles: []string{"nothing"}}
 	if err := x.run(t.Context(), "ada"); err == nil {
 		t.Error("a role that does not exist got new keys")
 	}
