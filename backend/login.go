@@ -58,11 +58,15 @@ func (b *backend) loginStart(ctx context.Context, _ *logical.Request, data *fram
 	if err != nil {
 		return nil, err
 	}
-	if err := b.loginLimits(ctx, k.Name, n.known); err != nil {
-		return nil, err
-	}
-	if err := b.limits.begin(k.Name, n.known); err != nil {
-		return nil, err
+	// Kinds that nobody can guess are not counted, or anybody could lock them. Who
+	// names such a kind for a name of another gets answers that are made up.
+	if k.Kind.Guessable() {
+		if err := b.loginLimits(ctx, k.Name, n.known); err != nil {
+			return nil, err
+		}
+		if err := b.limits.begin(k.Name, n.known); err != nil {
+			return nil, err
+		}
 	}
 	var registration []byte // none: the node makes one up
 	if n.record != nil {
@@ -70,7 +74,9 @@ func (b *backend) loginStart(ctx context.Context, _ *logical.Request, data *fram
 	}
 	ke2, mac, key, err := b.startOPAQUE(ctx, k.ID, registration, ke1)
 	if err != nil {
-		b.limits.undo(k.Name)
+		if k.Kind.Guessable() {
+			b.limits.undo(k.Name)
+		}
 		return nil, err
 	}
 	b.writeLocks()

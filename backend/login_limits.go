@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Guessing is limited per authenticator name: every login/start and every wrong
-// code counts as a failure until a login succeeds. Names that do not exist are
+// Guessing is limited per authenticator name: for kinds whose secret can be guessed
+// (identity.Method.Guessable) every login/start and every wrong code counts as a failure until a login succeeds. Names that do not exist are
 // treated alike, in memory only. What is locked stays locked over a restart, since
 // a lock is stored (login_locks.go); what is counted below a threshold is not.
 

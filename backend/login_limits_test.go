@@ -311,3 +311,25 @@ func TestLimiterRace(t *testing.T) {
 		t.Errorf("after a success %v is stored", left)
 	}
 }
+
+// TestRandomSecretsAreNotLocked: nobody guesses a key file, so nobody can lock it,
+// neither by attempts of its own kind nor by those of another.
+func TestRandomSecretsAreNotLocked(t *testing.T) {
+	m, _, _ := loginMount(t)
+	bob := m.enrol("bob", identity.KeyFile, "0123456789abcdef0123456789abcdef", "", nil)
+	m.settleLocks()
+	l, ke1, err := identity.StartLogin(identity.NewSeed(), identity.NewID(), identity.DefaultKDF())
+	m.ok(err)
+	l.Wipe()
+	for _, name := range []string{"bob", "nobody"} {
+		for range 25 {
+			challenge := m.must(logical.UpdateOperation, "login/challenge", map[string]any{"authenticator": name, "kind": "key-file"})
+			m.must(logical.UpdateOperation, "login/start", map[string]any{"challenge": challenge["challenge"], "ke1": encode64(ke1)})
+		}
+	}
+	bob.login()
+	if status, msg := m.fail("bob", 25); status != http.StatusForbidden {
+		t.Errorf("attempts of another kind are not limited: %d %s", status, msg)
+	}
+	bob.login()
+}

@@ -44,6 +44,10 @@ func (m Method) Valid() bool {
 	return false
 }
 
+// Guessable says that people choose the secret, or that it is short: a password, a
+// PIN, a code. The others are at least 32 random bytes.
+func (m Method) Guessable() bool { return m == Password || m.HasServerPart() }
+
 // HasServerPart says that the server keeps a part of the authentication
 // information and releases it after a check of its own.
 func (m Method) HasServerPart() bool { return m == OIDC || m == Phone }
