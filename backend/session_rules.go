@@ -19,8 +19,9 @@ import (
 //	authenticators/<own>/register              write: the first step of that
 //	authenticators/<own>/devices               list, write
 //	authenticators/<own>/devices/<id>          read, delete
-//	authenticators/<other>, …/lost             read, write: the owner role of an
-//	                                           identity that has granted it a level
+//	authenticators/<other>                     read: the owner role of an identity
+//	                                           that has granted it a level
+//	authenticators/<other>/lost                write: that of all such identities
 //	accounts/<account>                         read      where its custody key is in
 //	custody/<account>/begin, …/finish          write     an asset of its roles
 //	nodes, nodes/<id>                          list, read
@@ -178,13 +179,16 @@ func (b *backend) allowedAuthenticator(ctx context.Context, a *identity.Authenti
 		return errNotAllowed()
 	}
 	if len(c.parts) == 2 && c.is(identity.ReadOperation) || len(c.parts) == 3 && c.parts[2] == "lost" && c.is(identity.WriteOperation) {
-		return b.allowedOther(ctx, a, c.parts[1])
+		return b.allowedOther(ctx, a, c.parts[1], len(c.parts) == 3)
 	}
 	return errNotAllowed()
 }
 
-// allowedOther: the owner of an identity looks after all who open it.
-func (b *backend) allowedOther(ctx context.Context, a *identity.Authenticator, name string) error {
+// allowedOther: the owner of an identity looks after all who open it. To report one
+// lost he has to own every identity that has granted it something: otherwise anybody
+// could grant a stranger's authenticator something in an identity of his own, which
+// needs nobody's consent, and so end it everywhere.
+func (b *backend) allowedOther(ctx context.Context, a *identity.Authenticator, name string, all bool) error {
 	if identity.CheckName("authenticator", name) != nil {
 		return errNotAllowed()
 	}
@@ -195,20 +199,27 @@ func (b *backend) allowedOther(ctx context.Context, a *identity.Authenticator, n
 	if other == nil {
 		return errNotAllowed()
 	}
-	granted, _, err := b.grantedIn(ctx, other.ID)
+	granted, unreadable, err := b.grantedIn(ctx, other.ID)
 	if err != nil {
 		return err
 	}
+	owned := 0
 	for _, g := range granted {
 		o, err := b.opens(ctx, a, g.Name)
 		if err != nil {
 			return err
 		}
 		if o != nil && o.owner() && o.manifest.Grant(other.ID) != nil {
-			return nil
+			owned++
 		}
 	}
-	return errNotAllowed()
+	switch {
+	case owned == 0:
+		return errNotAllowed()
+	case all && owned < len(granted)+len(unreadable):
+		return forbidden("identities of other owners have granted this authenticator something as well, so whoever runs the mount reports it lost (authenticators/%s/lost). Meanwhile take its grant in yours away: mpckms identity reset", name)
+	}
+	return nil
 }
 
 // allowedAccount: the account's custody key is for one of its roles.

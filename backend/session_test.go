@@ -194,6 +194,15 @@ func TestSessionRules(t *testing.T) {
 	b.over(t)
 	a.does(write, "identities/home/unfreeze", nil)
 	a.does(read, "identities/home", nil)
+
+	// Carol opens an identity of her own, too: a grant that she never asked for gives
+	// Alice no say over her authenticator.
+	next, err = opened.Change(time.Now(), identity.AddGrant{Authenticator: carol.a, Level: "post"})
+	m.ok(err)
+	a.does(write, "identities/home", map[string]any{"manifest": encode64(next.Manifest), "signature": encode64(next.Signature)})
+	a.does(read, "authenticators/carol", nil)
+	a.refused(write, "authenticators/carol/lost", map[string]any{"reason": "malice"}, http.StatusForbidden, "other owners")
+	c.does(read, "authenticators/carol", nil)
 }
 
 // TestSessionOfAnAccount: an account is read through a session that opens its
