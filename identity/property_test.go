@@ -74,11 +74,10 @@ type oKey struct {
 }
 
 type oAsset struct {
-	keys       map[string]*oKey
-	writer     string
-	writerGen  uint64
-	signed     *SignedAsset
-	generation int
+	keys      map[string]*oKey
+	writer    string
+	writerGen uint64
+	signed    *SignedAsset
 }
 
 type oIdentity struct {

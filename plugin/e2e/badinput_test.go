@@ -121,8 +121,11 @@ func TestBadToken(t *testing.T) {
 	good := e.Token.URI()
 
 	t.Run("wrong PIN", func(t *testing.T) {
-		const wrong = "0123456789-wrong"
-		attempts := bytes.Count(e.Log(t), []byte("@module=pool.probe"))
+		const (
+			wrong   = "0123456789-wrong"
+			probing = "logging in to a token to try settings out"
+		)
+		attempts := bytes.Count(e.Log(t), []byte(probing))
 		err := e.do(t, e.Client, http.MethodPut, "mpc/config/hsm", map[string]any{"uri": good, "pin": wrong})
 		checkRefusal(t, "wrong PIN", err, badRequest, "refused the PIN", "nothing was stored", "tried once", "write config/hsm with the right PIN")
 		if err != nil && (strings.Contains(err.Error(), wrong) || strings.Contains(err.Error(), e.Token.PIN)) {
@@ -131,10 +134,10 @@ func TestBadToken(t *testing.T) {
 		// One process tried it, once; and the message is no 5xx, which clients
 		// would send again.
 		e.await(t, 5*time.Second, "end of the probe in the log", func() bool {
-			return bytes.Count(e.Log(t), []byte("@module=pool.probe")) > attempts
+			return bytes.Count(e.Log(t), []byte(probing)) > attempts
 		})
 		time.Sleep(300 * time.Millisecond)
-		if n := bytes.Count(e.Log(t), []byte("@module=pool.probe")) - attempts; n != 1 {
+		if n := bytes.Count(e.Log(t), []byte(probing)) - attempts; n != 1 {
 			t.Errorf("%d probes, want 1", n)
 		}
 		if bytes.Contains(e.Log(t), []byte(wrong)) {

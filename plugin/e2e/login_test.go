@@ -50,6 +50,9 @@ type somebody struct {
 func (s *somebody) Ask(context.Context, string) (string, error) { return s.code(), nil }
 func (s *somebody) AskSecret(_ context.Context, q keyholder.Question) (*secret.Bytes, error) {
 	v, ok := s.secrets[q.Topic]
+	if q.Topic == keyholder.TopicAnswer && !ok { // which names that do not exist may ask for
+		v, ok = "anything", true
+	}
 	if !ok {
 		return nil, fmt.Errorf("nobody answers %s", q.Text)
 	}

@@ -109,8 +109,9 @@ func lostFile(err error, k keyholder.Known, cause error) error {
 	if k.Method != identity.KeyFile || !errors.Is(cause, fs.ErrNotExist) {
 		return err
 	}
-	return fmt.Errorf("%w\n\nSay where it or its copy is: 'mpckms login --authenticator %s --kind key-file --key-file FILE'. If all are\n"+
-		"gone: 'mpckms authenticator lost %s', then another authenticator's owner takes it out with 'mpckms identity reset'.", err, k.Name, k.Name)
+	advice := fmt.Sprintf("Say where it or its copy is: 'mpckms login --authenticator %s --kind key-file --key-file FILE'. If all are\n"+
+		"gone: 'mpckms authenticator lost %s', then another authenticator's owner takes it out with 'mpckms identity reset'.", k.Name, k.Name)
+	return fmt.Errorf("%w\n\n%s", err, advice)
 }
 
 // remember keeps what a login showed, after comparing it with what was known.

@@ -83,10 +83,9 @@ func TestResetGoesOnAfterEveryFailure(t *testing.T) {
 					x := &resetting{holder: h, custody: nodes}
 					return x, x.run(t.Context(), "ada")
 				}
-				x, err := again()
-				if err != nil {
+				if _, err := again(); err != nil {
 					failed = true
-					if x, err = again(); err != nil {
+					if x, err := again(); err != nil {
 						// The last write was done, and only its answer lost.
 						var refused *refusal
 						if !errors.As(err, &refused) || len(pendingRoles(x.opened.Manifest)) > 0 || grantOf(x.opened.Manifest, "ada") != nil {
