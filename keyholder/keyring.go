@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 
 	"github.com/zalando/go-keyring"
 
@@ -29,10 +31,16 @@ func (systemKeyring) Where() string { return "the keyring of the operating syste
 func (k systemKeyring) account(name string) string { return k.scope + "/" + name }
 
 func (k systemKeyring) Set(name string, s *secret.Bytes) error {
+	if err := sessionBus(); err != nil {
+		return err
+	}
 	return keyring.Set(systemService, k.account(name), base64.StdEncoding.EncodeToString(s.Expose()))
 }
 
 func (k systemKeyring) Get(name string) (*secret.Bytes, error) {
+	if err := sessionBus(); err != nil {
+		return nil, err
+	}
 	text, err := keyring.Get(systemService, k.account(name))
 	if errors.Is(err, keyring.ErrNotFound) {
 		return nil, ErrNoSecret
@@ -48,10 +56,33 @@ func (k systemKeyring) Get(name string) (*secret.Bytes, error) {
 }
 
 func (k systemKeyring) Delete(name string) error {
+	if err := sessionBus(); err != nil {
+		return err
+	}
 	if err := keyring.Delete(systemService, k.account(name)); err != nil && !errors.Is(err, keyring.ErrNotFound) {
 		return err
 	}
 	return nil
+}
+
+// sessionBus fails where this user has no message bus. The library would start one,
+// and with it a keyring that no later login finds again, which outlives this process
+// and takes the secret with it.
+func sessionBus() error {
+	switch runtime.GOOS {
+	case "darwin", "windows":
+		return nil // their keyrings need none
+	}
+	if address := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address != "" && address != "autolaunch:" {
+		return nil
+	}
+	dir := filepath.Join("/run/user", strconv.Itoa(os.Getuid()))
+	for _, name := range []string{"bus", "dbus-session"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: there is no message bus of this session (DBUS_SESSION_BUS_ADDRESS)", ErrNoKeyring)
 }
 
 // ErrNoKeyring: the operating system has no keyring that this process can reach.
