@@ -380,7 +380,7 @@ func TestRegister(t *testing.T) {
 	if err := m.logsIn(alice.a.ID, stored.Registration, 4); err == nil {
 		t.Error("another secret logs in")
 	}
-	m.fails(logical.UpdateOperation, path, ask, http.StatusConflict, "there is an authenticator")
+	m.fails(logical.UpdateOperation, path, ask, http.StatusForbidden, "there is an authenticator")
 	m.fails(logical.UpdateOperation, "authenticators/mallory/register", ask, http.StatusConflict, `authenticator "alice" has the ID`)
 	// A server part first, then the registration that it goes into.
 	phone := newPerson(m, "phone", withPhone)

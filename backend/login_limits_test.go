@@ -236,8 +236,8 @@ func TestStrangeNamesAreBounded(t *testing.T) {
 // forgettable nor unwritten.
 func TestWrongKindIsKnown(t *testing.T) {
 	m, _, _ := loginMount(t)
-	alice := m.enrol("alice", identity.Password, "correct horse", "", nil)
-	alice.kind = identity.Device
+	alice := m.enrol("alice", identity.KeyFile, "correct horse", "", nil)
+	alice.kind = identity.Password
 	for range 5 {
 		m.begin(alice.challenge(), identity.NewSeed())
 	}
