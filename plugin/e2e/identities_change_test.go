@@ -50,7 +50,9 @@ func TestChangeAuthenticator(t *testing.T) {
 		t.Fatal(err)
 	}
 	ada.does(t, "authenticator", "change", "chg-ada", "--keep", "--ask", "First street?", "--new-answer-file", answer)
-	ada.refused(t, []string{"--answer-file"}, "login")
+	if r := ada.run(t, nil, nil, "login"); r.Code != 2 || !strings.Contains(r.Stderr, "--answer-file") {
+		t.Errorf("without the answer: exit %d: %s", r.Code, r.Stderr)
+	}
 	ada.secrets = append(ada.secrets, "--answer-file", answer)
 	ada.shows(t, "chg/safe", "safe code")
 	ada.does(t, "authenticator", "change", "chg-ada", "--keep", "--no-question")
