@@ -78,13 +78,20 @@ func (a *Asset) Key(name string) *AssetKey {
 	return &a.Keys[i]
 }
 
+// Roles returns the roles that may use the key, ascending.
+func (k *AssetKey) Roles() []string {
+	out := make([]string, 0, len(k.Sealed))
+	for _, s := range k.Sealed {
+		out = append(out, s.Role)
+	}
+	return out
+}
+
 // Roles returns the roles that may use at least one key, ascending.
 func (a *Asset) Roles() []string {
 	var out []string
-	for _, k := range a.Keys {
-		for _, s := range k.Sealed {
-			out = append(out, s.Role)
-		}
+	for i := range a.Keys {
+		out = append(out, a.Keys[i].Roles()...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

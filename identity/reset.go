@@ -128,7 +128,7 @@ func (o *Opened) Reseal(a *Asset, now time.Time, newCustody func(*Asset) (public
 			if err != nil {
 				return err
 			}
-			err = o.sealTo(next, k.Name, k.Public, value, k.roles())
+			err = o.sealTo(next, k.Name, k.Public, value, k.Roles())
 			value.Wipe()
 			if err != nil {
 				return err
@@ -176,7 +176,7 @@ func (o *Opened) RestartCustody(a *Asset, now time.Time, inForce []byte, newCust
 	}
 	defer value.Wipe()
 	return o.WriteAsset(a, now, func(next *Asset) error {
-		if err := o.sealTo(next, CustodyKey, k.Public, value, k.roles()); err != nil {
+		if err := o.sealTo(next, CustodyKey, k.Public, value, k.Roles()); err != nil {
 			return err
 		}
 		return o.addNext(next, newCustody)
@@ -198,7 +198,7 @@ func (o *Opened) PromoteCustody(a *Asset, now time.Time) (*SignedAsset, error) {
 	defer value.Wipe()
 	return o.WriteAsset(a, now, func(n *Asset) error {
 		n.Remove(NextCustodyKey)
-		return o.sealTo(n, CustodyKey, next.Public, value, next.roles())
+		return o.sealTo(n, CustodyKey, next.Public, value, next.Roles())
 	})
 }
 
@@ -212,7 +212,7 @@ func (o *Opened) addNext(a *Asset, newCustody func(*Asset) ([]byte, *secret.Byte
 		return err
 	}
 	defer private.Wipe()
-	return o.sealTo(a, NextCustodyKey, public, private, a.Key(CustodyKey).roles())
+	return o.sealTo(a, NextCustodyKey, public, private, a.Key(CustodyKey).Roles())
 }
 
 // sealTo puts a key into an asset.
@@ -223,13 +223,4 @@ func (o *Opened) sealTo(a *Asset, name string, public []byte, value *secret.Byte
 	}
 	a.Put(*k)
 	return nil
-}
-
-// roles are those that may use the key.
-func (k *AssetKey) roles() []string {
-	out := make([]string, 0, len(k.Sealed))
-	for _, s := range k.Sealed {
-		out = append(out, s.Role)
-	}
-	return out
 }

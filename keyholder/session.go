@@ -69,16 +69,26 @@ func (s *Session) Info() identity.AuthenticationInformation { return s.informati
 // Expires is when the engine ends the session.
 func (s *Session) Expires() time.Time { return s.expires }
 
+// take waits for the session's turn, since its numbers rise; give hands it on.
+func (s *Session) take(ctx context.Context) error {
+	select {
+	case <-s.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Session) give() { s.turn <- struct{}{} }
+
 // Call sends a request through the session. Refusals of the path itself are
 // *Refusal as outside; ErrSessionOver says that the session is gone, or that an
 // answer was lost, after which its numbers cannot be used any more.
 func (s *Session) Call(ctx context.Context, op Op, path string, in map[string]any, out any) error {
-	select {
-	case <-s.turn:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.take(ctx); err != nil {
+		return err
 	}
-	defer func() { s.turn <- struct{}{} }()
+	defer s.give()
 	if s.over {
 		return ErrSessionOver
 	}
@@ -155,12 +165,10 @@ func (s *Session) openMessage(sequence uint64, bound, message []byte, into any) 
 // End tells the engine to forget the session. The session is over, whatever it
 // returns; Wipe is still to be called.
 func (s *Session) End(ctx context.Context) error {
-	select {
-	case <-s.turn:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.take(ctx); err != nil {
+		return err
 	}
-	defer func() { s.turn <- struct{}{} }()
+	defer s.give()
 	if s.over {
 		return nil
 	}

@@ -180,6 +180,16 @@ asked. 'mpckms authenticator show' lists the devices that the server knows of.`,
 	}
 }
 
+// bound is this home and its binding to an identity.
+func (a *app) bound(name string) (*keyholder.Home, *identity.Binding, error) {
+	home, err := a.home()
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := binding(home, name)
+	return home, b, err
+}
+
 // binding reads this device's binding to an identity.
 func binding(home *keyholder.Home, name string) (*identity.Binding, error) {
 	raw, err := home.Binding(name)
@@ -206,11 +216,7 @@ revoked, whose authenticator was reported lost or has no grant any more, forgets
 		Example: `  mpckms device sync acme`,
 		Args:    identityArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			home, err := a.home()
-			if err != nil {
-				return err
-			}
-			b, err := binding(home, args[0])
+			home, b, err := a.bound(args[0])
 			if err != nil {
 				return err
 			}
@@ -294,11 +300,7 @@ func (a *app) deviceUnbindCommand() *cobra.Command {
   mpckms device unbind acme --local`,
 		Args: identityArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			home, err := a.home()
-			if err != nil {
-				return err
-			}
-			b, err := binding(home, args[0])
+			home, b, err := a.bound(args[0])
 			if err != nil {
 				return err
 			}
@@ -330,11 +332,7 @@ func (a *app) tellUnbound(cmd *cobra.Command, b *identity.Binding) error {
 
 // openOffline is openOnline from this device's binding.
 func (a *app) openOffline(cmd *cobra.Command, name, asset, key string, doc *secretDoc) (*secret.Bytes, error) {
-	home, err := a.home()
-	if err != nil {
-		return nil, err
-	}
-	b, err := binding(home, name)
+	home, b, err := a.bound(name)
 	if err != nil {
 		return nil, err
 	}

@@ -225,10 +225,8 @@ these secrets: change them where they are used.`,
 					return usagef(cmd, "--lost names the authenticator: %v", err)
 				}
 			}
-			for _, name := range roles {
-				if err := checkName("role", name); err != nil {
-					return usagef(cmd, "--role: %v", err)
-				}
+			if err := checkRoles(roles); err != nil {
+				return usagef(cmd, "--role: %v", err)
 			}
 			h, err := a.enter(cmd, args[0])
 			if err != nil {

@@ -35,10 +35,8 @@ Creating one needs a Vault token that may write identities, besides the login.`,
 			if err := checkKind(cmd, kind); err != nil {
 				return err
 			}
-			for _, role := range roles {
-				if err := checkName("role", role); err != nil {
-					return usagef(cmd, "%v", err)
-				}
+			if err := checkRoles(roles); err != nil {
+				return usagef(cmd, "%v", err)
 			}
 			extra, err := parseLevels(cmd, levels, trusting)
 			if err != nil {

@@ -103,9 +103,17 @@ func checkLevel(cmd *cobra.Command, l identity.Level) error {
 	if err := checkName("level", l.Name); err != nil {
 		return usagef(cmd, "%v", err)
 	}
-	for _, role := range l.Roles {
-		if err := checkName("role", role); err != nil {
-			return usagef(cmd, "%v", err)
+	if err := checkRoles(l.Roles); err != nil {
+		return usagef(cmd, "%v", err)
+	}
+	return nil
+}
+
+// checkRoles says what is wrong with the first name that no role can have.
+func checkRoles(names []string) error {
+	for _, name := range names {
+		if err := checkName("role", name); err != nil {
+			return err
 		}
 	}
 	return nil

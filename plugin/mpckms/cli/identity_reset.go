@@ -299,7 +299,7 @@ func (r *resetting) keepCustody(ctx context.Context, a *identity.Asset) error {
 			if err != nil {
 				return err
 			}
-			k, err := identity.SealAssetKey(r.opened.Manifest, next, old.Name, old.Public, value, keyRoles(old))
+			k, err := identity.SealAssetKey(r.opened.Manifest, next, old.Name, old.Public, value, old.Roles())
 			value.Wipe()
 			if err != nil {
 				return err
@@ -371,14 +371,6 @@ func add[T comparable](list []T, x T) []T {
 		return list
 	}
 	return append(list, x)
-}
-
-func keyRoles(k *identity.AssetKey) []string {
-	var roles []string
-	for _, s := range k.Sealed {
-		roles = append(roles, s.Role)
-	}
-	return roles
 }
 
 // grantOf returns the grant of the authenticator of that name, or nil.

@@ -41,10 +41,8 @@ with new custody keys. The owner role can have new keys 255 times. After a loss 
   mpckms identity rotate acme --role treasury --custody`,
 		Args: identityArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, role := range roles {
-				if err := checkName("role", role); err != nil {
-					return usagef(cmd, "--role: %v", err)
-				}
+			if err := checkRoles(roles); err != nil {
+				return usagef(cmd, "--role: %v", err)
 			}
 			h, err := a.enter(cmd, args[0])
 			if err != nil {

@@ -57,10 +57,8 @@ otherwise.`,
 			if err := checkName("key", key); err != nil {
 				return usagef(cmd, "%v", err)
 			}
-			for _, role := range roles {
-				if err := checkName("role", role); err != nil {
-					return usagef(cmd, "%v", err)
-				}
+			if err := checkRoles(roles); err != nil {
+				return usagef(cmd, "%v", err)
 			}
 			value, err := a.secretValue(cmd.Context(), file)
 			if err != nil {
@@ -141,7 +139,7 @@ func (h *holder) describe(x *identity.Asset) assetDoc {
 		Changed: x.Time.UTC().Format(time.RFC3339), Note: x.Note, Account: x.Account}
 	for i := range x.Keys {
 		k := &x.Keys[i]
-		roles := keyRoles(k)
+		roles := k.Roles()
 		opens := slices.ContainsFunc(roles, func(role string) bool { return h.opened.Roles[role] != nil })
 		doc.Keys = append(doc.Keys, assetKeyDoc{k.Name, k.Generation, roles, opens})
 	}
@@ -173,7 +171,7 @@ func (h *holder) put(ctx context.Context, asset, key string, value *secret.Bytes
 	}
 	if len(roles) == 0 {
 		if old := x.Key(key); old != nil {
-			roles = keyRoles(old)
+			roles = old.Roles()
 		} else if len(roles) == 0 {
 			return assetDoc{}, &refusal{what: "for which roles? The key is a new one; nothing was stored", advice: "Name them with --role; 'mpckms identity show " + h.name + "' lists them."}
 		}
