@@ -79,6 +79,7 @@ type backend struct {
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
+	fit          poolFit
 	custody      *custodyOps
 
 	// ctx ends with Clean; what works in the background works under it.

@@ -37,6 +37,7 @@ type custodyOp struct {
 	offer   *pool.CustodyOffer
 	signing *signing // nil for a refresh
 	next    []byte   // of a signature: the custody key after the next refresh
+	pool    uint64   // of a refresh: poolFit.begin, before its nodes were chosen
 	begun   time.Time
 	expires time.Time
 	taken   bool // guarded by custodyOps.mu

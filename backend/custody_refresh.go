@@ -44,6 +44,7 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 	if err != nil {
 		return nil, nil, err
 	}
+	begun := b.fit.begin()
 	offer, err := eng.PrepareCustody(ctx, pool.CustodyRequest{
 		Operation: custody.OpRefresh, Account: *a, Expose: b.expose(name, &a.Record), NextCustody: h.next(),
 	})
@@ -57,6 +58,7 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 	if err != nil {
 		return nil, nil, err
 	}
+	op.pool = begun
 	v, err := newSignable(r)
 	return op, v, err
 }
@@ -141,12 +143,14 @@ func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[
 	if err := b.step(ctx, stepRefreshChecked); err != nil {
 		return nil, err
 	}
-	err = b.underCustody(ctx, &next, func() (err error) {
-		r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
-			r.Current, r.Previous, r.Custody = *epoch, nil, &next
-			return nil
+	err = b.underCustody(ctx, &next, func() error {
+		return b.place(ctx, op.pool, &made.Key.Account, func() (err error) {
+			r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
+				r.Current, r.Previous, r.Custody = *epoch, nil, &next
+				return nil
+			})
+			return err
 		})
-		return err
 	})
 	if err != nil {
 		return nil, err

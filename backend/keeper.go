@@ -40,10 +40,12 @@ type keeper struct {
 	done   chan struct{}
 }
 
-// chore is something the keeper does; version is 0 where it is about none.
+// chore is something the keeper does; version is 0 and node empty where it is
+// about none.
 type chore struct {
 	what    string
 	version uint32
+	node    string
 }
 
 const (

@@ -81,6 +81,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	begun := b.fit.begin()
 	res, err := eng.Create(ctx, *request)
 	if err != nil {
 		return nil, err
@@ -99,7 +100,10 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	r.Current = *epoch
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
-	if err := b.underCustody(ctx, r.Custody, func() error { return b.putNewAccount(ctx, name, r, free) }); err != nil {
+	err = b.underCustody(ctx, r.Custody, func() error {
+		return b.place(ctx, begun, &res.Account, func() error { return b.putNewAccount(ctx, name, r, free) })
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := b.step(ctx, stepCreateStored); err != nil {

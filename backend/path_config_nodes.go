@@ -133,12 +133,18 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	if t := r.sessionTimeout(); t < minSessionTimeout || t > maxSessionTimeout {
 		return nil, invalid("session_timeout must be %s to %s", short(minSessionTimeout), short(maxSessionTimeout))
 	}
+	put := func() error { return b.store.putNodesConfig(ctx, r) }
 	if r.Local < before {
-		if err := b.checkSharesFit(ctx, r.Local); err != nil {
-			return nil, err
-		}
+		err = b.fit.shrink(func() error {
+			if err := b.checkSharesFit(ctx, r.Local); err != nil {
+				return err
+			}
+			return put()
+		})
+	} else {
+		err = put()
 	}
-	if err := b.store.putNodesConfig(ctx, r); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if err := b.applyChange(ctx); err != nil {
@@ -155,15 +161,9 @@ func (b *backend) checkSharesFit(ctx context.Context, local int) error {
 	if err != nil {
 		return err
 	}
-	var remaining []mpc.NodeIdentity
-	for i := 1; i <= local; i++ {
-		keys, err := b.store.NodeKeys(ctx, pool.LocalNodeID(i))
-		if err != nil {
-			return err
-		}
-		if keys != nil {
-			remaining = append(remaining, keys.Identity)
-		}
+	remaining, err := b.identities(ctx, local)
+	if err != nil {
+		return err
 	}
 	for _, name := range names {
 		r, err := b.store.account(ctx, name)
@@ -176,31 +176,19 @@ func (b *backend) checkSharesFit(ctx context.Context, local int) error {
 		if n := len(r.Current.Shares); n > local {
 			return invalid("account %s has %d shares and needs as many nodes: keep local at %d or more", name, n, n)
 		}
-		a, err := b.store.usable(ctx, r)
-		if err != nil {
-			return err
+		epochs := []*accountRecord{r}
+		if r.Previous != nil { // which it may go back to
+			epochs = append(epochs, &accountRecord{Current: *r.Previous})
 		}
-		if !canServe(a, remaining, local-len(remaining)) {
-			return invalid("the nodes that would remain may not serve every share of account %s in its current epoch: refresh it and try again, or keep local as it is", name)
+		for _, e := range epochs {
+			a, err := b.store.usable(ctx, e)
+			if err != nil {
+				return err
+			}
+			if !canServe(a, remaining, local-len(remaining)) {
+				return invalid("the nodes that would remain may not serve every share of account %s in its current epoch: refresh it and try again, or keep local as it is", name)
+			}
 		}
 	}
 	return nil
-}
-
-// canServe reports whether the nodes, and fresh ones that have no identity yet,
-// can serve all shares of an account at once.
-func canServe(a *mpc.Account, nodes []mpc.NodeIdentity, fresh int) bool {
-	served := map[mpc.Index]bool{}
-	spares := fresh
-	for _, id := range nodes {
-		if i, ok := a.Exposures[id]; ok {
-			served[i] = true
-		} else {
-			spares++
-		}
-	}
-	if a.NoSpares {
-		spares = 0
-	}
-	return a.Record.Shares-len(served) <= spares
 }

@@ -219,6 +219,7 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	begun := b.fit.begin()
 	res, err := eng.Import(ctx, *request)
 	var refused *pool.RefusedError
 	if errors.As(err, &refused) {
@@ -241,7 +242,11 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err := b.openCheck(ctx, eng, made); err != nil {
 		return nil, fmt.Errorf("nothing was imported, because the new shares could not be confirmed: %w", err)
 	}
-	r, err := b.storeImport(ctx, name, before, record, epoch)
+	var r *accountRecord
+	err = b.place(ctx, begun, made, func() (err error) {
+		r, err = b.storeImport(ctx, name, before, record, epoch)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

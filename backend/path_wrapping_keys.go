@@ -146,7 +146,7 @@ func (b *backend) wrappingAnswer(ring *keyring, r *wrappingRecord, tallies map[u
 		t = tallies[0]
 	}
 	newest := ring.newest()
-	lastError, _ := b.keeper.failure(chore{choreDestroy, r.KeyVersion})
+	lastError, _ := b.keeper.failure(chore{what: choreDestroy, version: r.KeyVersion})
 	var destroyAfter time.Time
 	switch {
 	case ring.configured && r.TokenSerial != ring.serial && r.State != stateDestroyed:

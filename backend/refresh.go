@@ -53,6 +53,7 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (out *refresh
 	if request.Recipients, request.OldRecipients, recipients, err = b.refreshSets(ctx, &old.Record); err != nil {
 		return nil, err
 	}
+	begun := b.fit.begin()
 	res, err := eng.Refresh(ctx, request)
 	if err != nil {
 		return nil, err
@@ -67,11 +68,14 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (out *refresh
 	if err := b.step(ctx, stepRefreshChecked); err != nil {
 		return nil, err
 	}
-	r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
-		// No earlier epoch is kept: all that a previous one could be gone back
-		// for is known of this one.
-		r.Current, r.Previous = *next, nil
-		return nil
+	err = b.place(ctx, begun, &res.Account, func() (err error) {
+		r, err = b.updateAccount(ctx, name, old.Record.EpochID, func(r *accountRecord) error {
+			// No earlier epoch is kept: all that a previous one could be gone back
+			// for is known of this one.
+			r.Current, r.Previous = *next, nil
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err

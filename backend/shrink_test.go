@@ -1,7 +1,11 @@
 package backend
 
 import (
+	"context"
+	"net/http"
 	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc"
 )
@@ -31,5 +35,42 @@ func TestCanServe(t *testing.T) {
 		if got := canServe(a, c.nodes, c.fresh); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// The pool becomes smaller between the nodes' work and the write of what they
+// made: either write alone is right, and one of them must not happen.
+func TestShrinkWhileSharesAreMade(t *testing.T) {
+	for _, c := range []struct {
+		step, name string
+		status     int
+	}{
+		{stepCreateMade, "made", http.StatusConflict},
+		{stepCreateStored, "made", http.StatusOK}, // then it is the pool that stays
+	} {
+		t.Run(c.step, func(t *testing.T) {
+			var m *mount
+			shrunk := http.StatusOK
+			m = openWith(t, &logical.InmemStorage{}, newFake(t), func(cfg *Config) {
+				cfg.step = func(_ context.Context, name string) error {
+					if name == c.step {
+						_, shrunk, _ = m.do(logical.UpdateOperation, "config/nodes", map[string]any{"local": 2})
+					}
+					return nil
+				}
+			})
+			m.must(logical.UpdateOperation, "config/hsm", map[string]any{"uri": testURI, "pin": testPIN})
+			_, status, text := m.do(logical.CreateOperation, "accounts/"+c.name, map[string]any{"algorithm": "ed25519", "threshold": 2, "shares": 3})
+			if status != c.status {
+				t.Errorf("create: %d %s, want %d", status, text, c.status)
+			}
+			if (status == http.StatusOK) == (shrunk == http.StatusOK) {
+				t.Errorf("create answers %d and config/nodes %d", status, shrunk)
+			}
+			_, status, _ = m.do(logical.ReadOperation, "accounts/"+c.name, nil)
+			if (status == http.StatusOK) != (c.status == http.StatusOK) {
+				t.Errorf("reading it answers %d", status)
+			}
+		})
 	}
 }

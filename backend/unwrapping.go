@@ -19,7 +19,7 @@ func (b *backend) condemned(ring *keyring) []wrappingRecord {
 	var out []wrappingRecord
 	var tallies map[uint32]*tally
 	for _, r := range ring.in(stateRetired, stateDestroying) {
-		c := chore{choreDestroy, r.KeyVersion}
+		c := chore{what: choreDestroy, version: r.KeyVersion}
 		if !b.keeper.ready(c) {
 			continue
 		}

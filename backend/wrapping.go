@@ -85,7 +85,7 @@ func (b *backend) wrappingPass(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		b.report(chore{choreDestroy, r.KeyVersion}, b.destroyVersion(ctx, r.KeyVersion))
+		b.report(chore{what: choreDestroy, version: r.KeyVersion}, b.destroyVersion(ctx, r.KeyVersion))
 	}
 }
 
@@ -112,7 +112,7 @@ func (b *backend) report(c chore, err error) {
 	}
 	b.keeper.ended(c, err)
 	if err != nil {
-		b.log.Warn("looking after wrapping keys: it is tried again", "what", c.what, "version", c.version, "error", err)
+		b.log.Warn("looking after wrapping keys: it is tried again", "what", c.what, "version", c.version, "node", c.node, "error", err)
 	}
 }
 
@@ -186,35 +186,37 @@ func (b *backend) scanIfNeeded(ctx context.Context) {
 }
 
 // rewrapNodeKeys has the keys of every node sealed to the newest version, those
-// of nodes that left the pool too.
+// of nodes that left the pool too. A node that is not running has not failed: a
+// later pass finds it back.
 func (b *backend) rewrapNodeKeys(ctx context.Context, ring *keyring) {
 	newest := ring.newest()
-	c := chore{what: choreNodeKeys}
-	if newest == nil || !b.keeper.ready(c) {
-		return
+	if newest == nil || b.busy.taken(wrappingBusy) {
+		return // perhaps a version that nodes have not been told of yet: the next pass looks again
 	}
-	if b.busy.taken(wrappingBusy) {
-		return // perhaps a version that nodes have not been told of yet: nothing has failed, the next pass looks again
-	}
-	behind := b.store.refs.behind(prefixNodeKeys, newest.KeyVersion)
-	if len(behind) == 0 {
-		return
-	}
-	eng, err := b.engine(ctx)
-	for _, key := range behind {
-		if err != nil {
-			break
-		}
+	for _, key := range b.store.refs.behind(prefixNodeKeys, newest.KeyVersion) {
 		id := key[len(prefixNodeKeys):]
-		if err = eng.RewrapNodeKeys(ctx, id); err != nil {
-			err = fmt.Errorf("resealing the keys of node %s: %w", id, err)
-		} else if now, ok := b.store.refs.of(key); ok && now.sealed < newest.KeyVersion {
-			err = fmt.Errorf("the keys of node %s are sealed to version %d after they were resealed, not to %d: nodes have not been told yet", id, now.sealed, newest.KeyVersion)
-		} else {
-			err = b.step(ctx, stepNodeKeysRewrapped)
+		c := chore{what: choreNodeKeys, node: id}
+		if !b.keeper.ready(c) {
+			continue
+		}
+		if err := b.rewrapKeysOf(ctx, id, newest.KeyVersion); !errors.Is(err, pool.ErrNodeGone) {
+			b.report(c, err)
 		}
 	}
-	b.report(c, err)
+}
+
+func (b *backend) rewrapKeysOf(ctx context.Context, id string, newest uint32) error {
+	eng, err := b.engine(ctx)
+	if err != nil {
+		return err
+	}
+	if err := eng.RewrapNodeKeys(ctx, id); err != nil {
+		return fmt.Errorf("resealing the keys of node %s: %w", id, err)
+	}
+	if now, ok := b.store.refs.of(prefixNodeKeys + id); ok && now.sealed < newest {
+		return fmt.Errorf("the keys of node %s are sealed to version %d after they were resealed, not to %d: nodes have not been told yet", id, now.sealed, newest)
+	}
+	return b.step(ctx, stepNodeKeysRewrapped)
 }
 
 // madeVersion is a new version and what is to be said about it.

@@ -76,7 +76,7 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 		err := j.attempt(ctx)
 		var exposed *ExposedError
 		switch {
-		case errors.Is(err, errNodeGone):
+		case errors.Is(err, ErrNodeGone):
 			continue // in between; the next choice is without it
 		case errors.As(err, &exposed) && conflicts < maxConflicts:
 			// Another session was faster with a spare: choose anew with what
@@ -112,7 +112,7 @@ func (j *job) attempt(ctx context.Context) error {
 	defer release()
 	clients, ok := j.clients(chosen)
 	if !ok {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	if err := j.store(ctx, chosen); err != nil {
 		return err

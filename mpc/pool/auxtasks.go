@@ -26,7 +26,8 @@ const (
 	maxAuxReceipt  = 2 << 10
 )
 
-var errNodeGone = errors.New("the node is not running")
+// ErrNodeGone: the node is not running at the moment. The pool starts it again.
+var ErrNodeGone = errors.New("the node is not running")
 
 // runAuxTask does one step. A crash of this process or of a node between any two
 // calls below loses nothing but work: what a node loads at its next start are
@@ -62,7 +63,7 @@ func (p *Pool) makeAuxiliary(t auxTask) error {
 		}
 	})
 	if !started || client == nil {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	keys, err := p.callMake(ctx, t.n.id, client)
 	if err == nil && t.kind == auxFirst {
@@ -87,7 +88,7 @@ func (p *Pool) makeAuxiliary(t auxTask) error {
 		return err
 	}
 	if !known {
-		return errNodeGone // its next process loads what is stored
+		return ErrNodeGone // its next process loads what is stored
 	}
 	return nil
 }
@@ -153,7 +154,7 @@ func (p *Pool) acceptPeer(t auxTask) error {
 	offers := w.offers()
 	at := slices.IndexFunc(offers, func(o offer) bool { return o.generation == t.generation })
 	if v.process != t.process || w.process != t.peerProcess || v.keys == nil || at < 0 {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	theirs := offers[at]
 	ctx, cancel := context.WithTimeout(p.ctx, checkTimeout)
@@ -176,7 +177,7 @@ func (p *Pool) acceptPeer(t auxTask) error {
 		updated = a.keys.withReceipt(w.id, t.generation, receipt, offers)
 		a.keys = updated
 	}) {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	return p.storeKeys(ctx, v.id, updated)
 }
@@ -213,7 +214,7 @@ func (p *Pool) promote(t auxTask) error {
 	defer cancel()
 	v := t.n.auxView()
 	if v.process != t.process || v.next == nil || v.next.Generation != t.generation {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	keys := *v.next
 	keys.Receipts = maps.Clone(v.keys.Receipts)
@@ -224,7 +225,7 @@ func (p *Pool) promote(t auxTask) error {
 		a.keys, a.hash, a.next = &keys, v.nextHash, nil
 		a.state, a.progress = auxReady, 100
 	}) {
-		return errNodeGone // its next process loads them
+		return ErrNodeGone // its next process loads them
 	}
 	p.cfg.Logger.Info("auxiliary keys renewed", "node", v.id, "generation", keys.Generation)
 	return nil
@@ -241,7 +242,7 @@ func (p *Pool) abandon(t auxTask) error {
 		}
 	})
 	if !given {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	p.aux.postpone(t.n.id, auxPostponed)
 	p.cfg.Logger.Error("a node's peers refuse its new auxiliary keys; it starts again with the old ones and makes others later",
@@ -302,7 +303,7 @@ func (p *Pool) retire(t auxTask) error {
 	}
 	client := t.n.auxView().client
 	if client == nil {
-		return errNodeGone
+		return ErrNodeGone
 	}
 	if _, err := client.RetireAuxiliary(ctx, r); err != nil {
 		return err

@@ -248,11 +248,11 @@ func (p *Pool) offer(ctx context.Context, a assignment, record []byte, purpose [
 	m := CustodyMember{NodeID: a.node.id}
 	n := p.node(a.node.id)
 	if n == nil {
-		return m, 0, errNodeGone
+		return m, 0, ErrNodeGone
 	}
 	process, client := n.incarnation(), n.client()
 	if process == 0 || client == nil {
-		return m, 0, errNodeGone
+		return m, 0, ErrNodeGone
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
@@ -398,7 +398,7 @@ func (j *job) once(ctx context.Context, o *CustodyOffer) error {
 	j.single = true
 	err := j.attempt(deadline)
 	switch {
-	case errors.Is(err, errNodeGone), err != nil && !time.Now().Before(o.Expires):
+	case errors.Is(err, ErrNodeGone), err != nil && !time.Now().Before(o.Expires):
 		return &CustodyLostError{err}
 	case err != nil: // no node was sent anything
 		return err

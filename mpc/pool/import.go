@@ -70,7 +70,7 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 func (p *Pool) importShare(ctx context.Context, r ImportRequest, n *localNode, i mpc.Index, version uint32, deals []*recovery.Deal) (*nodepb.ImportShareReply, error) {
 	client := n.client()
 	if client == nil {
-		return nil, errNodeGone
+		return nil, ErrNodeGone
 	}
 	request := &nodepb.ImportShareRequest{OldRecord: r.Old.Marshal(), Index: uint32(i), Target: r.Target[:],
 		Recipients: r.Recipients, WrappingVersion: version}

@@ -27,7 +27,7 @@ func (p *Pool) Rewrap(ctx context.Context, r RewrapRequest) (*RewrapResult, erro
 		n := nodes[k]
 		client := n.client()
 		if client == nil {
-			return nil, fmt.Errorf("%s: %w", n.id, errNodeGone)
+			return nil, fmt.Errorf("%s: %w", n.id, ErrNodeGone)
 		}
 		reply, err := client.RewrapShare(ctx, &nodepb.RewrapShareRequest{
 			Record: record, Index: uint32(share.Index), Envelope: share.Envelope,
@@ -86,7 +86,7 @@ func (p *Pool) exposeHolders(ctx context.Context, r RewrapRequest, chosen []assi
 	for _, a := range chosen {
 		node := p.node(a.node.id)
 		if node == nil {
-			return nil, 0, fmt.Errorf("%s: %w", a.node.id, errNodeGone)
+			return nil, 0, fmt.Errorf("%s: %w", a.node.id, ErrNodeGone)
 		}
 		nodes, members = append(nodes, node), append(members, &nodepb.Member{NodeId: a.node.id})
 		if a.spare {
@@ -132,7 +132,7 @@ func (p *Pool) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 	if n := p.node(nodeID); n != nil {
 		client := n.client()
 		if client == nil {
-			return fmt.Errorf("%s is not running: %w", nodeID, errNodeGone)
+			return fmt.Errorf("%s is not running: %w", nodeID, ErrNodeGone)
 		}
 		return p.rewrapKeys(ctx, client, nodeID, version)
 	}
