@@ -52,16 +52,16 @@ type Engine interface {
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error
-	// MakeWrappingKey has one running node make that version in the token and
-	// probe it, with the first of the suites that the token can do. Nodes seal
-	// to it once Apply has told them about it.
-	MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error)
-	// DestroyWrappingKey has one running node destroy both halves and look
+	// MakeWrappingKey has one running node of the wrapping domain make that version
+	// in its token and probe it, with the first of the suites that the token can
+	// do. Nodes seal to it once Apply has told them about it.
+	MakeWrappingKey(ctx context.Context, domain string, version uint32, suites []hsm.Suite) (*pool.MadeKey, error)
+	// DestroyWrappingKey has one running node of the key's domain destroy both halves and look
 	// again. hsm.ErrKeyNotFound says that there was nothing to destroy, which
 	// is success to the caller.
 	DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error
-	// FindWrappingKeys lists key objects in the token under a label.
-	FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error)
+	// FindWrappingKeys lists key objects in the domain's token under a label.
+	FindWrappingKeys(ctx context.Context, domain, label string) ([]pool.KeyObject, error)
 	// Rewrap has every share resealed to the newest wrapping-key version, by
 	// nodes that may open it; the epoch stays. Its error wraps
 	// pool.ErrShareUnusable when a share does not open, and only then.

@@ -119,11 +119,11 @@ func (f *fakeEngine) Probe(ctx context.Context, mountID [16]byte, token pool.Tok
 		return info, nil, ctx.Err()
 	}
 	f.created = append(f.created, create)
-	return info, f.makeKey(mountID, create), nil
+	return info, f.makeKey(mountID, hsm.DefaultDomain, create), nil
 }
 
 // makeKey puts a key pair into the token; the caller holds f.mu.
-func (f *fakeEngine) makeKey(mountID [16]byte, version uint32) *hsm.WrappingKey {
+func (f *fakeEngine) makeKey(mountID [16]byte, domain string, version uint32) *hsm.WrappingKey {
 	f.made++
 	id := sha256.Sum256(fmt.Appendf(nil, "wrapping key %d", f.made))
 	priv, err := ecdh.P256().GenerateKey(rand.Reader)
@@ -131,7 +131,7 @@ func (f *fakeEngine) makeKey(mountID [16]byte, version uint32) *hsm.WrappingKey 
 		f.t.Error(err)
 	}
 	key := hsm.WrappingKey{
-		Domain: hsm.DefaultDomain, Version: version, Suite: hsm.SuiteHPKEP256,
+		Domain: domain, Version: version, Suite: hsm.SuiteHPKEP256,
 		ID: id[:16], PublicKey: priv.PublicKey().Bytes(), Label: fmt.Sprintf("vault-mpc %x v%d", mountID, version),
 	}
 	f.token[string(key.ID)] = key
@@ -454,7 +454,7 @@ func (f *fakeEngine) openAll(a *mpc.Account) error {
 	return nil
 }
 
-func (f *fakeEngine) MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error) {
+func (f *fakeEngine) MakeWrappingKey(ctx context.Context, domain string, version uint32, suites []hsm.Suite) (*pool.MadeKey, error) {
 	if err := f.pause(ctx, "make"); err != nil {
 		return nil, err
 	}
@@ -466,11 +466,11 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, version uint32, suites
 	if len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256 {
 		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
 	}
-	key := f.makeKey(f.settings().MountID, version)
+	key := f.makeKey(f.settings().MountID, domain, version)
 	if f.makeMismatch != nil {
 		f.makeMismatch(key)
 	}
-	return key, nil
+	return &pool.MadeKey{Key: *key, Endorsement: pool.KeyEndorsement{Domain: domain, Version: version}}, nil
 }
 
 func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
@@ -489,7 +489,7 @@ func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey
 	return nil
 }
 
-func (f *fakeEngine) FindWrappingKeys(ctx context.Context, label string) ([]pool.KeyObject, error) {
+func (f *fakeEngine) FindWrappingKeys(ctx context.Context, _, label string) ([]pool.KeyObject, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []pool.KeyObject

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/hsm"
 )
 
 // wrappingKeysName is no name for an account: destroying it would be spelt like
@@ -264,7 +266,7 @@ func (b *backend) strays(ctx context.Context, eng Engine, mountIDHex string, new
 	out := []map[string]any{}
 	for version := newest; version > 0; version-- {
 		label := wrappingLabel(mountIDHex, version)
-		found, err := eng.FindWrappingKeys(ctx, label)
+		found, err := eng.FindWrappingKeys(ctx, hsm.DefaultDomain, label)
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return out, false, err
 		}

@@ -30,15 +30,15 @@ func (e *simEngine) Apply(ctx context.Context, s pool.Settings) error {
 	return e.Pool.Apply(ctx, s)
 }
 
-func (e *simEngine) MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error) {
+func (e *simEngine) MakeWrappingKey(ctx context.Context, domain string, version uint32, suites []hsm.Suite) (*pool.MadeKey, error) {
 	priv, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	id := make([]byte, 16)
 	rand.Read(id)
-	return &hsm.WrappingKey{Domain: hsm.DefaultDomain, Version: version, Suite: suites[0], ID: id,
-		PublicKey: priv.PublicKey().Bytes(), Label: "simulated"}, ctx.Err()
+	return &pool.MadeKey{Key: hsm.WrappingKey{Domain: domain, Version: version, Suite: suites[0], ID: id,
+		PublicKey: priv.PublicKey().Bytes(), Label: "simulated"}}, ctx.Err()
 }
 
 func (e *simEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
@@ -48,7 +48,7 @@ func (e *simEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey)
 	return ctx.Err()
 }
 
-func (e *simEngine) FindWrappingKeys(ctx context.Context, _ string) ([]pool.KeyObject, error) {
+func (e *simEngine) FindWrappingKeys(ctx context.Context, _, _ string) ([]pool.KeyObject, error) {
 	return nil, ctx.Err()
 }
 

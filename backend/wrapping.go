@@ -262,14 +262,16 @@ func (b *backend) makeVersion(ctx context.Context) (*madeVersion, error) {
 	made := &madeVersion{}
 	version := b.keeper.highest(ring.highest()) + 1
 	label := wrappingLabel(mount.IDHex, version)
-	if strays, err := eng.FindWrappingKeys(ctx, label); err != nil {
+	if strays, err := eng.FindWrappingKeys(ctx, hsm.DefaultDomain, label); err != nil {
 		return nil, fmt.Errorf("nothing was made: looking for keys of that name in the token: %w", err)
 	} else if len(strays) > 0 {
 		made.warnings = append(made.warnings, fmt.Sprintf("the token holds %d other key(s) labelled %q, from an attempt that was interrupted or from another cluster that shares the token: they are not used and stay; destroy/%s lists them", len(strays), label, wrappingKeysName))
 		b.log.Warn("there are other wrapping keys of this name in the token; they are not used and stay", "label", label, "keys", len(strays))
 	}
-	key, err := eng.MakeWrappingKey(ctx, version, []hsm.Suite{suite})
+	var key *hsm.WrappingKey
+	fresh, err := eng.MakeWrappingKey(ctx, hsm.DefaultDomain, version, []hsm.Suite{suite})
 	if err == nil {
+		key = &fresh.Key
 		err = checkMade(key, version, suite)
 	}
 	if err != nil {

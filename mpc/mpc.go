@@ -125,6 +125,10 @@ type Account struct {
 	Record    PublicRecord
 	Shares    []WrappedShare // all n, in index order
 	Exposures Exposures
+	// Homes says where each share lives, in index order. Nil is for an account of
+	// a pool without regions: any node whose domain the share is sealed to may
+	// serve it.
+	Homes []Home
 	// NoSpares says that Exposures may be incomplete, as after the restore of
 	// a snapshot: until the next refresh no node may be handed a share that
 	// Exposures does not show it with.

@@ -48,6 +48,10 @@ func failure(err error) *nodepb.Failure {
 		f.Reason = nodepb.Failure_PRESIGNATURE_GONE
 	case errors.Is(err, errBusy):
 		f.Reason = nodepb.Failure_BUSY
+	case errors.Is(err, ErrBelowFloor):
+		f.Reason = nodepb.Failure_BELOW_FLOOR
+	case errors.Is(err, ErrSwitchedOff):
+		f.Reason = nodepb.Failure_SWITCHED_OFF
 	case errors.Is(err, errUnpinned):
 		f.Reason = nodepb.Failure_UNPINNED
 	case errors.Is(err, errAuxPending):

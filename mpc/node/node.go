@@ -37,6 +37,9 @@ type Config struct {
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.
 	SessionTime time.Duration
+	// Host is set for a node on another host than its coordinator's, which takes
+	// less on the coordinator's word; nil for a local node.
+	Host *Host
 }
 
 // Node serves nodepb.NodeServer. All methods may be called concurrently.

@@ -6,8 +6,9 @@
 
 // The service an MPC node offers to its coordinator. The same definition
 // serves local nodes (go-plugin over a private socket) and nodes on other
-// hosts. Nothing here carries a plaintext share; the PIN travels in Setup and
-// Probe only, over the encrypted connection.
+// hosts (mutual TLS). Nothing here carries a plaintext share; the PIN travels in
+// Setup and Probe only, over the encrypted connection, and to local nodes only: a
+// node on another host has its own.
 
 package nodepb
 
@@ -45,6 +46,9 @@ const (
 	Failure_MODULE            Failure_Reason = 12
 	Failure_PRESIGNATURE_GONE Failure_Reason = 13 // used, expired, dropped, or of an earlier process
 	Failure_NO_SUITE          Failure_Reason = 14 // the token can do none of the sealing suites asked for
+	Failure_BELOW_FLOOR       Failure_Reason = 15 // older than what this node has seen of the account
+	Failure_SWITCHED_OFF      Failure_Reason = 16 // the node's own operator does not allow it
+	Failure_DRAINING          Failure_Reason = 17 // the node takes nothing new: it is about to end
 )
 
 // Enum value maps for Failure_Reason.
@@ -65,6 +69,9 @@ var (
 		12: "MODULE",
 		13: "PRESIGNATURE_GONE",
 		14: "NO_SUITE",
+		15: "BELOW_FLOOR",
+		16: "SWITCHED_OFF",
+		17: "DRAINING",
 	}
 	Failure_Reason_value = map[string]int32{
 		"UNKNOWN":           0,
@@ -82,6 +89,9 @@ var (
 		"MODULE":            12,
 		"PRESIGNATURE_GONE": 13,
 		"NO_SUITE":          14,
+		"BELOW_FLOOR":       15,
+		"SWITCHED_OFF":      16,
+		"DRAINING":          17,
 	}
 )
 
@@ -109,7 +119,170 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{18, 0}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{21, 0}
+}
+
+type EnrolRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	MountId []byte                 `protobuf:"bytes,2,opt,name=mount_id,json=mountId,proto3" json:"mount_id,omitempty"` // 16 bytes
+	// The authority's Ed25519 public key, or empty. A node whose own configuration
+	// names one takes no other.
+	Authority []byte    `protobuf:"bytes,3,opt,name=authority,proto3" json:"authority,omitempty"`
+	Peers     []*Member `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"` // the pool's present nodes: node_id and identity
+	// HMAC-SHA256 under the token's secret; see mpc/nodelink.
+	Proof         []byte `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrolRequest) Reset() {
+	*x = EnrolRequest{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrolRequest) ProtoMessage() {}
+
+func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
+func (*EnrolRequest) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *EnrolRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *EnrolRequest) GetMountId() []byte {
+	if x != nil {
+		return x.MountId
+	}
+	return nil
+}
+
+func (x *EnrolRequest) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *EnrolRequest) GetPeers() []*Member {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *EnrolRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type EnrolReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Identity      []byte                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"` // 32 bytes
+	Domain        string                 `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	Region        string                 `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`
+	Zone          string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,6,opt,name=proof,proto3" json:"proof,omitempty"` // HMAC-SHA256 under the same secret, over the answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrolReply) Reset() {
+	*x = EnrolReply{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrolReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrolReply) ProtoMessage() {}
+
+func (x *EnrolReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrolReply.ProtoReflect.Descriptor instead.
+func (*EnrolReply) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EnrolReply) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *EnrolReply) GetIdentity() []byte {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *EnrolReply) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *EnrolReply) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *EnrolReply) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *EnrolReply) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
 }
 
 type Token struct {
@@ -124,7 +297,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[0]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -136,7 +309,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[0]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -149,7 +322,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{0}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Token) GetModule() string {
@@ -192,7 +365,7 @@ type TokenInfo struct {
 
 func (x *TokenInfo) Reset() {
 	*x = TokenInfo{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[1]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -204,7 +377,7 @@ func (x *TokenInfo) String() string {
 func (*TokenInfo) ProtoMessage() {}
 
 func (x *TokenInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[1]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -217,7 +390,7 @@ func (x *TokenInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenInfo.ProtoReflect.Descriptor instead.
 func (*TokenInfo) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{1}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TokenInfo) GetLabel() string {
@@ -262,7 +435,7 @@ type WrappingKey struct {
 
 func (x *WrappingKey) Reset() {
 	*x = WrappingKey{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[2]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -274,7 +447,7 @@ func (x *WrappingKey) String() string {
 func (*WrappingKey) ProtoMessage() {}
 
 func (x *WrappingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[2]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -287,7 +460,7 @@ func (x *WrappingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappingKey.ProtoReflect.Descriptor instead.
 func (*WrappingKey) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{2}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WrappingKey) GetDomain() string {
@@ -344,7 +517,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[3]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +529,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[3]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +542,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{3}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProbeRequest) GetToken() *Token {
@@ -411,7 +584,7 @@ type ProbeReply struct {
 
 func (x *ProbeReply) Reset() {
 	*x = ProbeReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[4]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +596,7 @@ func (x *ProbeReply) String() string {
 func (*ProbeReply) ProtoMessage() {}
 
 func (x *ProbeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[4]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +609,7 @@ func (x *ProbeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeReply.ProtoReflect.Descriptor instead.
 func (*ProbeReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{4}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProbeReply) GetToken() *TokenInfo {
@@ -477,7 +650,7 @@ type SetupRequest struct {
 
 func (x *SetupRequest) Reset() {
 	*x = SetupRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[5]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +662,7 @@ func (x *SetupRequest) String() string {
 func (*SetupRequest) ProtoMessage() {}
 
 func (x *SetupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[5]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +675,7 @@ func (x *SetupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupRequest.ProtoReflect.Descriptor instead.
 func (*SetupRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{5}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetupRequest) GetNodeId() string {
@@ -572,15 +745,20 @@ type SetupReply struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Version          string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	Identity         []byte                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	IdentityEnvelope []byte                 `protobuf:"bytes,3,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"`
+	IdentityEnvelope []byte                 `protobuf:"bytes,3,opt,name=identity_envelope,json=identityEnvelope,proto3" json:"identity_envelope,omitempty"` // empty from a remote node, which keeps its own
 	Failure          *Failure               `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// What a remote node says of itself; empty from a local one.
+	Domain        string     `protobuf:"bytes,5,opt,name=domain,proto3" json:"domain,omitempty"`
+	Region        string     `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
+	Zone          string     `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
+	Token         *TokenInfo `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetupReply) Reset() {
 	*x = SetupReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[6]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +770,7 @@ func (x *SetupReply) String() string {
 func (*SetupReply) ProtoMessage() {}
 
 func (x *SetupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[6]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +783,7 @@ func (x *SetupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetupReply.ProtoReflect.Descriptor instead.
 func (*SetupReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{6}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetupReply) GetVersion() string {
@@ -636,19 +814,50 @@ func (x *SetupReply) GetFailure() *Failure {
 	return nil
 }
 
+func (x *SetupReply) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *SetupReply) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *SetupReply) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *SetupReply) GetToken() *TokenInfo {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
 type Member struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // share index; 0 in a roster
-	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Identity      []byte                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
-	AuxHash       []byte                 `protobuf:"bytes,4,opt,name=aux_hash,json=auxHash,proto3" json:"aux_hash,omitempty"` // 32 bytes in sessions that use auxiliary keys
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Index    uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // share index; 0 in a roster
+	NodeId   string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Identity []byte                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	AuxHash  []byte                 `protobuf:"bytes,4,opt,name=aux_hash,json=auxHash,proto3" json:"aux_hash,omitempty"` // 32 bytes in sessions that use auxiliary keys
+	// keygen and refresh: the wrapping domain that the member's new share is sealed
+	// to; empty for the domain of the member itself.
+	Domain        string `protobuf:"bytes,5,opt,name=domain,proto3" json:"domain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[7]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +869,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[7]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +882,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{7}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Member) GetIndex() uint32 {
@@ -704,6 +913,75 @@ func (x *Member) GetAuxHash() []byte {
 	return nil
 }
 
+func (x *Member) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+// EndorsedKey is a wrapping key of another domain, with the word of a node of
+// that domain for it.
+type EndorsedKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *WrappingKey           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Identity      []byte                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`   // of the node, 32 bytes
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // Ed25519; see hsm.EndorseKey
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndorsedKey) Reset() {
+	*x = EndorsedKey{}
+	mi := &file_mpc_nodepb_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndorsedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndorsedKey) ProtoMessage() {}
+
+func (x *EndorsedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_mpc_nodepb_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndorsedKey.ProtoReflect.Descriptor instead.
+func (*EndorsedKey) Descriptor() ([]byte, []int) {
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EndorsedKey) GetKey() *WrappingKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *EndorsedKey) GetIdentity() []byte {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *EndorsedKey) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type SetRosterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
@@ -713,7 +991,7 @@ type SetRosterRequest struct {
 
 func (x *SetRosterRequest) Reset() {
 	*x = SetRosterRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[8]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +1003,7 @@ func (x *SetRosterRequest) String() string {
 func (*SetRosterRequest) ProtoMessage() {}
 
 func (x *SetRosterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[8]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +1016,7 @@ func (x *SetRosterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRosterRequest.ProtoReflect.Descriptor instead.
 func (*SetRosterRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{8}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SetRosterRequest) GetMembers() []*Member {
@@ -756,7 +1034,7 @@ type SetRosterReply struct {
 
 func (x *SetRosterReply) Reset() {
 	*x = SetRosterReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[9]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1046,7 @@ func (x *SetRosterReply) String() string {
 func (*SetRosterReply) ProtoMessage() {}
 
 func (x *SetRosterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[9]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1059,7 @@ func (x *SetRosterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRosterReply.ProtoReflect.Descriptor instead.
 func (*SetRosterReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{9}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{12}
 }
 
 type StatusRequest struct {
@@ -792,7 +1070,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[10]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1082,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[10]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1095,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{10}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{13}
 }
 
 type StatusReply struct {
@@ -828,13 +1106,15 @@ type StatusReply struct {
 	AuxProgress   uint32                 `protobuf:"varint,4,opt,name=aux_progress,json=auxProgress,proto3" json:"aux_progress,omitempty"`       // percent of making them
 	PinRefused    bool                   `protobuf:"varint,5,opt,name=pin_refused,json=pinRefused,proto3" json:"pin_refused,omitempty"`          // why hsm is not "ok"
 	Presignatures uint32                 `protobuf:"varint,6,opt,name=presignatures,proto3" json:"presignatures,omitempty"`                      // held in memory, of all accounts
+	Draining      bool                   `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`                                // takes no new sessions: it is about to end
+	TimeUnixMs    int64                  `protobuf:"varint,8,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`        // the node's clock
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[11]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1126,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[11]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1139,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{11}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatusReply) GetHsm() string {
@@ -904,6 +1184,20 @@ func (x *StatusReply) GetPresignatures() uint32 {
 	return 0
 }
 
+func (x *StatusReply) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *StatusReply) GetTimeUnixMs() int64 {
+	if x != nil {
+		return x.TimeUnixMs
+	}
+	return 0
+}
+
 type Start struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"` // "keygen", "refresh", "sign" or "presign"
@@ -941,15 +1235,19 @@ type Start struct {
 	CustodyKey []byte `protobuf:"bytes,22,opt,name=custody_key,json=custodyKey,proto3" json:"custody_key,omitempty"`
 	// refresh and sign of such an account: what PrepareRelease returned on this
 	// node, and what the owner sealed to it. The member's own, as the envelope is.
-	ReleaseId     []byte `protobuf:"bytes,23,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
-	Release       []byte `protobuf:"bytes,24,opt,name=release,proto3" json:"release,omitempty"`
+	ReleaseId []byte `protobuf:"bytes,23,opt,name=release_id,json=releaseId,proto3" json:"release_id,omitempty"`
+	Release   []byte `protobuf:"bytes,24,opt,name=release,proto3" json:"release,omitempty"`
+	// refresh: the keys of the domains that members name and that are not this
+	// node's own, at the version to seal to. The signed recipient set says which
+	// nodes vouch for a domain's keys.
+	SealTo        []*EndorsedKey `protobuf:"bytes,25,rep,name=seal_to,json=sealTo,proto3" json:"seal_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[12]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1259,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[12]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1272,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{12}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Start) GetOperation() string {
@@ -1145,6 +1443,13 @@ func (x *Start) GetRelease() []byte {
 	return nil
 }
 
+func (x *Start) GetSealTo() []*EndorsedKey {
+	if x != nil {
+		return x.SealTo
+	}
+	return nil
+}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
@@ -1157,7 +1462,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[13]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1474,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[13]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1487,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{13}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Hello) GetIndex() uint32 {
@@ -1222,7 +1527,7 @@ type Hellos struct {
 
 func (x *Hellos) Reset() {
 	*x = Hellos{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[14]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1539,7 @@ func (x *Hellos) String() string {
 func (*Hellos) ProtoMessage() {}
 
 func (x *Hellos) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[14]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1552,7 @@ func (x *Hellos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hellos.ProtoReflect.Descriptor instead.
 func (*Hellos) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{14}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Hellos) GetHellos() []*Hello {
@@ -1268,7 +1573,7 @@ type Sealed struct {
 
 func (x *Sealed) Reset() {
 	*x = Sealed{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[15]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1585,7 @@ func (x *Sealed) String() string {
 func (*Sealed) ProtoMessage() {}
 
 func (x *Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[15]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1598,7 @@ func (x *Sealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
 func (*Sealed) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{15}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Sealed) GetFrom() uint32 {
@@ -1331,7 +1636,7 @@ type SessionIn struct {
 
 func (x *SessionIn) Reset() {
 	*x = SessionIn{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[16]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1648,7 @@ func (x *SessionIn) String() string {
 func (*SessionIn) ProtoMessage() {}
 
 func (x *SessionIn) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[16]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1661,7 @@ func (x *SessionIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionIn.ProtoReflect.Descriptor instead.
 func (*SessionIn) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{16}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SessionIn) GetKind() isSessionIn_Kind {
@@ -1434,7 +1739,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[17]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1751,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[17]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1764,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{17}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Outcome) GetSessionId() []byte {
@@ -1536,7 +1841,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[18]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1853,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[18]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1866,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{18}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -1600,7 +1905,7 @@ type SessionOut struct {
 
 func (x *SessionOut) Reset() {
 	*x = SessionOut{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[19]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1917,7 @@ func (x *SessionOut) String() string {
 func (*SessionOut) ProtoMessage() {}
 
 func (x *SessionOut) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[19]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1930,7 @@ func (x *SessionOut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOut.ProtoReflect.Descriptor instead.
 func (*SessionOut) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{19}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionOut) GetKind() isSessionOut_Kind {
@@ -1710,7 +2015,7 @@ type OpenShareRequest struct {
 
 func (x *OpenShareRequest) Reset() {
 	*x = OpenShareRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[20]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2027,7 @@ func (x *OpenShareRequest) String() string {
 func (*OpenShareRequest) ProtoMessage() {}
 
 func (x *OpenShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[20]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2040,7 @@ func (x *OpenShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenShareRequest.ProtoReflect.Descriptor instead.
 func (*OpenShareRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{20}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OpenShareRequest) GetRecord() []byte {
@@ -1768,7 +2073,7 @@ type OpenShareReply struct {
 
 func (x *OpenShareReply) Reset() {
 	*x = OpenShareReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[21]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2085,7 @@ func (x *OpenShareReply) String() string {
 func (*OpenShareReply) ProtoMessage() {}
 
 func (x *OpenShareReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[21]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2098,7 @@ func (x *OpenShareReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenShareReply.ProtoReflect.Descriptor instead.
 func (*OpenShareReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{21}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OpenShareReply) GetFailure() *Failure {
@@ -1813,7 +2118,7 @@ type AuxiliaryGeneration struct {
 
 func (x *AuxiliaryGeneration) Reset() {
 	*x = AuxiliaryGeneration{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +2130,7 @@ func (x *AuxiliaryGeneration) String() string {
 func (*AuxiliaryGeneration) ProtoMessage() {}
 
 func (x *AuxiliaryGeneration) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[22]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +2143,7 @@ func (x *AuxiliaryGeneration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuxiliaryGeneration.ProtoReflect.Descriptor instead.
 func (*AuxiliaryGeneration) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{22}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuxiliaryGeneration) GetNodeId() string {
@@ -1865,7 +2170,7 @@ type RetireAuxiliaryRequest struct {
 
 func (x *RetireAuxiliaryRequest) Reset() {
 	*x = RetireAuxiliaryRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +2182,7 @@ func (x *RetireAuxiliaryRequest) String() string {
 func (*RetireAuxiliaryRequest) ProtoMessage() {}
 
 func (x *RetireAuxiliaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[23]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2195,7 @@ func (x *RetireAuxiliaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireAuxiliaryRequest.ProtoReflect.Descriptor instead.
 func (*RetireAuxiliaryRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{23}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RetireAuxiliaryRequest) GetOldest() []*AuxiliaryGeneration {
@@ -1908,7 +2213,7 @@ type RetireAuxiliaryReply struct {
 
 func (x *RetireAuxiliaryReply) Reset() {
 	*x = RetireAuxiliaryReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2225,7 @@ func (x *RetireAuxiliaryReply) String() string {
 func (*RetireAuxiliaryReply) ProtoMessage() {}
 
 func (x *RetireAuxiliaryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[24]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2238,7 @@ func (x *RetireAuxiliaryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireAuxiliaryReply.ProtoReflect.Descriptor instead.
 func (*RetireAuxiliaryReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{24}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{27}
 }
 
 type DropPresignaturesRequest struct {
@@ -1946,7 +2251,7 @@ type DropPresignaturesRequest struct {
 
 func (x *DropPresignaturesRequest) Reset() {
 	*x = DropPresignaturesRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2263,7 @@ func (x *DropPresignaturesRequest) String() string {
 func (*DropPresignaturesRequest) ProtoMessage() {}
 
 func (x *DropPresignaturesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[25]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2276,7 @@ func (x *DropPresignaturesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPresignaturesRequest.ProtoReflect.Descriptor instead.
 func (*DropPresignaturesRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{25}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DropPresignaturesRequest) GetAccountId() []byte {
@@ -1996,7 +2301,7 @@ type DropPresignaturesReply struct {
 
 func (x *DropPresignaturesReply) Reset() {
 	*x = DropPresignaturesReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2313,7 @@ func (x *DropPresignaturesReply) String() string {
 func (*DropPresignaturesReply) ProtoMessage() {}
 
 func (x *DropPresignaturesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[26]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2326,7 @@ func (x *DropPresignaturesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropPresignaturesReply.ProtoReflect.Descriptor instead.
 func (*DropPresignaturesReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{26}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{29}
 }
 
 type MakeAuxiliaryRequest struct {
@@ -2033,7 +2338,7 @@ type MakeAuxiliaryRequest struct {
 
 func (x *MakeAuxiliaryRequest) Reset() {
 	*x = MakeAuxiliaryRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2350,7 @@ func (x *MakeAuxiliaryRequest) String() string {
 func (*MakeAuxiliaryRequest) ProtoMessage() {}
 
 func (x *MakeAuxiliaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[27]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2363,7 @@ func (x *MakeAuxiliaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeAuxiliaryRequest.ProtoReflect.Descriptor instead.
 func (*MakeAuxiliaryRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{27}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MakeAuxiliaryRequest) GetGeneration() uint64 {
@@ -2078,7 +2383,7 @@ type MakeAuxiliaryReply struct {
 
 func (x *MakeAuxiliaryReply) Reset() {
 	*x = MakeAuxiliaryReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[28]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2395,7 @@ func (x *MakeAuxiliaryReply) String() string {
 func (*MakeAuxiliaryReply) ProtoMessage() {}
 
 func (x *MakeAuxiliaryReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[28]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2408,7 @@ func (x *MakeAuxiliaryReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeAuxiliaryReply.ProtoReflect.Descriptor instead.
 func (*MakeAuxiliaryReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{28}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MakeAuxiliaryReply) GetPublic() []byte {
@@ -2130,7 +2435,7 @@ type ProveFactorsRequest struct {
 
 func (x *ProveFactorsRequest) Reset() {
 	*x = ProveFactorsRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[29]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2447,7 @@ func (x *ProveFactorsRequest) String() string {
 func (*ProveFactorsRequest) ProtoMessage() {}
 
 func (x *ProveFactorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[29]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2460,7 @@ func (x *ProveFactorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveFactorsRequest.ProtoReflect.Descriptor instead.
 func (*ProveFactorsRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{29}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ProveFactorsRequest) GetPeerPublic() []byte {
@@ -2181,7 +2486,7 @@ type ProveFactorsReply struct {
 
 func (x *ProveFactorsReply) Reset() {
 	*x = ProveFactorsReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[30]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2498,7 @@ func (x *ProveFactorsReply) String() string {
 func (*ProveFactorsReply) ProtoMessage() {}
 
 func (x *ProveFactorsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[30]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2511,7 @@ func (x *ProveFactorsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveFactorsReply.ProtoReflect.Descriptor instead.
 func (*ProveFactorsReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{30}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ProveFactorsReply) GetProof() []byte {
@@ -2228,7 +2533,7 @@ type AcceptPeerRequest struct {
 
 func (x *AcceptPeerRequest) Reset() {
 	*x = AcceptPeerRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[31]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2545,7 @@ func (x *AcceptPeerRequest) String() string {
 func (*AcceptPeerRequest) ProtoMessage() {}
 
 func (x *AcceptPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[31]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2558,7 @@ func (x *AcceptPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptPeerRequest.ProtoReflect.Descriptor instead.
 func (*AcceptPeerRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{31}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AcceptPeerRequest) GetPeerId() string {
@@ -2293,7 +2598,7 @@ type AcceptPeerReply struct {
 
 func (x *AcceptPeerReply) Reset() {
 	*x = AcceptPeerReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[32]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2610,7 @@ func (x *AcceptPeerReply) String() string {
 func (*AcceptPeerReply) ProtoMessage() {}
 
 func (x *AcceptPeerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[32]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2623,7 @@ func (x *AcceptPeerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptPeerReply.ProtoReflect.Descriptor instead.
 func (*AcceptPeerReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{32}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AcceptPeerReply) GetReceipt() []byte {
@@ -2337,7 +2642,7 @@ type SetWrappingKeysRequest struct {
 
 func (x *SetWrappingKeysRequest) Reset() {
 	*x = SetWrappingKeysRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[33]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2654,7 @@ func (x *SetWrappingKeysRequest) String() string {
 func (*SetWrappingKeysRequest) ProtoMessage() {}
 
 func (x *SetWrappingKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[33]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2667,7 @@ func (x *SetWrappingKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWrappingKeysRequest.ProtoReflect.Descriptor instead.
 func (*SetWrappingKeysRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{33}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetWrappingKeysRequest) GetWrappingKeys() []*WrappingKey {
@@ -2381,7 +2686,7 @@ type SetWrappingKeysReply struct {
 
 func (x *SetWrappingKeysReply) Reset() {
 	*x = SetWrappingKeysReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[34]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2698,7 @@ func (x *SetWrappingKeysReply) String() string {
 func (*SetWrappingKeysReply) ProtoMessage() {}
 
 func (x *SetWrappingKeysReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[34]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2711,7 @@ func (x *SetWrappingKeysReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWrappingKeysReply.ProtoReflect.Descriptor instead.
 func (*SetWrappingKeysReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{34}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetWrappingKeysReply) GetFailure() *Failure {
@@ -2426,7 +2731,7 @@ type MakeWrappingKeyRequest struct {
 
 func (x *MakeWrappingKeyRequest) Reset() {
 	*x = MakeWrappingKeyRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[35]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2743,7 @@ func (x *MakeWrappingKeyRequest) String() string {
 func (*MakeWrappingKeyRequest) ProtoMessage() {}
 
 func (x *MakeWrappingKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[35]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2756,7 @@ func (x *MakeWrappingKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeWrappingKeyRequest.ProtoReflect.Descriptor instead.
 func (*MakeWrappingKeyRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{35}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MakeWrappingKeyRequest) GetVersion() uint32 {
@@ -2472,13 +2777,14 @@ type MakeWrappingKeyReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WrappingKey   *WrappingKey           `protobuf:"bytes,1,opt,name=wrapping_key,json=wrappingKey,proto3" json:"wrapping_key,omitempty"`
 	Failure       *Failure               `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	Endorsement   []byte                 `protobuf:"bytes,3,opt,name=endorsement,proto3" json:"endorsement,omitempty"` // by the node's identity; see hsm.EndorseKey
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MakeWrappingKeyReply) Reset() {
 	*x = MakeWrappingKeyReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[36]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2796,7 @@ func (x *MakeWrappingKeyReply) String() string {
 func (*MakeWrappingKeyReply) ProtoMessage() {}
 
 func (x *MakeWrappingKeyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[36]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2809,7 @@ func (x *MakeWrappingKeyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeWrappingKeyReply.ProtoReflect.Descriptor instead.
 func (*MakeWrappingKeyReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{36}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MakeWrappingKeyReply) GetWrappingKey() *WrappingKey {
@@ -2520,6 +2826,13 @@ func (x *MakeWrappingKeyReply) GetFailure() *Failure {
 	return nil
 }
 
+func (x *MakeWrappingKeyReply) GetEndorsement() []byte {
+	if x != nil {
+		return x.Endorsement
+	}
+	return nil
+}
+
 type DestroyWrappingKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	WrappingKey   *WrappingKey           `protobuf:"bytes,1,opt,name=wrapping_key,json=wrappingKey,proto3" json:"wrapping_key,omitempty"`
@@ -2529,7 +2842,7 @@ type DestroyWrappingKeyRequest struct {
 
 func (x *DestroyWrappingKeyRequest) Reset() {
 	*x = DestroyWrappingKeyRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[37]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2854,7 @@ func (x *DestroyWrappingKeyRequest) String() string {
 func (*DestroyWrappingKeyRequest) ProtoMessage() {}
 
 func (x *DestroyWrappingKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[37]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2867,7 @@ func (x *DestroyWrappingKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyWrappingKeyRequest.ProtoReflect.Descriptor instead.
 func (*DestroyWrappingKeyRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{37}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DestroyWrappingKeyRequest) GetWrappingKey() *WrappingKey {
@@ -2574,7 +2887,7 @@ type DestroyWrappingKeyReply struct {
 
 func (x *DestroyWrappingKeyReply) Reset() {
 	*x = DestroyWrappingKeyReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[38]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2899,7 @@ func (x *DestroyWrappingKeyReply) String() string {
 func (*DestroyWrappingKeyReply) ProtoMessage() {}
 
 func (x *DestroyWrappingKeyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[38]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2912,7 @@ func (x *DestroyWrappingKeyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyWrappingKeyReply.ProtoReflect.Descriptor instead.
 func (*DestroyWrappingKeyReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{38}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DestroyWrappingKeyReply) GetAbsent() bool {
@@ -2625,7 +2938,7 @@ type FindWrappingKeysRequest struct {
 
 func (x *FindWrappingKeysRequest) Reset() {
 	*x = FindWrappingKeysRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[39]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2950,7 @@ func (x *FindWrappingKeysRequest) String() string {
 func (*FindWrappingKeysRequest) ProtoMessage() {}
 
 func (x *FindWrappingKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[39]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2963,7 @@ func (x *FindWrappingKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindWrappingKeysRequest.ProtoReflect.Descriptor instead.
 func (*FindWrappingKeysRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{39}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FindWrappingKeysRequest) GetLabel() string {
@@ -2671,7 +2984,7 @@ type KeyObject struct {
 
 func (x *KeyObject) Reset() {
 	*x = KeyObject{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[40]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2996,7 @@ func (x *KeyObject) String() string {
 func (*KeyObject) ProtoMessage() {}
 
 func (x *KeyObject) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[40]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +3009,7 @@ func (x *KeyObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyObject.ProtoReflect.Descriptor instead.
 func (*KeyObject) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{40}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *KeyObject) GetId() []byte {
@@ -2730,7 +3043,7 @@ type FindWrappingKeysReply struct {
 
 func (x *FindWrappingKeysReply) Reset() {
 	*x = FindWrappingKeysReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[41]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +3055,7 @@ func (x *FindWrappingKeysReply) String() string {
 func (*FindWrappingKeysReply) ProtoMessage() {}
 
 func (x *FindWrappingKeysReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[41]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +3068,7 @@ func (x *FindWrappingKeysReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindWrappingKeysReply.ProtoReflect.Descriptor instead.
 func (*FindWrappingKeysReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{41}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FindWrappingKeysReply) GetObjects() []*KeyObject {
@@ -2785,7 +3098,7 @@ type RewrapShareRequest struct {
 
 func (x *RewrapShareRequest) Reset() {
 	*x = RewrapShareRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[42]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +3110,7 @@ func (x *RewrapShareRequest) String() string {
 func (*RewrapShareRequest) ProtoMessage() {}
 
 func (x *RewrapShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[42]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3123,7 @@ func (x *RewrapShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapShareRequest.ProtoReflect.Descriptor instead.
 func (*RewrapShareRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{42}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RewrapShareRequest) GetRecord() []byte {
@@ -2858,7 +3171,7 @@ type RewrapShareReply struct {
 
 func (x *RewrapShareReply) Reset() {
 	*x = RewrapShareReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[43]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +3183,7 @@ func (x *RewrapShareReply) String() string {
 func (*RewrapShareReply) ProtoMessage() {}
 
 func (x *RewrapShareReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[43]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +3196,7 @@ func (x *RewrapShareReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapShareReply.ProtoReflect.Descriptor instead.
 func (*RewrapShareReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{43}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RewrapShareReply) GetEnvelope() []byte {
@@ -2912,7 +3225,7 @@ type RewrapOwnRequest struct {
 
 func (x *RewrapOwnRequest) Reset() {
 	*x = RewrapOwnRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[44]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3237,7 @@ func (x *RewrapOwnRequest) String() string {
 func (*RewrapOwnRequest) ProtoMessage() {}
 
 func (x *RewrapOwnRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[44]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3250,7 @@ func (x *RewrapOwnRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapOwnRequest.ProtoReflect.Descriptor instead.
 func (*RewrapOwnRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{44}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RewrapOwnRequest) GetWrappingVersion() uint32 {
@@ -2979,7 +3292,7 @@ type RewrapOwnReply struct {
 
 func (x *RewrapOwnReply) Reset() {
 	*x = RewrapOwnReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[45]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3304,7 @@ func (x *RewrapOwnReply) String() string {
 func (*RewrapOwnReply) ProtoMessage() {}
 
 func (x *RewrapOwnReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[45]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3317,7 @@ func (x *RewrapOwnReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapOwnReply.ProtoReflect.Descriptor instead.
 func (*RewrapOwnReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{45}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RewrapOwnReply) GetIdentityEnvelope() []byte {
@@ -3043,7 +3356,7 @@ type ImportShareRequest struct {
 
 func (x *ImportShareRequest) Reset() {
 	*x = ImportShareRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[46]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3368,7 @@ func (x *ImportShareRequest) String() string {
 func (*ImportShareRequest) ProtoMessage() {}
 
 func (x *ImportShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[46]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3381,7 @@ func (x *ImportShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportShareRequest.ProtoReflect.Descriptor instead.
 func (*ImportShareRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{46}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ImportShareRequest) GetOldRecord() []byte {
@@ -3125,7 +3438,7 @@ type ImportShareReply struct {
 
 func (x *ImportShareReply) Reset() {
 	*x = ImportShareReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[47]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3450,7 @@ func (x *ImportShareReply) String() string {
 func (*ImportShareReply) ProtoMessage() {}
 
 func (x *ImportShareReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[47]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3463,7 @@ func (x *ImportShareReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportShareReply.ProtoReflect.Descriptor instead.
 func (*ImportShareReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{47}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ImportShareReply) GetRecord() []byte {
@@ -3199,7 +3512,7 @@ type IdentityRequest struct {
 
 func (x *IdentityRequest) Reset() {
 	*x = IdentityRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[48]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3524,7 @@ func (x *IdentityRequest) String() string {
 func (*IdentityRequest) ProtoMessage() {}
 
 func (x *IdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[48]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3537,7 @@ func (x *IdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityRequest.ProtoReflect.Descriptor instead.
 func (*IdentityRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{48}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *IdentityRequest) GetKeysEnvelope() []byte {
@@ -3344,7 +3657,7 @@ type MakeIdentityKeys struct {
 
 func (x *MakeIdentityKeys) Reset() {
 	*x = MakeIdentityKeys{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[49]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3669,7 @@ func (x *MakeIdentityKeys) String() string {
 func (*MakeIdentityKeys) ProtoMessage() {}
 
 func (x *MakeIdentityKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[49]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3682,7 @@ func (x *MakeIdentityKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeIdentityKeys.ProtoReflect.Descriptor instead.
 func (*MakeIdentityKeys) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{49}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MakeIdentityKeys) GetWrappingVersion() uint32 {
@@ -3388,7 +3701,7 @@ type RewrapIdentityKeys struct {
 
 func (x *RewrapIdentityKeys) Reset() {
 	*x = RewrapIdentityKeys{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[50]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3400,7 +3713,7 @@ func (x *RewrapIdentityKeys) String() string {
 func (*RewrapIdentityKeys) ProtoMessage() {}
 
 func (x *RewrapIdentityKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[50]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3413,7 +3726,7 @@ func (x *RewrapIdentityKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapIdentityKeys.ProtoReflect.Descriptor instead.
 func (*RewrapIdentityKeys) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{50}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RewrapIdentityKeys) GetWrappingVersion() uint32 {
@@ -3433,7 +3746,7 @@ type OpaqueRegister struct {
 
 func (x *OpaqueRegister) Reset() {
 	*x = OpaqueRegister{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[51]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +3758,7 @@ func (x *OpaqueRegister) String() string {
 func (*OpaqueRegister) ProtoMessage() {}
 
 func (x *OpaqueRegister) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[51]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +3771,7 @@ func (x *OpaqueRegister) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpaqueRegister.ProtoReflect.Descriptor instead.
 func (*OpaqueRegister) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{51}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *OpaqueRegister) GetCredentialId() []byte {
@@ -3489,7 +3802,7 @@ type OpaqueLogin struct {
 
 func (x *OpaqueLogin) Reset() {
 	*x = OpaqueLogin{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[52]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3814,7 @@ func (x *OpaqueLogin) String() string {
 func (*OpaqueLogin) ProtoMessage() {}
 
 func (x *OpaqueLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[52]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3827,7 @@ func (x *OpaqueLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpaqueLogin.ProtoReflect.Descriptor instead.
 func (*OpaqueLogin) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{52}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *OpaqueLogin) GetCredentialId() []byte {
@@ -3548,7 +3861,7 @@ type MakeServerPart struct {
 
 func (x *MakeServerPart) Reset() {
 	*x = MakeServerPart{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[53]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3560,7 +3873,7 @@ func (x *MakeServerPart) String() string {
 func (*MakeServerPart) ProtoMessage() {}
 
 func (x *MakeServerPart) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[53]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3573,7 +3886,7 @@ func (x *MakeServerPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeServerPart.ProtoReflect.Descriptor instead.
 func (*MakeServerPart) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{53}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *MakeServerPart) GetCredentialId() []byte {
@@ -3601,7 +3914,7 @@ type ReleaseServerPart struct {
 
 func (x *ReleaseServerPart) Reset() {
 	*x = ReleaseServerPart{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[54]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +3926,7 @@ func (x *ReleaseServerPart) String() string {
 func (*ReleaseServerPart) ProtoMessage() {}
 
 func (x *ReleaseServerPart) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[54]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +3939,7 @@ func (x *ReleaseServerPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseServerPart.ProtoReflect.Descriptor instead.
 func (*ReleaseServerPart) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{54}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReleaseServerPart) GetCredentialId() []byte {
@@ -3666,7 +3979,7 @@ type IdentityReply struct {
 
 func (x *IdentityReply) Reset() {
 	*x = IdentityReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[55]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +3991,7 @@ func (x *IdentityReply) String() string {
 func (*IdentityReply) ProtoMessage() {}
 
 func (x *IdentityReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[55]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +4004,7 @@ func (x *IdentityReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityReply.ProtoReflect.Descriptor instead.
 func (*IdentityReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{55}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *IdentityReply) GetKeysEnvelope() []byte {
@@ -3762,7 +4075,7 @@ type PrepareReleaseRequest struct {
 
 func (x *PrepareReleaseRequest) Reset() {
 	*x = PrepareReleaseRequest{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[56]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4087,7 @@ func (x *PrepareReleaseRequest) String() string {
 func (*PrepareReleaseRequest) ProtoMessage() {}
 
 func (x *PrepareReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[56]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4100,7 @@ func (x *PrepareReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareReleaseRequest.ProtoReflect.Descriptor instead.
 func (*PrepareReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{56}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PrepareReleaseRequest) GetRecord() []byte {
@@ -3824,7 +4137,7 @@ type PrepareReleaseReply struct {
 
 func (x *PrepareReleaseReply) Reset() {
 	*x = PrepareReleaseReply{}
-	mi := &file_mpc_nodepb_node_proto_msgTypes[57]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3836,7 +4149,7 @@ func (x *PrepareReleaseReply) String() string {
 func (*PrepareReleaseReply) ProtoMessage() {}
 
 func (x *PrepareReleaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_mpc_nodepb_node_proto_msgTypes[57]
+	mi := &file_mpc_nodepb_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3849,7 +4162,7 @@ func (x *PrepareReleaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareReleaseReply.ProtoReflect.Descriptor instead.
 func (*PrepareReleaseReply) Descriptor() ([]byte, []int) {
-	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{57}
+	return file_mpc_nodepb_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PrepareReleaseReply) GetReleaseId() []byte {
@@ -3891,7 +4204,21 @@ var File_mpc_nodepb_node_proto protoreflect.FileDescriptor
 
 const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
-	"\x15mpc/nodepb/node.proto\x12\x1dvaultpluginsecretsmpc.node.v1\"_\n" +
+	"\x15mpc/nodepb/node.proto\x12\x1dvaultpluginsecretsmpc.node.v1\"\xb3\x01\n" +
+	"\fEnrolRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x19\n" +
+	"\bmount_id\x18\x02 \x01(\fR\amountId\x12\x1c\n" +
+	"\tauthority\x18\x03 \x01(\fR\tauthority\x12;\n" +
+	"\x05peers\x18\x04 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\x05peers\x12\x14\n" +
+	"\x05proof\x18\x05 \x01(\fR\x05proof\"\x9c\x01\n" +
+	"\n" +
+	"EnrolReply\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\fR\bidentity\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\x12\x16\n" +
+	"\x06region\x18\x04 \x01(\tR\x06region\x12\x12\n" +
+	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x14\n" +
+	"\x05proof\x18\x06 \x01(\fR\x05proof\"_\n" +
 	"\x05Token\x12\x16\n" +
 	"\x06module\x18\x01 \x01(\tR\x06module\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x16\n" +
@@ -3930,22 +4257,31 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
 	"aux_public\x18\a \x01(\fR\tauxPublic\x12!\n" +
 	"\faux_envelope\x18\b \x01(\fR\vauxEnvelope\x12\x1c\n" +
-	"\tauthority\x18\t \x01(\fR\tauthority\"\xb1\x01\n" +
+	"\tauthority\x18\t \x01(\fR\tauthority\"\xb5\x02\n" +
 	"\n" +
 	"SetupReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\fR\bidentity\x12+\n" +
 	"\x11identity_envelope\x18\x03 \x01(\fR\x10identityEnvelope\x12@\n" +
-	"\afailure\x18\x04 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"n\n" +
+	"\afailure\x18\x04 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\x12\x16\n" +
+	"\x06domain\x18\x05 \x01(\tR\x06domain\x12\x16\n" +
+	"\x06region\x18\x06 \x01(\tR\x06region\x12\x12\n" +
+	"\x04zone\x18\a \x01(\tR\x04zone\x12>\n" +
+	"\x05token\x18\b \x01(\v2(.vaultpluginsecretsmpc.node.v1.TokenInfoR\x05token\"\x86\x01\n" +
 	"\x06Member\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\fR\bidentity\x12\x19\n" +
-	"\baux_hash\x18\x04 \x01(\fR\aauxHash\"S\n" +
+	"\baux_hash\x18\x04 \x01(\fR\aauxHash\x12\x16\n" +
+	"\x06domain\x18\x05 \x01(\tR\x06domain\"\x85\x01\n" +
+	"\vEndorsedKey\x12<\n" +
+	"\x03key\x18\x01 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\x03key\x12\x1a\n" +
+	"\bidentity\x18\x02 \x01(\fR\bidentity\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"S\n" +
 	"\x10SetRosterRequest\x12?\n" +
 	"\amembers\x18\x01 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\"\x10\n" +
 	"\x0eSetRosterReply\"\x0f\n" +
-	"\rStatusRequest\"\xcc\x01\n" +
+	"\rStatusRequest\"\x8a\x02\n" +
 	"\vStatusReply\x12\x10\n" +
 	"\x03hsm\x18\x01 \x01(\tR\x03hsm\x12\x1a\n" +
 	"\bsessions\x18\x02 \x01(\rR\bsessions\x12%\n" +
@@ -3953,7 +4289,10 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\faux_progress\x18\x04 \x01(\rR\vauxProgress\x12\x1f\n" +
 	"\vpin_refused\x18\x05 \x01(\bR\n" +
 	"pinRefused\x12$\n" +
-	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\"\xaa\x06\n" +
+	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\x12\x1a\n" +
+	"\bdraining\x18\a \x01(\bR\bdraining\x12 \n" +
+	"\ftime_unix_ms\x18\b \x01(\x03R\n" +
+	"timeUnixMs\"\xef\x06\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
 	"\amembers\x18\x02 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x12\n" +
@@ -3986,7 +4325,8 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"custodyKey\x12\x1d\n" +
 	"\n" +
 	"release_id\x18\x17 \x01(\fR\treleaseId\x12\x18\n" +
-	"\arelease\x18\x18 \x01(\fR\arelease\"o\n" +
+	"\arelease\x18\x18 \x01(\fR\arelease\x12C\n" +
+	"\aseal_to\x18\x19 \x03(\v2*.vaultpluginsecretsmpc.node.v1.EndorsedKeyR\x06sealTo\"o\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1c\n" +
@@ -4014,11 +4354,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x01r\x18\a \x01(\fR\x01r\x12\f\n" +
 	"\x01s\x18\b \x01(\fR\x01s\x12\x1f\n" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
-	"recoveryId\"\x80\x03\n" +
+	"recoveryId\"\xb1\x03\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xfd\x01\n" +
+	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xae\x02\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREFUSED\x10\x01\x12\x13\n" +
@@ -4037,7 +4377,10 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
 	"\x06MODULE\x10\f\x12\x15\n" +
 	"\x11PRESIGNATURE_GONE\x10\r\x12\f\n" +
-	"\bNO_SUITE\x10\x0e\"\x9d\x02\n" +
+	"\bNO_SUITE\x10\x0e\x12\x0f\n" +
+	"\vBELOW_FLOOR\x10\x0f\x12\x10\n" +
+	"\fSWITCHED_OFF\x10\x10\x12\f\n" +
+	"\bDRAINING\x10\x11\"\x9d\x02\n" +
 	"\n" +
 	"SessionOut\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.HelloH\x00R\x05hello\x12A\n" +
@@ -4091,10 +4434,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\afailure\x18\x01 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"J\n" +
 	"\x16MakeWrappingKeyRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
-	"\x06suites\x18\x02 \x03(\rR\x06suites\"\xa7\x01\n" +
+	"\x06suites\x18\x02 \x03(\rR\x06suites\"\xc9\x01\n" +
 	"\x14MakeWrappingKeyReply\x12M\n" +
 	"\fwrapping_key\x18\x01 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\x12@\n" +
-	"\afailure\x18\x02 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\"j\n" +
+	"\afailure\x18\x02 \x01(\v2&.vaultpluginsecretsmpc.node.v1.FailureR\afailure\x12 \n" +
+	"\vendorsement\x18\x03 \x01(\fR\vendorsement\"j\n" +
 	"\x19DestroyWrappingKeyRequest\x12M\n" +
 	"\fwrapping_key\x18\x01 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\vwrappingKey\"s\n" +
 	"\x17DestroyWrappingKeyReply\x12\x16\n" +
@@ -4217,7 +4561,9 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\tRewrapOwn\x12/.vaultpluginsecretsmpc.node.v1.RewrapOwnRequest\x1a-.vaultpluginsecretsmpc.node.v1.RewrapOwnReply\x12q\n" +
 	"\vImportShare\x121.vaultpluginsecretsmpc.node.v1.ImportShareRequest\x1a/.vaultpluginsecretsmpc.node.v1.ImportShareReply\x12h\n" +
 	"\bIdentity\x12..vaultpluginsecretsmpc.node.v1.IdentityRequest\x1a,.vaultpluginsecretsmpc.node.v1.IdentityReply\x12z\n" +
-	"\x0ePrepareRelease\x124.vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest\x1a2.vaultpluginsecretsmpc.node.v1.PrepareReleaseReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
+	"\x0ePrepareRelease\x124.vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest\x1a2.vaultpluginsecretsmpc.node.v1.PrepareReleaseReply2l\n" +
+	"\tEnrolment\x12_\n" +
+	"\x05Enrol\x12+.vaultpluginsecretsmpc.node.v1.EnrolRequest\x1a).vaultpluginsecretsmpc.node.v1.EnrolReplyB%Z#vault-plugin-secrets-mpc/mpc/nodepbb\x06proto3"
 
 var (
 	file_mpc_nodepb_node_proto_rawDescOnce sync.Once
@@ -4232,153 +4578,162 @@ func file_mpc_nodepb_node_proto_rawDescGZIP() []byte {
 }
 
 var file_mpc_nodepb_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_mpc_nodepb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_mpc_nodepb_node_proto_goTypes = []any{
 	(Failure_Reason)(0),               // 0: vaultpluginsecretsmpc.node.v1.Failure.Reason
-	(*Token)(nil),                     // 1: vaultpluginsecretsmpc.node.v1.Token
-	(*TokenInfo)(nil),                 // 2: vaultpluginsecretsmpc.node.v1.TokenInfo
-	(*WrappingKey)(nil),               // 3: vaultpluginsecretsmpc.node.v1.WrappingKey
-	(*ProbeRequest)(nil),              // 4: vaultpluginsecretsmpc.node.v1.ProbeRequest
-	(*ProbeReply)(nil),                // 5: vaultpluginsecretsmpc.node.v1.ProbeReply
-	(*SetupRequest)(nil),              // 6: vaultpluginsecretsmpc.node.v1.SetupRequest
-	(*SetupReply)(nil),                // 7: vaultpluginsecretsmpc.node.v1.SetupReply
-	(*Member)(nil),                    // 8: vaultpluginsecretsmpc.node.v1.Member
-	(*SetRosterRequest)(nil),          // 9: vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	(*SetRosterReply)(nil),            // 10: vaultpluginsecretsmpc.node.v1.SetRosterReply
-	(*StatusRequest)(nil),             // 11: vaultpluginsecretsmpc.node.v1.StatusRequest
-	(*StatusReply)(nil),               // 12: vaultpluginsecretsmpc.node.v1.StatusReply
-	(*Start)(nil),                     // 13: vaultpluginsecretsmpc.node.v1.Start
-	(*Hello)(nil),                     // 14: vaultpluginsecretsmpc.node.v1.Hello
-	(*Hellos)(nil),                    // 15: vaultpluginsecretsmpc.node.v1.Hellos
-	(*Sealed)(nil),                    // 16: vaultpluginsecretsmpc.node.v1.Sealed
-	(*SessionIn)(nil),                 // 17: vaultpluginsecretsmpc.node.v1.SessionIn
-	(*Outcome)(nil),                   // 18: vaultpluginsecretsmpc.node.v1.Outcome
-	(*Failure)(nil),                   // 19: vaultpluginsecretsmpc.node.v1.Failure
-	(*SessionOut)(nil),                // 20: vaultpluginsecretsmpc.node.v1.SessionOut
-	(*OpenShareRequest)(nil),          // 21: vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	(*OpenShareReply)(nil),            // 22: vaultpluginsecretsmpc.node.v1.OpenShareReply
-	(*AuxiliaryGeneration)(nil),       // 23: vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
-	(*RetireAuxiliaryRequest)(nil),    // 24: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
-	(*RetireAuxiliaryReply)(nil),      // 25: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
-	(*DropPresignaturesRequest)(nil),  // 26: vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
-	(*DropPresignaturesReply)(nil),    // 27: vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
-	(*MakeAuxiliaryRequest)(nil),      // 28: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	(*MakeAuxiliaryReply)(nil),        // 29: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	(*ProveFactorsRequest)(nil),       // 30: vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	(*ProveFactorsReply)(nil),         // 31: vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	(*AcceptPeerRequest)(nil),         // 32: vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	(*AcceptPeerReply)(nil),           // 33: vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	(*SetWrappingKeysRequest)(nil),    // 34: vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
-	(*SetWrappingKeysReply)(nil),      // 35: vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
-	(*MakeWrappingKeyRequest)(nil),    // 36: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
-	(*MakeWrappingKeyReply)(nil),      // 37: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
-	(*DestroyWrappingKeyRequest)(nil), // 38: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
-	(*DestroyWrappingKeyReply)(nil),   // 39: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
-	(*FindWrappingKeysRequest)(nil),   // 40: vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
-	(*KeyObject)(nil),                 // 41: vaultpluginsecretsmpc.node.v1.KeyObject
-	(*FindWrappingKeysReply)(nil),     // 42: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
-	(*RewrapShareRequest)(nil),        // 43: vaultpluginsecretsmpc.node.v1.RewrapShareRequest
-	(*RewrapShareReply)(nil),          // 44: vaultpluginsecretsmpc.node.v1.RewrapShareReply
-	(*RewrapOwnRequest)(nil),          // 45: vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
-	(*RewrapOwnReply)(nil),            // 46: vaultpluginsecretsmpc.node.v1.RewrapOwnReply
-	(*ImportShareRequest)(nil),        // 47: vaultpluginsecretsmpc.node.v1.ImportShareRequest
-	(*ImportShareReply)(nil),          // 48: vaultpluginsecretsmpc.node.v1.ImportShareReply
-	(*IdentityRequest)(nil),           // 49: vaultpluginsecretsmpc.node.v1.IdentityRequest
-	(*MakeIdentityKeys)(nil),          // 50: vaultpluginsecretsmpc.node.v1.MakeIdentityKeys
-	(*RewrapIdentityKeys)(nil),        // 51: vaultpluginsecretsmpc.node.v1.RewrapIdentityKeys
-	(*OpaqueRegister)(nil),            // 52: vaultpluginsecretsmpc.node.v1.OpaqueRegister
-	(*OpaqueLogin)(nil),               // 53: vaultpluginsecretsmpc.node.v1.OpaqueLogin
-	(*MakeServerPart)(nil),            // 54: vaultpluginsecretsmpc.node.v1.MakeServerPart
-	(*ReleaseServerPart)(nil),         // 55: vaultpluginsecretsmpc.node.v1.ReleaseServerPart
-	(*IdentityReply)(nil),             // 56: vaultpluginsecretsmpc.node.v1.IdentityReply
-	(*PrepareReleaseRequest)(nil),     // 57: vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest
-	(*PrepareReleaseReply)(nil),       // 58: vaultpluginsecretsmpc.node.v1.PrepareReleaseReply
+	(*EnrolRequest)(nil),              // 1: vaultpluginsecretsmpc.node.v1.EnrolRequest
+	(*EnrolReply)(nil),                // 2: vaultpluginsecretsmpc.node.v1.EnrolReply
+	(*Token)(nil),                     // 3: vaultpluginsecretsmpc.node.v1.Token
+	(*TokenInfo)(nil),                 // 4: vaultpluginsecretsmpc.node.v1.TokenInfo
+	(*WrappingKey)(nil),               // 5: vaultpluginsecretsmpc.node.v1.WrappingKey
+	(*ProbeRequest)(nil),              // 6: vaultpluginsecretsmpc.node.v1.ProbeRequest
+	(*ProbeReply)(nil),                // 7: vaultpluginsecretsmpc.node.v1.ProbeReply
+	(*SetupRequest)(nil),              // 8: vaultpluginsecretsmpc.node.v1.SetupRequest
+	(*SetupReply)(nil),                // 9: vaultpluginsecretsmpc.node.v1.SetupReply
+	(*Member)(nil),                    // 10: vaultpluginsecretsmpc.node.v1.Member
+	(*EndorsedKey)(nil),               // 11: vaultpluginsecretsmpc.node.v1.EndorsedKey
+	(*SetRosterRequest)(nil),          // 12: vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	(*SetRosterReply)(nil),            // 13: vaultpluginsecretsmpc.node.v1.SetRosterReply
+	(*StatusRequest)(nil),             // 14: vaultpluginsecretsmpc.node.v1.StatusRequest
+	(*StatusReply)(nil),               // 15: vaultpluginsecretsmpc.node.v1.StatusReply
+	(*Start)(nil),                     // 16: vaultpluginsecretsmpc.node.v1.Start
+	(*Hello)(nil),                     // 17: vaultpluginsecretsmpc.node.v1.Hello
+	(*Hellos)(nil),                    // 18: vaultpluginsecretsmpc.node.v1.Hellos
+	(*Sealed)(nil),                    // 19: vaultpluginsecretsmpc.node.v1.Sealed
+	(*SessionIn)(nil),                 // 20: vaultpluginsecretsmpc.node.v1.SessionIn
+	(*Outcome)(nil),                   // 21: vaultpluginsecretsmpc.node.v1.Outcome
+	(*Failure)(nil),                   // 22: vaultpluginsecretsmpc.node.v1.Failure
+	(*SessionOut)(nil),                // 23: vaultpluginsecretsmpc.node.v1.SessionOut
+	(*OpenShareRequest)(nil),          // 24: vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	(*OpenShareReply)(nil),            // 25: vaultpluginsecretsmpc.node.v1.OpenShareReply
+	(*AuxiliaryGeneration)(nil),       // 26: vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
+	(*RetireAuxiliaryRequest)(nil),    // 27: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	(*RetireAuxiliaryReply)(nil),      // 28: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	(*DropPresignaturesRequest)(nil),  // 29: vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	(*DropPresignaturesReply)(nil),    // 30: vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	(*MakeAuxiliaryRequest)(nil),      // 31: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	(*MakeAuxiliaryReply)(nil),        // 32: vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	(*ProveFactorsRequest)(nil),       // 33: vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	(*ProveFactorsReply)(nil),         // 34: vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	(*AcceptPeerRequest)(nil),         // 35: vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	(*AcceptPeerReply)(nil),           // 36: vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	(*SetWrappingKeysRequest)(nil),    // 37: vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
+	(*SetWrappingKeysReply)(nil),      // 38: vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
+	(*MakeWrappingKeyRequest)(nil),    // 39: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
+	(*MakeWrappingKeyReply)(nil),      // 40: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
+	(*DestroyWrappingKeyRequest)(nil), // 41: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
+	(*DestroyWrappingKeyReply)(nil),   // 42: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
+	(*FindWrappingKeysRequest)(nil),   // 43: vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
+	(*KeyObject)(nil),                 // 44: vaultpluginsecretsmpc.node.v1.KeyObject
+	(*FindWrappingKeysReply)(nil),     // 45: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
+	(*RewrapShareRequest)(nil),        // 46: vaultpluginsecretsmpc.node.v1.RewrapShareRequest
+	(*RewrapShareReply)(nil),          // 47: vaultpluginsecretsmpc.node.v1.RewrapShareReply
+	(*RewrapOwnRequest)(nil),          // 48: vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
+	(*RewrapOwnReply)(nil),            // 49: vaultpluginsecretsmpc.node.v1.RewrapOwnReply
+	(*ImportShareRequest)(nil),        // 50: vaultpluginsecretsmpc.node.v1.ImportShareRequest
+	(*ImportShareReply)(nil),          // 51: vaultpluginsecretsmpc.node.v1.ImportShareReply
+	(*IdentityRequest)(nil),           // 52: vaultpluginsecretsmpc.node.v1.IdentityRequest
+	(*MakeIdentityKeys)(nil),          // 53: vaultpluginsecretsmpc.node.v1.MakeIdentityKeys
+	(*RewrapIdentityKeys)(nil),        // 54: vaultpluginsecretsmpc.node.v1.RewrapIdentityKeys
+	(*OpaqueRegister)(nil),            // 55: vaultpluginsecretsmpc.node.v1.OpaqueRegister
+	(*OpaqueLogin)(nil),               // 56: vaultpluginsecretsmpc.node.v1.OpaqueLogin
+	(*MakeServerPart)(nil),            // 57: vaultpluginsecretsmpc.node.v1.MakeServerPart
+	(*ReleaseServerPart)(nil),         // 58: vaultpluginsecretsmpc.node.v1.ReleaseServerPart
+	(*IdentityReply)(nil),             // 59: vaultpluginsecretsmpc.node.v1.IdentityReply
+	(*PrepareReleaseRequest)(nil),     // 60: vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest
+	(*PrepareReleaseReply)(nil),       // 61: vaultpluginsecretsmpc.node.v1.PrepareReleaseReply
 }
 var file_mpc_nodepb_node_proto_depIdxs = []int32{
-	1,  // 0: vaultpluginsecretsmpc.node.v1.ProbeRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
-	2,  // 1: vaultpluginsecretsmpc.node.v1.ProbeReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
-	3,  // 2: vaultpluginsecretsmpc.node.v1.ProbeReply.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	19, // 3: vaultpluginsecretsmpc.node.v1.ProbeReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	1,  // 4: vaultpluginsecretsmpc.node.v1.SetupRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
-	3,  // 5: vaultpluginsecretsmpc.node.v1.SetupRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	19, // 6: vaultpluginsecretsmpc.node.v1.SetupReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	8,  // 7: vaultpluginsecretsmpc.node.v1.SetRosterRequest.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
-	8,  // 8: vaultpluginsecretsmpc.node.v1.Start.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
-	14, // 9: vaultpluginsecretsmpc.node.v1.Hellos.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hello
-	13, // 10: vaultpluginsecretsmpc.node.v1.SessionIn.start:type_name -> vaultpluginsecretsmpc.node.v1.Start
-	15, // 11: vaultpluginsecretsmpc.node.v1.SessionIn.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hellos
-	16, // 12: vaultpluginsecretsmpc.node.v1.SessionIn.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
-	0,  // 13: vaultpluginsecretsmpc.node.v1.Failure.reason:type_name -> vaultpluginsecretsmpc.node.v1.Failure.Reason
-	14, // 14: vaultpluginsecretsmpc.node.v1.SessionOut.hello:type_name -> vaultpluginsecretsmpc.node.v1.Hello
-	16, // 15: vaultpluginsecretsmpc.node.v1.SessionOut.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
-	18, // 16: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
-	19, // 17: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 18: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	23, // 19: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest.oldest:type_name -> vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
-	3,  // 20: vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	19, // 21: vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	3,  // 22: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	19, // 23: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	3,  // 24: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
-	19, // 25: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	41, // 26: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply.objects:type_name -> vaultpluginsecretsmpc.node.v1.KeyObject
-	19, // 27: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 28: vaultpluginsecretsmpc.node.v1.RewrapShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 29: vaultpluginsecretsmpc.node.v1.RewrapOwnReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 30: vaultpluginsecretsmpc.node.v1.ImportShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	50, // 31: vaultpluginsecretsmpc.node.v1.IdentityRequest.make:type_name -> vaultpluginsecretsmpc.node.v1.MakeIdentityKeys
-	52, // 32: vaultpluginsecretsmpc.node.v1.IdentityRequest.register:type_name -> vaultpluginsecretsmpc.node.v1.OpaqueRegister
-	53, // 33: vaultpluginsecretsmpc.node.v1.IdentityRequest.login:type_name -> vaultpluginsecretsmpc.node.v1.OpaqueLogin
-	54, // 34: vaultpluginsecretsmpc.node.v1.IdentityRequest.make_part:type_name -> vaultpluginsecretsmpc.node.v1.MakeServerPart
-	55, // 35: vaultpluginsecretsmpc.node.v1.IdentityRequest.release_part:type_name -> vaultpluginsecretsmpc.node.v1.ReleaseServerPart
-	51, // 36: vaultpluginsecretsmpc.node.v1.IdentityRequest.rewrap:type_name -> vaultpluginsecretsmpc.node.v1.RewrapIdentityKeys
-	19, // 37: vaultpluginsecretsmpc.node.v1.IdentityReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	19, // 38: vaultpluginsecretsmpc.node.v1.PrepareReleaseReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
-	4,  // 39: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
-	6,  // 40: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
-	9,  // 41: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
-	11, // 42: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
-	17, // 43: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
-	21, // 44: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
-	28, // 45: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
-	30, // 46: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
-	32, // 47: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
-	24, // 48: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
-	26, // 49: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
-	34, // 50: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
-	36, // 51: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
-	38, // 52: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
-	40, // 53: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
-	43, // 54: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:input_type -> vaultpluginsecretsmpc.node.v1.RewrapShareRequest
-	45, // 55: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:input_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
-	47, // 56: vaultpluginsecretsmpc.node.v1.Node.ImportShare:input_type -> vaultpluginsecretsmpc.node.v1.ImportShareRequest
-	49, // 57: vaultpluginsecretsmpc.node.v1.Node.Identity:input_type -> vaultpluginsecretsmpc.node.v1.IdentityRequest
-	57, // 58: vaultpluginsecretsmpc.node.v1.Node.PrepareRelease:input_type -> vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest
-	5,  // 59: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
-	7,  // 60: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
-	10, // 61: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
-	12, // 62: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
-	20, // 63: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
-	22, // 64: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
-	29, // 65: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
-	31, // 66: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
-	33, // 67: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
-	25, // 68: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
-	27, // 69: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
-	35, // 70: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
-	37, // 71: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
-	39, // 72: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
-	42, // 73: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
-	44, // 74: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:output_type -> vaultpluginsecretsmpc.node.v1.RewrapShareReply
-	46, // 75: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:output_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnReply
-	48, // 76: vaultpluginsecretsmpc.node.v1.Node.ImportShare:output_type -> vaultpluginsecretsmpc.node.v1.ImportShareReply
-	56, // 77: vaultpluginsecretsmpc.node.v1.Node.Identity:output_type -> vaultpluginsecretsmpc.node.v1.IdentityReply
-	58, // 78: vaultpluginsecretsmpc.node.v1.Node.PrepareRelease:output_type -> vaultpluginsecretsmpc.node.v1.PrepareReleaseReply
-	59, // [59:79] is the sub-list for method output_type
-	39, // [39:59] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	10, // 0: vaultpluginsecretsmpc.node.v1.EnrolRequest.peers:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	3,  // 1: vaultpluginsecretsmpc.node.v1.ProbeRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
+	4,  // 2: vaultpluginsecretsmpc.node.v1.ProbeReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
+	5,  // 3: vaultpluginsecretsmpc.node.v1.ProbeReply.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	22, // 4: vaultpluginsecretsmpc.node.v1.ProbeReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	3,  // 5: vaultpluginsecretsmpc.node.v1.SetupRequest.token:type_name -> vaultpluginsecretsmpc.node.v1.Token
+	5,  // 6: vaultpluginsecretsmpc.node.v1.SetupRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	22, // 7: vaultpluginsecretsmpc.node.v1.SetupReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	4,  // 8: vaultpluginsecretsmpc.node.v1.SetupReply.token:type_name -> vaultpluginsecretsmpc.node.v1.TokenInfo
+	5,  // 9: vaultpluginsecretsmpc.node.v1.EndorsedKey.key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	10, // 10: vaultpluginsecretsmpc.node.v1.SetRosterRequest.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	10, // 11: vaultpluginsecretsmpc.node.v1.Start.members:type_name -> vaultpluginsecretsmpc.node.v1.Member
+	11, // 12: vaultpluginsecretsmpc.node.v1.Start.seal_to:type_name -> vaultpluginsecretsmpc.node.v1.EndorsedKey
+	17, // 13: vaultpluginsecretsmpc.node.v1.Hellos.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hello
+	16, // 14: vaultpluginsecretsmpc.node.v1.SessionIn.start:type_name -> vaultpluginsecretsmpc.node.v1.Start
+	18, // 15: vaultpluginsecretsmpc.node.v1.SessionIn.hellos:type_name -> vaultpluginsecretsmpc.node.v1.Hellos
+	19, // 16: vaultpluginsecretsmpc.node.v1.SessionIn.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
+	0,  // 17: vaultpluginsecretsmpc.node.v1.Failure.reason:type_name -> vaultpluginsecretsmpc.node.v1.Failure.Reason
+	17, // 18: vaultpluginsecretsmpc.node.v1.SessionOut.hello:type_name -> vaultpluginsecretsmpc.node.v1.Hello
+	19, // 19: vaultpluginsecretsmpc.node.v1.SessionOut.message:type_name -> vaultpluginsecretsmpc.node.v1.Sealed
+	21, // 20: vaultpluginsecretsmpc.node.v1.SessionOut.outcome:type_name -> vaultpluginsecretsmpc.node.v1.Outcome
+	22, // 21: vaultpluginsecretsmpc.node.v1.SessionOut.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	22, // 22: vaultpluginsecretsmpc.node.v1.OpenShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	26, // 23: vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest.oldest:type_name -> vaultpluginsecretsmpc.node.v1.AuxiliaryGeneration
+	5,  // 24: vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest.wrapping_keys:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	22, // 25: vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	5,  // 26: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	22, // 27: vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	5,  // 28: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest.wrapping_key:type_name -> vaultpluginsecretsmpc.node.v1.WrappingKey
+	22, // 29: vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	44, // 30: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply.objects:type_name -> vaultpluginsecretsmpc.node.v1.KeyObject
+	22, // 31: vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	22, // 32: vaultpluginsecretsmpc.node.v1.RewrapShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	22, // 33: vaultpluginsecretsmpc.node.v1.RewrapOwnReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	22, // 34: vaultpluginsecretsmpc.node.v1.ImportShareReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	53, // 35: vaultpluginsecretsmpc.node.v1.IdentityRequest.make:type_name -> vaultpluginsecretsmpc.node.v1.MakeIdentityKeys
+	55, // 36: vaultpluginsecretsmpc.node.v1.IdentityRequest.register:type_name -> vaultpluginsecretsmpc.node.v1.OpaqueRegister
+	56, // 37: vaultpluginsecretsmpc.node.v1.IdentityRequest.login:type_name -> vaultpluginsecretsmpc.node.v1.OpaqueLogin
+	57, // 38: vaultpluginsecretsmpc.node.v1.IdentityRequest.make_part:type_name -> vaultpluginsecretsmpc.node.v1.MakeServerPart
+	58, // 39: vaultpluginsecretsmpc.node.v1.IdentityRequest.release_part:type_name -> vaultpluginsecretsmpc.node.v1.ReleaseServerPart
+	54, // 40: vaultpluginsecretsmpc.node.v1.IdentityRequest.rewrap:type_name -> vaultpluginsecretsmpc.node.v1.RewrapIdentityKeys
+	22, // 41: vaultpluginsecretsmpc.node.v1.IdentityReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	22, // 42: vaultpluginsecretsmpc.node.v1.PrepareReleaseReply.failure:type_name -> vaultpluginsecretsmpc.node.v1.Failure
+	6,  // 43: vaultpluginsecretsmpc.node.v1.Node.Probe:input_type -> vaultpluginsecretsmpc.node.v1.ProbeRequest
+	8,  // 44: vaultpluginsecretsmpc.node.v1.Node.Setup:input_type -> vaultpluginsecretsmpc.node.v1.SetupRequest
+	12, // 45: vaultpluginsecretsmpc.node.v1.Node.SetRoster:input_type -> vaultpluginsecretsmpc.node.v1.SetRosterRequest
+	14, // 46: vaultpluginsecretsmpc.node.v1.Node.Status:input_type -> vaultpluginsecretsmpc.node.v1.StatusRequest
+	20, // 47: vaultpluginsecretsmpc.node.v1.Node.Session:input_type -> vaultpluginsecretsmpc.node.v1.SessionIn
+	24, // 48: vaultpluginsecretsmpc.node.v1.Node.OpenShare:input_type -> vaultpluginsecretsmpc.node.v1.OpenShareRequest
+	31, // 49: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryRequest
+	33, // 50: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:input_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsRequest
+	35, // 51: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:input_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerRequest
+	27, // 52: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:input_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryRequest
+	29, // 53: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:input_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesRequest
+	37, // 54: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysRequest
+	39, // 55: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyRequest
+	41, // 56: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:input_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyRequest
+	43, // 57: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:input_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysRequest
+	46, // 58: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:input_type -> vaultpluginsecretsmpc.node.v1.RewrapShareRequest
+	48, // 59: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:input_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnRequest
+	50, // 60: vaultpluginsecretsmpc.node.v1.Node.ImportShare:input_type -> vaultpluginsecretsmpc.node.v1.ImportShareRequest
+	52, // 61: vaultpluginsecretsmpc.node.v1.Node.Identity:input_type -> vaultpluginsecretsmpc.node.v1.IdentityRequest
+	60, // 62: vaultpluginsecretsmpc.node.v1.Node.PrepareRelease:input_type -> vaultpluginsecretsmpc.node.v1.PrepareReleaseRequest
+	1,  // 63: vaultpluginsecretsmpc.node.v1.Enrolment.Enrol:input_type -> vaultpluginsecretsmpc.node.v1.EnrolRequest
+	7,  // 64: vaultpluginsecretsmpc.node.v1.Node.Probe:output_type -> vaultpluginsecretsmpc.node.v1.ProbeReply
+	9,  // 65: vaultpluginsecretsmpc.node.v1.Node.Setup:output_type -> vaultpluginsecretsmpc.node.v1.SetupReply
+	13, // 66: vaultpluginsecretsmpc.node.v1.Node.SetRoster:output_type -> vaultpluginsecretsmpc.node.v1.SetRosterReply
+	15, // 67: vaultpluginsecretsmpc.node.v1.Node.Status:output_type -> vaultpluginsecretsmpc.node.v1.StatusReply
+	23, // 68: vaultpluginsecretsmpc.node.v1.Node.Session:output_type -> vaultpluginsecretsmpc.node.v1.SessionOut
+	25, // 69: vaultpluginsecretsmpc.node.v1.Node.OpenShare:output_type -> vaultpluginsecretsmpc.node.v1.OpenShareReply
+	32, // 70: vaultpluginsecretsmpc.node.v1.Node.MakeAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.MakeAuxiliaryReply
+	34, // 71: vaultpluginsecretsmpc.node.v1.Node.ProveFactors:output_type -> vaultpluginsecretsmpc.node.v1.ProveFactorsReply
+	36, // 72: vaultpluginsecretsmpc.node.v1.Node.AcceptPeer:output_type -> vaultpluginsecretsmpc.node.v1.AcceptPeerReply
+	28, // 73: vaultpluginsecretsmpc.node.v1.Node.RetireAuxiliary:output_type -> vaultpluginsecretsmpc.node.v1.RetireAuxiliaryReply
+	30, // 74: vaultpluginsecretsmpc.node.v1.Node.DropPresignatures:output_type -> vaultpluginsecretsmpc.node.v1.DropPresignaturesReply
+	38, // 75: vaultpluginsecretsmpc.node.v1.Node.SetWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.SetWrappingKeysReply
+	40, // 76: vaultpluginsecretsmpc.node.v1.Node.MakeWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.MakeWrappingKeyReply
+	42, // 77: vaultpluginsecretsmpc.node.v1.Node.DestroyWrappingKey:output_type -> vaultpluginsecretsmpc.node.v1.DestroyWrappingKeyReply
+	45, // 78: vaultpluginsecretsmpc.node.v1.Node.FindWrappingKeys:output_type -> vaultpluginsecretsmpc.node.v1.FindWrappingKeysReply
+	47, // 79: vaultpluginsecretsmpc.node.v1.Node.RewrapShare:output_type -> vaultpluginsecretsmpc.node.v1.RewrapShareReply
+	49, // 80: vaultpluginsecretsmpc.node.v1.Node.RewrapOwn:output_type -> vaultpluginsecretsmpc.node.v1.RewrapOwnReply
+	51, // 81: vaultpluginsecretsmpc.node.v1.Node.ImportShare:output_type -> vaultpluginsecretsmpc.node.v1.ImportShareReply
+	59, // 82: vaultpluginsecretsmpc.node.v1.Node.Identity:output_type -> vaultpluginsecretsmpc.node.v1.IdentityReply
+	61, // 83: vaultpluginsecretsmpc.node.v1.Node.PrepareRelease:output_type -> vaultpluginsecretsmpc.node.v1.PrepareReleaseReply
+	2,  // 84: vaultpluginsecretsmpc.node.v1.Enrolment.Enrol:output_type -> vaultpluginsecretsmpc.node.v1.EnrolReply
+	64, // [64:85] is the sub-list for method output_type
+	43, // [43:64] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_mpc_nodepb_node_proto_init() }
@@ -4386,18 +4741,18 @@ func file_mpc_nodepb_node_proto_init() {
 	if File_mpc_nodepb_node_proto != nil {
 		return
 	}
-	file_mpc_nodepb_node_proto_msgTypes[16].OneofWrappers = []any{
+	file_mpc_nodepb_node_proto_msgTypes[19].OneofWrappers = []any{
 		(*SessionIn_Start)(nil),
 		(*SessionIn_Hellos)(nil),
 		(*SessionIn_Message)(nil),
 	}
-	file_mpc_nodepb_node_proto_msgTypes[19].OneofWrappers = []any{
+	file_mpc_nodepb_node_proto_msgTypes[22].OneofWrappers = []any{
 		(*SessionOut_Hello)(nil),
 		(*SessionOut_Message)(nil),
 		(*SessionOut_Outcome)(nil),
 		(*SessionOut_Failure)(nil),
 	}
-	file_mpc_nodepb_node_proto_msgTypes[48].OneofWrappers = []any{
+	file_mpc_nodepb_node_proto_msgTypes[51].OneofWrappers = []any{
 		(*IdentityRequest_Make)(nil),
 		(*IdentityRequest_Register)(nil),
 		(*IdentityRequest_Login)(nil),
@@ -4411,9 +4766,9 @@ func file_mpc_nodepb_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mpc_nodepb_node_proto_rawDesc), len(file_mpc_nodepb_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   58,
+			NumMessages:   61,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_mpc_nodepb_node_proto_goTypes,
 		DependencyIndexes: file_mpc_nodepb_node_proto_depIdxs,

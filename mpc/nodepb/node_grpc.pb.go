@@ -6,8 +6,9 @@
 
 // The service an MPC node offers to its coordinator. The same definition
 // serves local nodes (go-plugin over a private socket) and nodes on other
-// hosts. Nothing here carries a plaintext share; the PIN travels in Setup and
-// Probe only, over the encrypted connection.
+// hosts (mutual TLS). Nothing here carries a plaintext share; the PIN travels in
+// Setup and Probe only, over the encrypted connection, and to local nodes only: a
+// node on another host has its own.
 
 package nodepb
 
@@ -897,5 +898,117 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
+	Metadata: "mpc/nodepb/node.proto",
+}
+
+const (
+	Enrolment_Enrol_FullMethodName = "/vaultpluginsecretsmpc.node.v1.Enrolment/Enrol"
+)
+
+// EnrolmentClient is the client API for Enrolment service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Enrolment is what a remote node offers while its operator has opened it for one
+// coordinator.
+type EnrolmentClient interface {
+	// Enrol pins the calling coordinator, by the key of its TLS certificate, on the
+	// node. It succeeds once for a token.
+	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolReply, error)
+}
+
+type enrolmentClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewEnrolmentClient(cc grpc.ClientConnInterface) EnrolmentClient {
+	return &enrolmentClient{cc}
+}
+
+func (c *enrolmentClient) Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnrolReply)
+	err := c.cc.Invoke(ctx, Enrolment_Enrol_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// EnrolmentServer is the server API for Enrolment service.
+// All implementations must embed UnimplementedEnrolmentServer
+// for forward compatibility.
+//
+// Enrolment is what a remote node offers while its operator has opened it for one
+// coordinator.
+type EnrolmentServer interface {
+	// Enrol pins the calling coordinator, by the key of its TLS certificate, on the
+	// node. It succeeds once for a token.
+	Enrol(context.Context, *EnrolRequest) (*EnrolReply, error)
+	mustEmbedUnimplementedEnrolmentServer()
+}
+
+// UnimplementedEnrolmentServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedEnrolmentServer struct{}
+
+func (UnimplementedEnrolmentServer) Enrol(context.Context, *EnrolRequest) (*EnrolReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Enrol not implemented")
+}
+func (UnimplementedEnrolmentServer) mustEmbedUnimplementedEnrolmentServer() {}
+func (UnimplementedEnrolmentServer) testEmbeddedByValue()                   {}
+
+// UnsafeEnrolmentServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to EnrolmentServer will
+// result in compilation errors.
+type UnsafeEnrolmentServer interface {
+	mustEmbedUnimplementedEnrolmentServer()
+}
+
+func RegisterEnrolmentServer(s grpc.ServiceRegistrar, srv EnrolmentServer) {
+	// If the following call pancis, it indicates UnimplementedEnrolmentServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Enrolment_ServiceDesc, srv)
+}
+
+func _Enrolment_Enrol_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnrolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrolmentServer).Enrol(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Enrolment_Enrol_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrolmentServer).Enrol(ctx, req.(*EnrolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Enrolment_ServiceDesc is the grpc.ServiceDesc for Enrolment service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Enrolment_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "vaultpluginsecretsmpc.node.v1.Enrolment",
+	HandlerType: (*EnrolmentServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Enrol",
+			Handler:    _Enrolment_Enrol_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "mpc/nodepb/node.proto",
 }

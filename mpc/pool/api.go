@@ -37,11 +37,22 @@ type Settings struct {
 	// MountID is the mount's random identity; node keys bind to it.
 	MountID [16]byte
 	Token   Token
-	// WrappingKeys holds every live version in ascending order; the last one is
-	// used to seal. Running nodes take changes over.
+	// WrappingKeys holds every live version in ascending order, one key for each
+	// wrapping domain that has the version; the last version is used to seal, and
+	// every domain in use has it. Running nodes take changes over.
 	WrappingKeys []hsm.WrappingKey
-	// Local is the number of local nodes, local-1…local-N.
+	// Endorsements holds nodes' words for keys of WrappingKeys, which nodes of
+	// other domains need to seal to them.
+	Endorsements []KeyEndorsement
+	// Local is the number of local nodes, local-1…local-N; 0 for a pool of remote
+	// nodes only, for which Token is empty.
 	Local int
+	// LocalRegion is the region of local nodes; empty for none.
+	LocalRegion string
+	// Remote are the nodes on other hosts.
+	Remote []RemoteNode
+	// Client is how this coordinator shows itself to them.
+	Client ClientCertificate
 	// SessionsPerNode bounds the sessions a node runs at once; more wait in
 	// turn. 0 means DefaultSessionsPerNode.
 	SessionsPerNode int
@@ -54,6 +65,39 @@ type Settings struct {
 	// and recovery targets; empty where there is none, and then no node seals
 	// to anything but its own token. Nodes pin it when they start.
 	Authority []byte
+}
+
+// RemoteNode is a node on another host that has been enrolled.
+type RemoteNode struct {
+	ID string
+	// Address is where it listens, host:port.
+	Address string
+	// Region and Zone are labels; Domain is the wrapping domain of its token.
+	Region, Zone, Domain string
+	// Identity is pinned at enrolment and never changes under the same ID.
+	Identity mpc.NodeIdentity
+	// Pin is SHA-256 of the SubjectPublicKeyInfo of its TLS certificate. It is all
+	// zero where CA is set, and then ServerName is what the certificate is for.
+	Pin [32]byte
+	// CA holds PEM certificates.
+	CA         []byte
+	ServerName string
+}
+
+// ClientCertificate is the coordinator's TLS certificate, PEM, and its key, PKCS#8
+// in PEM.
+type ClientCertificate struct {
+	Certificate []byte
+	Key         *secret.Bytes
+}
+
+// KeyEndorsement is a node's word for a wrapping key of its own domain; see
+// hsm.EndorseKey.
+type KeyEndorsement struct {
+	Domain    string
+	Version   uint32
+	Identity  mpc.NodeIdentity
+	Signature []byte
 }
 
 // DefaultSessionsPerNode suits signatures that keep a processor busy for
@@ -108,6 +152,9 @@ type CreateRequest struct {
 	// Custody is the public half of the custody key that each share is to need as
 	// well, an uncompressed P-256 point; empty for none.
 	Custody []byte
+	// Domains, where not empty, are the only wrapping domains whose nodes get a
+	// share.
+	Domains []string
 }
 
 // KeyResult is a new share epoch, agreed by all n nodes.
@@ -181,6 +228,9 @@ type RefreshRequest struct {
 	// Recipients is the signed recipient set for the new epoch, OldRecipients
 	// the one that the account's present record names; empty for none.
 	Recipients, OldRecipients []byte
+	// Homes, where not nil, is where the new shares are to live: shares whose
+	// domain differs from where they are now are sealed to the other domain.
+	Homes []mpc.Home
 }
 
 // RewrapRequest asks for every share of an account to be sealed anew, to the
@@ -258,6 +308,16 @@ type NodeStatus struct {
 	LastError string
 	Since     time.Time // of the current State
 	Aux       AuxStatus
+	// Remote says that the node is on another host; then Address is where.
+	Remote       bool
+	Address      string
+	Region, Zone string
+	Domain       string
+	// RTT is the time of a status call, smoothed; 0 before the first.
+	RTT time.Duration
+	// ClockSkew is the node's clock minus this one's, as far as the time of a call
+	// lets one see.
+	ClockSkew time.Duration
 }
 
 // AuxStatus says how far a node's auxiliary keys are.

@@ -25,7 +25,7 @@ const (
 const peerGenerations = 2
 
 // nodeAux is what the pool knows of a running node's auxiliary keys. It is
-// guarded by localNode.mu. What keys, next and accepted point to is never
+// guarded by poolNode.mu. What keys, next and accepted point to is never
 // changed in place, so that a copy can be read without the lock.
 type nodeAux struct {
 	state    string // "" means none
@@ -117,14 +117,14 @@ func auxHash(public []byte) [32]byte { return sha256.Sum256(public) }
 
 // auxView is what the pool knows of a node's keys at one moment.
 type auxView struct {
-	n       *localNode
+	n       *poolNode
 	id      string
 	process uint64 // 0 while none is set up
 	client  nodepb.NodeClient
 	nodeAux
 }
 
-func (n *localNode) auxView() auxView {
+func (n *poolNode) auxView() auxView {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	v := auxView{n: n, id: n.id, nodeAux: n.aux}
@@ -136,7 +136,7 @@ func (n *localNode) auxView() auxView {
 
 // withAux changes what is known of the keys of one process of n. It returns
 // false, and does nothing, where that process is not n's any more.
-func (n *localNode) withAux(process uint64, change func(*nodeAux)) bool {
+func (n *poolNode) withAux(process uint64, change func(*nodeAux)) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.proc == nil || n.proc.number != process {
@@ -147,7 +147,7 @@ func (n *localNode) withAux(process uint64, change func(*nodeAux)) bool {
 }
 
 // accepted reports whether n works with the auxiliary keys that peer uses.
-func (n *localNode) accepted(peer *localNode) bool {
+func (n *poolNode) accepted(peer *poolNode) bool {
 	theirs, own := peer.auxView(), n.auxView()
 	return theirs.keys != nil && own.process != 0 && own.works(peer.id, acceptedKeys{theirs.keys.Generation, theirs.hash})
 }

@@ -40,7 +40,7 @@ const (
 // keys. Tasks for another process are other tasks.
 type auxTask struct {
 	kind                 auxKind
-	n, peer              *localNode
+	n, peer              *poolNode
 	process, peerProcess uint64
 	generation           uint64 // of peer's keys to accept, or of n's to promote
 }

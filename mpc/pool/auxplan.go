@@ -126,7 +126,7 @@ func jittered(period time.Duration, nodeID string, generation uint64) time.Durat
 }
 
 // auxDue says when n's auxiliary keys are to be renewed; see AuxStatus.NextDue.
-func (p *Pool) auxDue(n *localNode) time.Time {
+func (p *Pool) auxDue(n *poolNode) time.Time {
 	settings, _ := p.currentSettings()
 	at, _ := p.aux.due(n.id, n.auxView().keys, settings.AuxPeriod)
 	return at

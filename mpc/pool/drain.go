@@ -18,7 +18,7 @@ const (
 // A session that got its slots before the node was marked is counted by the
 // scheduler from then on, and one that gets them later finds the node not
 // ready; so none is cut off by stopping the node afterwards.
-func (n *localNode) drain(ctx context.Context) {
+func (n *poolNode) drain(ctx context.Context) {
 	late := time.NewTimer(n.pool.drainTimeout)
 	defer late.Stop()
 	t := time.NewTicker(drainPoll)
@@ -39,7 +39,7 @@ func (n *localNode) drain(ctx context.Context) {
 
 // mark adds a reason for which the node drains, or takes one away: two changes
 // of the PIN in a row may drain the same node.
-func (n *localNode) mark(draining bool) {
+func (n *poolNode) mark(draining bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if draining {
@@ -52,7 +52,7 @@ func (n *localNode) mark(draining bool) {
 
 // leaveLocked takes a node out of the pool. It stays visible in Nodes while it
 // finishes its sessions. The caller holds p.mu.
-func (p *Pool) leaveLocked(n *localNode) {
+func (p *Pool) leaveLocked(n *poolNode) {
 	delete(p.nodes, n.id)
 	p.leaving[n.id] = n
 	n.mark(true)

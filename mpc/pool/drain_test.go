@@ -125,7 +125,7 @@ func TestDrainOnRenewal(t *testing.T) {
 	if h.started(first) != 1 {
 		t.Fatal("a node was renewed in the middle of a session")
 	}
-	if nodes, _, _, _ := p.ready(); slices.ContainsFunc(nodes, func(n *localNode) bool { return n.id == first }) {
+	if nodes, _, _, _ := p.ready(); slices.ContainsFunc(nodes, func(n *poolNode) bool { return n.id == first }) {
 		t.Fatalf("%s drains and takes new sessions", first)
 	}
 	// A job that comes now does not use it.

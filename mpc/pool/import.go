@@ -67,7 +67,7 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 
 // importShare has a node make share i. The node is handed the sub-shares for
 // this share only: one that had those of t shares had the key.
-func (p *Pool) importShare(ctx context.Context, r ImportRequest, n *localNode, i mpc.Index, version uint32, deals []*recovery.Deal) (*nodepb.ImportShareReply, error) {
+func (p *Pool) importShare(ctx context.Context, r ImportRequest, n *poolNode, i mpc.Index, version uint32, deals []*recovery.Deal) (*nodepb.ImportShareReply, error) {
 	client := n.client()
 	if client == nil {
 		return nil, ErrNodeGone

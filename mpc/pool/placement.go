@@ -12,6 +12,8 @@ import (
 type candidate struct {
 	id       string
 	identity mpc.NodeIdentity
+	// domain is the wrapping domain of its token, region its label.
+	domain, region string
 }
 
 // assignment says which node serves which share in one session.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 )
 
@@ -63,8 +64,8 @@ type Pool struct {
 
 	mu       sync.Mutex
 	settings *Settings
-	nodes    map[string]*localNode
-	leaving  map[string]*localNode // removed by Apply, perhaps not ended yet
+	nodes    map[string]*poolNode
+	leaving  map[string]*poolNode // removed by Apply, perhaps not ended yet
 	// changed is closed and replaced whenever a node's readiness changes.
 	changed chan struct{}
 	closed  bool
@@ -108,8 +109,8 @@ func New(cfg Config) *Pool {
 		ctx:          ctx,
 		cancel:       cancel,
 		drainTimeout: drainTimeout,
-		nodes:        map[string]*localNode{},
-		leaving:      map[string]*localNode{},
+		nodes:        map[string]*poolNode{},
+		leaving:      map[string]*poolNode{},
 		changed:      make(chan struct{}),
 		login:        make(chan struct{}, 1),
 		keysTurn:     make(chan struct{}, 1),
@@ -258,7 +259,7 @@ func (p *Pool) startNodeLocked(id string) {
 		old = p.leaving[id] // it ends when it has finished its sessions
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
-	n := &localNode{pool: p, id: id, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
+	n := &poolNode{pool: p, id: id, domain: hsm.DefaultDomain, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
 	p.nodes[id] = n
 	p.wg.Add(1)
 	go func() {
@@ -318,14 +319,14 @@ func (p *Pool) Nodes() []NodeStatus {
 }
 
 // node returns the node of that name, or nil.
-func (p *Pool) node(id string) *localNode {
+func (p *Pool) node(id string) *poolNode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.nodes[id]
 }
 
 // all returns the nodes ordered by name.
-func (p *Pool) all() []*localNode {
+func (p *Pool) all() []*poolNode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return byName(p.nodes)
@@ -333,19 +334,19 @@ func (p *Pool) all() []*localNode {
 
 // shown returns the nodes, and those that leave and have no successor yet, both
 // ordered by name. No name is in both, nor missing from both.
-func (p *Pool) shown() (nodes, departing []*localNode) {
+func (p *Pool) shown() (nodes, departing []*poolNode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	departing = slices.DeleteFunc(byName(p.leaving), func(n *localNode) bool { return p.nodes[n.id] != nil })
+	departing = slices.DeleteFunc(byName(p.leaving), func(n *poolNode) bool { return p.nodes[n.id] != nil })
 	return byName(p.nodes), departing
 }
 
-func byName(nodes map[string]*localNode) []*localNode {
-	out := make([]*localNode, 0, len(nodes))
+func byName(nodes map[string]*poolNode) []*poolNode {
+	out := make([]*poolNode, 0, len(nodes))
 	for _, n := range nodes {
 		out = append(out, n)
 	}
-	slices.SortFunc(out, func(a, b *localNode) int {
+	slices.SortFunc(out, func(a, b *poolNode) int {
 		if len(a.id) != len(b.id) {
 			return len(a.id) - len(b.id) // local-2 before local-10
 		}
@@ -356,7 +357,7 @@ func byName(nodes map[string]*localNode) []*localNode {
 
 // ready returns the nodes that can take part in sessions now, and a channel
 // that is closed when that may have changed.
-func (p *Pool) ready() (nodes []*localNode, configured int, changed <-chan struct{}, err error) {
+func (p *Pool) ready() (nodes []*poolNode, configured int, changed <-chan struct{}, err error) {
 	p.mu.Lock()
 	changed, closed, settings := p.changed, p.closed, p.settings
 	p.mu.Unlock()

@@ -30,7 +30,7 @@ const (
 // passed for overtakenFor; from then on a slot of every node that it could use
 // is kept for it.
 //
-// Lock order: scheduler.mu, then Pool.mu, then localNode.mu, since a wish may
+// Lock order: scheduler.mu, then Pool.mu, then poolNode.mu, since a wish may
 // ask whether nodes can work together. Nothing is called over the network
 // under these locks, and nobody who holds one of the latter two calls the
 // scheduler.

@@ -50,7 +50,7 @@ func (p *Pool) Rewrap(ctx context.Context, r RewrapRequest) (*RewrapResult, erro
 // holders chooses a ready node for each share, by the placement rule, and the
 // version of the wrapping key that all of them have. It waits until that is
 // possible.
-func (p *Pool) holders(ctx context.Context, r RewrapRequest) ([]*localNode, uint32, error) {
+func (p *Pool) holders(ctx context.Context, r RewrapRequest) ([]*poolNode, uint32, error) {
 	n := r.Account.Record.Shares
 	for {
 		ready, configured, changed, err := p.ready()
@@ -79,9 +79,9 @@ func (p *Pool) holders(ctx context.Context, r RewrapRequest) ([]*localNode, uint
 	}
 }
 
-func (p *Pool) exposeHolders(ctx context.Context, r RewrapRequest, chosen []assignment) ([]*localNode, uint32, error) {
+func (p *Pool) exposeHolders(ctx context.Context, r RewrapRequest, chosen []assignment) ([]*poolNode, uint32, error) {
 	added := mpc.Exposures{}
-	var nodes []*localNode
+	var nodes []*poolNode
 	var members []*nodepb.Member
 	for _, a := range chosen {
 		node := p.node(a.node.id)

@@ -31,11 +31,13 @@ const (
 // hsmOK is what a node reports while its token works.
 const hsmOK = "ok"
 
-// localNode supervises one local node: one goroutine starts its process, waits
-// for its end and starts it again.
-type localNode struct {
+// poolNode supervises one node: one goroutine starts its process, or connects to
+// it, waits for its end and starts it again.
+type poolNode struct {
 	pool   *Pool
 	id     string
+	// domain is the wrapping domain of its token, region its label.
+	domain, region string
 	cancel context.CancelFunc
 	done   chan struct{} // closed when supervise has returned
 
@@ -65,7 +67,7 @@ type localNode struct {
 }
 
 // supervise runs until ctx ends.
-func (n *localNode) supervise(ctx context.Context) {
+func (n *poolNode) supervise(ctx context.Context) {
 	pause := n.pool.cfg.RestartMin
 	for ctx.Err() == nil {
 		started := time.Now()
@@ -101,7 +103,7 @@ func (n *localNode) supervise(ctx context.Context) {
 }
 
 // runOnce starts the process, sets the node up and watches it until it ends.
-func (n *localNode) runOnce(ctx context.Context) error {
+func (n *poolNode) runOnce(ctx context.Context) error {
 	proc, err := n.pool.launch(n.id)
 	if err != nil {
 		return err
@@ -127,7 +129,7 @@ func (n *localNode) runOnce(ctx context.Context) error {
 
 // setUp gives the process its name, token and keys, stores an identity it made,
 // and marks the node ready.
-func (n *localNode) setUp(ctx context.Context, proc *process) error {
+func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	settings, ok := n.pool.currentSettings()
@@ -313,7 +315,7 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 // pollStatus keeps the figures people see up to date, and ends the process when
 // it does not answer, or when its token stays away: many PKCS#11 modules
 // recover in a new process only. The supervisor then starts another.
-func (n *localNode) pollStatus(ctx context.Context, proc *process) {
+func (n *poolNode) pollStatus(ctx context.Context, proc *process) {
 	t := time.NewTicker(statusEvery)
 	defer t.Stop()
 	mute, away := 0, 0
@@ -356,7 +358,7 @@ func (n *localNode) pollStatus(ctx context.Context, proc *process) {
 }
 
 // detach marks the node as not usable: its process has ended.
-func (n *localNode) detach() {
+func (n *poolNode) detach() {
 	n.mu.Lock()
 	n.proc, n.sessions, n.presignatures, n.hsm = nil, 0, 0, ""
 	if n.state == NodeReady {
@@ -366,7 +368,7 @@ func (n *localNode) detach() {
 	n.pool.notify()
 }
 
-func (n *localNode) setState(s NodeState, err error) {
+func (n *poolNode) setState(s NodeState, err error) {
 	n.mu.Lock()
 	if n.state != s {
 		n.state, n.since = s, time.Now()
@@ -382,14 +384,14 @@ func (n *localNode) setState(s NodeState, err error) {
 	n.pool.notify()
 }
 
-func (n *localNode) isReady() bool {
+func (n *poolNode) isReady() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.state == NodeReady && !n.draining && n.proc != nil && !n.proc.Exited()
 }
 
 // trouble returns what keeps the node from using its token, if anything does.
-func (n *localNode) trouble() error {
+func (n *poolNode) trouble() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.hsmTrouble
@@ -399,7 +401,7 @@ func (n *localNode) trouble() error {
 // wanted: it has logged in with another PIN, or the token has refused its PIN
 // since. What PIN the host provides is not known here, so that each acceptance
 // by a probe counts as another one.
-func (n *localNode) wantsLogin(wanted Token) bool {
+func (n *poolNode) wantsLogin(wanted Token) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.proc != nil && (n.pinRefused || !n.login.samePIN(wanted))
@@ -409,14 +411,14 @@ func (t Token) samePIN(o Token) bool {
 	return t.PIN.Equal(o.PIN) && (t.PIN.Len() > 0 || t.Accepted.Equal(o.Accepted))
 }
 
-func (n *localNode) isFailed() bool {
+func (n *poolNode) isFailed() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.state == NodeFailed
 }
 
 // client returns nil while the node is not ready.
-func (n *localNode) client() nodepb.NodeClient {
+func (n *poolNode) client() nodepb.NodeClient {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.proc == nil {
@@ -428,7 +430,7 @@ func (n *localNode) client() nodepb.NodeClient {
 // incarnation numbers the node's process: another one, or the same name's next
 // node, has another number. It is 0 while no process is set up. What a process
 // keeps in memory only is gone when the number has changed.
-func (n *localNode) incarnation() uint64 {
+func (n *poolNode) incarnation() uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.proc == nil {
@@ -437,13 +439,13 @@ func (n *localNode) incarnation() uint64 {
 	return n.proc.number
 }
 
-func (n *localNode) candidate() (candidate, bool) {
+func (n *poolNode) candidate() (candidate, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return candidate{id: n.id, identity: n.identity}, n.identity != mpc.NodeIdentity{}
+	return candidate{id: n.id, identity: n.identity, domain: n.domain, region: n.region}, n.identity != mpc.NodeIdentity{}
 }
 
-func (n *localNode) status() NodeStatus {
+func (n *poolNode) status() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Presignatures: n.presignatures, Restarts: n.restarts,

@@ -63,7 +63,7 @@ func (p *Pool) shareWrappingKeys(ctx context.Context) {
 
 // takeWrappingKeys gives the node's process the settings' wrapping keys, if it
 // runs and has others.
-func (n *localNode) takeWrappingKeys(ctx context.Context) error {
+func (n *poolNode) takeWrappingKeys(ctx context.Context) error {
 	settings, ok := n.pool.currentSettings()
 	n.mu.Lock()
 	proc, has := n.proc, n.wrapping
@@ -87,7 +87,7 @@ func (n *localNode) takeWrappingKeys(ctx context.Context) error {
 }
 
 // stopProcess ends the node's process; its supervisor starts another.
-func (n *localNode) stopProcess() {
+func (n *poolNode) stopProcess() {
 	n.mu.Lock()
 	proc := n.proc
 	n.mu.Unlock()
@@ -97,7 +97,7 @@ func (n *localNode) stopProcess() {
 }
 
 // newestKey is the newest version that the node's process has, 0 for none.
-func (n *localNode) newestKey() uint32 {
+func (n *poolNode) newestKey() uint32 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.wrapping) == 0 {
@@ -122,9 +122,9 @@ func (p *Pool) sealingVersion(members []*nodepb.Member) uint32 {
 	return version
 }
 
-// anyNode runs call on ready nodes in turn until one succeeds. A node whose
-// answer is about the request itself, or about the token that all have, ends it.
-func (p *Pool) anyNode(ctx context.Context, call func(nodepb.NodeClient) error) error {
+// anyNode runs call on the first ready node of the wrapping domain, and waits for
+// one.
+func (p *Pool) anyNode(ctx context.Context, domain string, call func(candidate, nodepb.NodeClient) error) error {
 	for {
 		nodes, _, changed, err := p.ready()
 		if err != nil {
@@ -132,10 +132,11 @@ func (p *Pool) anyNode(ctx context.Context, call func(nodepb.NodeClient) error) 
 		}
 		for _, n := range nodes {
 			client := n.client()
-			if client == nil {
+			c, ok := n.candidate()
+			if client == nil || !ok || c.domain != domain {
 				continue
 			}
-			if err := call(client); err != nil {
+			if err := call(c, client); err != nil {
 				return fmt.Errorf("%s: %w", n.id, err)
 			}
 			return nil
@@ -158,12 +159,19 @@ func (p *Pool) noNode(err error) error {
 	return fmt.Errorf("no node is ready: %w", err)
 }
 
-// MakeWrappingKey has one node make a version of the wrapping key in the token.
-// No node uses it before it is in the settings. The caller must make sure that
-// only one key is made or destroyed at a time.
-func (p *Pool) MakeWrappingKey(ctx context.Context, version uint32, suites []hsm.Suite) (*hsm.WrappingKey, error) {
-	var key *hsm.WrappingKey
-	err := p.anyNode(ctx, func(c nodepb.NodeClient) error {
+// MadeKey is a version of a domain's wrapping key and the word for it of the node
+// that made it.
+type MadeKey struct {
+	Key         hsm.WrappingKey
+	Endorsement KeyEndorsement
+}
+
+// MakeWrappingKey has one node of the domain make a version of the wrapping key in
+// its token. No node uses it before it is in the settings. The caller must make
+// sure that only one key is made or destroyed at a time.
+func (p *Pool) MakeWrappingKey(ctx context.Context, domain string, version uint32, suites []hsm.Suite) (*MadeKey, error) {
+	var made *MadeKey
+	err := p.anyNode(ctx, domain, func(n candidate, c nodepb.NodeClient) error {
 		reply, err := c.MakeWrappingKey(ctx, &nodepb.MakeWrappingKeyRequest{Version: version, Suites: suitesToWire(suites)})
 		if err != nil {
 			return err
@@ -174,17 +182,21 @@ func (p *Pool) MakeWrappingKey(ctx context.Context, version uint32, suites []hsm
 		if reply.GetWrappingKey().GetVersion() != version {
 			return errors.New("the node made no wrapping key of this version")
 		}
-		key = wrappingKeyFromWire(reply.GetWrappingKey())
+		key := wrappingKeyFromWire(reply.GetWrappingKey())
+		if key.Domain != domain {
+			return fmt.Errorf("the node made a key of domain %q, and %q was asked for", key.Domain, domain)
+		}
+		made = &MadeKey{Key: *key, Endorsement: KeyEndorsement{Domain: domain, Version: version, Identity: n.identity, Signature: reply.GetEndorsement()}}
 		return nil
 	})
-	return key, err
+	return made, err
 }
 
-// DestroyWrappingKey has one node destroy a version in the token and look again.
+// DestroyWrappingKey has one node of the key's domain destroy a version in the token and look again.
 // It returns hsm.ErrKeyNotFound if nothing was there. The caller must make sure
 // that nothing needs the key.
 func (p *Pool) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
-	return p.anyNode(ctx, func(c nodepb.NodeClient) error {
+	return p.anyNode(ctx, key.Domain, func(_ candidate, c nodepb.NodeClient) error {
 		reply, err := c.DestroyWrappingKey(ctx, &nodepb.DestroyWrappingKeyRequest{WrappingKey: wrappingKeyToWire(key)})
 		if err != nil {
 			return err
@@ -199,10 +211,10 @@ func (p *Pool) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) erro
 	})
 }
 
-// FindWrappingKeys lists the key objects in the token that have a label.
-func (p *Pool) FindWrappingKeys(ctx context.Context, label string) ([]KeyObject, error) {
+// FindWrappingKeys lists the key objects in the domain's token that have a label.
+func (p *Pool) FindWrappingKeys(ctx context.Context, domain, label string) ([]KeyObject, error) {
 	var found []KeyObject
-	err := p.anyNode(ctx, func(c nodepb.NodeClient) error {
+	err := p.anyNode(ctx, domain, func(_ candidate, c nodepb.NodeClient) error {
 		reply, err := c.FindWrappingKeys(ctx, &nodepb.FindWrappingKeysRequest{Label: label})
 		if err != nil {
 			return err

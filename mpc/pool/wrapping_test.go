@@ -33,7 +33,7 @@ func versions(t *testing.T, envelope []byte) (out []uint32) {
 func (f *fixture) nextKey(t *testing.T) hsm.WrappingKey {
 	t.Helper()
 	version := f.settings.WrappingKeys[len(f.settings.WrappingKeys)-1].Version + 1
-	key, err := f.pool.MakeWrappingKey(deadline(t, 10*time.Second), version, []hsm.Suite{hsm.SuiteHPKEP256})
+	key, err := f.pool.MakeWrappingKey(deadline(t, 10*time.Second), hsm.DefaultDomain, version, []hsm.Suite{hsm.SuiteHPKEP256})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestWrappingVersions(t *testing.T) {
 	if second.Version != 2 || bytes.Equal(second.ID, first.ID) || second.Label != fmt.Sprintf("vault-mpc %x v2", f.settings.MountID) {
 		t.Fatalf("the new version: %+v", second)
 	}
-	found, err := f.pool.FindWrappingKeys(deadline(t, 5*time.Second), second.Label)
+	found, err := f.pool.FindWrappingKeys(deadline(t, 5*time.Second), hsm.DefaultDomain, second.Label)
 	if err != nil || len(found) != 1 || !bytes.Equal(found[0].ID, second.ID) || found[0].Private != 1 || found[0].Public != 1 {
 		t.Errorf("the token has under the new label: %+v, %v", found, err)
 	}

@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+
+	"vault-plugin-secrets-mpc/mpc"
+)
+
+// ErrBelowFloor: the account's record is older than what this node has worked with,
+// or contradicts it. Only this host's operator can lower its floor.
+var ErrBelowFloor = errors.New("refused by this node's floor")
+
+// ErrSwitchedOff: this host's operator does not allow it.
+var ErrSwitchedOff = errors.New("switched off on this node")
+
+// Host is what a remote node has from its own host. With it, Setup takes neither
+// a token nor an identity from the coordinator, and nothing that the host has
+// pinned can be changed by one.
+type Host struct {
+	// ID and MountID were pinned at enrolment; Setup refuses others.
+	ID      string
+	MountID [16]byte
+	// Token is logged in. The node does not close it: it outlives the node, since
+	// each coordinator that attaches gets a new one.
+	Token Token
+	// Identity is the node's own signing key, wrapped by its own token.
+	Identity ed25519.PrivateKey
+	// Domain is the wrapping domain of the token; Region and Zone are labels.
+	Domain, Region, Zone string
+	// Authority signs recipient sets; nil for none.
+	Authority ed25519.PublicKey
+	// Peer returns a peer's identity as this host has pinned it. A peer that it
+	// does not know is refused, whatever the coordinator says.
+	Peer func(nodeID string) (mpc.NodeIdentity, bool)
+	// Floor remembers accounts durably.
+	Floor Floor
+	// Switches are what the host's operator allows.
+	Switches Switches
+}
+
+// Floor is what a remote node remembers of accounts over restarts: for each the
+// lowest epoch that it still works with, that epoch's record and its policy. Its
+// methods may be called concurrently.
+type Floor interface {
+	// Check refuses a record that is older than the floor, is another record of
+	// the same epoch, or has no policy where the floor has one, with an error that
+	// wraps ErrBelowFloor and says which. An account that it does not know passes.
+	Check(record *mpc.PublicRecord) error
+	// Raise is Check, and where the record is newer it raises the floor durably
+	// before it returns nil.
+	Raise(ctx context.Context, record *mpc.PublicRecord) error
+}
+
+// Switches are restrictions that a remote node's own operator sets. The zero value
+// allows what a local node does.
+type Switches struct {
+	// RequirePolicy refuses accounts that demand no approvals.
+	RequirePolicy bool
+	// RequireSpread refuses key generation and refresh where one wrapping domain
+	// would get as many shares as sign.
+	RequireSpread bool
+	// Operations and Algorithms, where not empty, are the only ones served:
+	// "keygen", "refresh", "sign", "presign", "rewrap", "import", "login".
+	Operations []string
+	Algorithms []mpc.Algorithm
+	// KeepWrappingKeys refuses to destroy wrapping keys.
+	KeepWrappingKeys bool
+}
