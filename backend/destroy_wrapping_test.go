@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -48,8 +49,8 @@ func TestEndOfMount(t *testing.T) {
 	// A key of ours that no version knows, and one of somebody else.
 	m.fake.mu.Lock()
 	settings := m.fake.settings()
-	stray := m.fake.makeKey(settings.MountID, 3)
-	other := m.fake.makeKey([16]byte{9}, 1)
+	stray := m.fake.makeKey(settings.MountID, hsm.DefaultDomain, 3)
+	other := m.fake.makeKey([16]byte{9}, hsm.DefaultDomain, 1)
 	m.fake.mu.Unlock()
 	close(m.fake.block)
 	resp := <-ended

@@ -368,7 +368,7 @@ func TestStockPutBack(t *testing.T) {
 	s := newStock()
 	c := s.begin(id, [32]byte{})
 	p := &presignature{account: id, recordHash: hash, expires: now.Add(time.Minute),
-		members: []presignMember{{1, candidate{"local-1", mpc.NodeIdentity{1}}, 5}}}
+		members: []presignMember{{1, candidate{id: "local-1", identity: mpc.NodeIdentity{1}}, 5}}}
 	if !s.add(c, p) {
 		t.Fatal("not added")
 	}

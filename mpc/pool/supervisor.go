@@ -34,12 +34,12 @@ const hsmOK = "ok"
 // poolNode supervises one node: one goroutine starts its process, or connects to
 // it, waits for its end and starts it again.
 type poolNode struct {
-	pool   *Pool
-	id     string
+	pool *Pool
+	id   string
 	// domain is the wrapping domain of its token, region its label.
 	domain, region string
-	cancel context.CancelFunc
-	done   chan struct{} // closed when supervise has returned
+	cancel         context.CancelFunc
+	done           chan struct{} // closed when supervise has returned
 
 	mu    sync.Mutex
 	state NodeState
