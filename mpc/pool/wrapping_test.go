@@ -33,12 +33,12 @@ func versions(t *testing.T, envelope []byte) (out []uint32) {
 func (f *fixture) nextKey(t *testing.T) hsm.WrappingKey {
 	t.Helper()
 	version := f.settings.WrappingKeys[len(f.settings.WrappingKeys)-1].Version + 1
-	key, err := f.pool.MakeWrappingKey(deadline(t, 10*time.Second), hsm.DefaultDomain, version, []hsm.Suite{hsm.SuiteHPKEP256})
+	made, err := f.pool.MakeWrappingKey(deadline(t, 10*time.Second), hsm.DefaultDomain, version, []hsm.Suite{hsm.SuiteHPKEP256})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.setKeys(t, append(f.settings.WrappingKeys, *key)...)
-	return *key
+	f.setKeys(t, append(f.settings.WrappingKeys, made.Key)...)
+	return made.Key
 }
 
 func (f *fixture) setKeys(t *testing.T, keys ...hsm.WrappingKey) {
