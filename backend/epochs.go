@@ -182,6 +182,7 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipient
 		WrappingVersion: res.WrappingVersion,
 		Started:         started,
 		Lineage:         lineage,
+		Homes:           res.Account.Homes,
 	}
 	var err error
 	if e.Shares, err = envelopesOf(res.Account.Shares, record.Shares, res.WrappingVersion); err != nil {

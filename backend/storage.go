@@ -21,6 +21,9 @@ import (
 //	mount                       mountRecord
 //	config/hsm                  hsmRecord       holds the PIN; seal-wrapped
 //	config/nodes                nodesRecord
+//	config/remote-nodes/<node id>
+//	                            remoteNodeRecord
+//	config/coordinator          coordinatorRecord  holds a private key; seal-wrapped
 //	config/rotation             rotationRecord
 //	config/accounts             accountsConfigRecord
 //	wrapping-keys/<version>     wrappingRecord
@@ -167,6 +170,8 @@ type nodesRecord struct {
 	Local           int   `json:"local"`
 	SessionTimeout  int64 `json:"session_timeout_seconds"`
 	SessionsPerNode int   `json:"sessions_per_node"`
+	// Region is that of the local nodes; empty for none.
+	Region string `json:"region,omitempty"`
 }
 
 // rotationRecord is config/rotation.
@@ -329,6 +334,9 @@ type epochRecord struct {
 	// Lineage is the marker of the sparesRecord when the epoch began, empty
 	// where there was none.
 	Lineage string `json:"lineage,omitempty"`
+	// Homes says where each share lives, in index order; empty for an epoch of a
+	// pool without regions.
+	Homes []mpc.Home `json:"homes,omitempty"`
 }
 
 type endorsementRecord struct {
@@ -450,7 +458,7 @@ func (r *pinRefusalRecord) check() error {
 }
 
 func (r *nodesRecord) check() error {
-	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 ||
+	if r.Local < 0 || r.Local > maxLocalNodes || r.SessionTimeout < 1 || checkLabel("region", r.Region) != nil ||
 		r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
 		return errors.New("is out of bounds")
 	}
@@ -561,7 +569,10 @@ func (e *epochRecord) account() (*mpc.Account, error) {
 	if len(e.Shares) != record.Shares {
 		return nil, fmt.Errorf("holds %d of %d shares", len(e.Shares), record.Shares)
 	}
-	a := &mpc.Account{Record: *record}
+	a := &mpc.Account{Record: *record, Homes: e.Homes}
+	if len(e.Homes) != 0 && len(e.Homes) != record.Shares {
+		return nil, fmt.Errorf("has homes for %d of %d shares", len(e.Homes), record.Shares)
+	}
 	for i, envelope := range e.Shares {
 		a.Shares = append(a.Shares, mpc.WrappedShare{Index: mpc.Index(i + 1), Envelope: envelope})
 	}
