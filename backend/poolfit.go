@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -81,11 +80,15 @@ type site struct {
 	domain, region string
 }
 
+func localSite(i int, region string) site {
+	return site{id: pool.LocalNodeID(i), domain: hsm.DefaultDomain, region: region}
+}
+
 // sites returns the nodes of a membership, which need not be the present one.
 func (b *backend) sites(ctx context.Context, m *membership) ([]site, error) {
 	var out []site
 	for i := 1; i <= m.local; i++ {
-		n := site{id: pool.LocalNodeID(i), domain: hsm.DefaultDomain, region: m.nodes.Region}
+		n := localSite(i, m.nodes.Region)
 		keys, err := b.store.NodeKeys(ctx, n.id)
 		if err != nil {
 			return nil, err
@@ -144,40 +147,6 @@ func canServe(a *mpc.Account, nodes []site) bool {
 		}
 	}
 	return true
-}
-
-// homesOf returns where each share lives, in index order. Shares of an account
-// without homes live in the domain that they are sealed to, in any region.
-func homesOf(a *mpc.Account) []mpc.Home {
-	if len(a.Homes) == a.Record.Shares {
-		return a.Homes
-	}
-	out := make([]mpc.Home, a.Record.Shares)
-	for i := range out {
-		out[i].Domain = hsm.DefaultDomain
-		if i < len(a.Shares) {
-			if d := sealedDomain(a.Shares[i].Envelope); d != "" {
-				out[i].Domain = d
-			}
-		}
-	}
-	return out
-}
-
-// sealedDomain is the wrapping domain that an envelope is sealed to, besides
-// recovery recipients, whose names alone have a colon; empty where that cannot be
-// seen.
-func sealedDomain(envelope []byte) string {
-	seals, err := hsm.Seals(envelope)
-	if err != nil {
-		return ""
-	}
-	for _, s := range seals {
-		if !strings.Contains(s.Domain, ":") {
-			return s.Domain
-		}
-	}
-	return ""
 }
 
 // fitAdvice says in a refusal what to do instead.

@@ -31,6 +31,7 @@ const (
 // remoteNodeRecord is a node on another host as it was enrolled. The identity
 // never changes under an ID.
 type remoteNodeRecord struct {
+	sinceV6
 	Version int    `json:"version"`
 	ID      string `json:"id"`
 	Address string `json:"address"` // host:port
@@ -39,9 +40,9 @@ type remoteNodeRecord struct {
 	Zone     string `json:"zone,omitempty"`
 	Domain   string `json:"domain"`
 	Identity string `json:"identity"` // Ed25519 public key, hex
-	// Pin is SHA-256 of the public key of the node's TLS certificate, hex; empty
-	// where CA is set, and then the certificate is for ServerName.
-	Pin        string    `json:"pin,omitempty"`
+	// Pin is SHA-256 of the public key of the node's TLS certificate, hex. Where CA
+	// is set, the certificate is checked by it instead and is for ServerName.
+	Pin        string    `json:"pin"`
 	CA         string    `json:"ca,omitempty"` // PEM
 	ServerName string    `json:"server_name,omitempty"`
 	Enrolled   time.Time `json:"enrolled_time"`
@@ -49,6 +50,7 @@ type remoteNodeRecord struct {
 
 // coordinatorRecord is how this mount shows itself to nodes on other hosts.
 type coordinatorRecord struct {
+	sinceV6
 	Version     int       `json:"version"`
 	Certificate string    `json:"certificate"` // PEM
 	Key         string    `json:"private_key"` // PKCS#8 in PEM
@@ -75,13 +77,10 @@ func (r *remoteNodeRecord) check() error {
 	if err := checkDomain(r.Domain); err != nil {
 		return err
 	}
-	if (r.Pin == "") == (r.CA == "") || r.Address == "" {
-		return errors.New("lacks its address, or is known neither by a pin nor by a CA")
+	if r.Address == "" {
+		return errors.New("lacks its address")
 	}
 	var pin [32]byte
-	if r.Pin == "" {
-		return nil
-	}
 	return decodeHex(r.Pin, pin[:], "pin")
 }
 
@@ -100,20 +99,26 @@ func (r *remoteNodeRecord) node() (pool.RemoteNode, error) {
 	if n.Identity, err = mpc.ParseNodeIdentity(r.Identity); err != nil {
 		return n, err
 	}
-	if r.Pin != "" {
+	if r.CA == "" {
 		err = decodeHex(r.Pin, n.Pin[:], "pin")
 	}
 	return n, err
 }
 
-var localName = regexp.MustCompile(`^local-[0-9]+$`) // read only
+var (
+	nodeName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`) // read only
+	localName = regexp.MustCompile(`^local-[0-9]+$`)         // read only
+)
+
+// nodeNames says in words what names of nodes, domains, regions and zones are.
+const nodeNames = "up to 64 of a-z, 0-9, dot, dash and underscore, with a letter or digit first"
 
 // checkRemoteID says what is wrong with the name of a node on another host.
 func checkRemoteID(id string) error {
 	switch {
-	case len(id) > maxNodeName || !accountName.MatchString(id):
-		return fmt.Errorf("%q is not a name for a node: use up to %d letters, digits, dots, dashes and underscores, with a letter or digit at both ends", clip(id), maxNodeName)
-	case localName.MatchString(strings.ToLower(id)):
+	case len(id) > maxNodeName || !nodeName.MatchString(id):
+		return fmt.Errorf("%q is not a name for a node: use %s", clip(id), nodeNames)
+	case localName.MatchString(id):
 		return fmt.Errorf("%q is kept for nodes on Vault's own host: choose another name in the node's configuration", id)
 	}
 	return nil
@@ -122,16 +127,16 @@ func checkRemoteID(id string) error {
 // checkDomain says what is wrong with the name of a wrapping domain. A colon sets
 // recovery recipients apart, which envelopes name in the same place.
 func checkDomain(name string) error {
-	if len(name) > min(maxNodeName, hsm.MaxDomain) || !accountName.MatchString(name) {
-		return fmt.Errorf("%q is not a name for a wrapping domain: use up to %d letters, digits, dots, dashes and underscores, with a letter or digit at both ends, and so no colon and nothing like recovery:NAME", clip(name), maxNodeName)
+	if len(name) > min(maxNodeName, hsm.MaxDomain) || !nodeName.MatchString(name) {
+		return fmt.Errorf("%q is not a name for a wrapping domain: use %s, so no colon and nothing like recovery:NAME", clip(name), nodeNames)
 	}
 	return nil
 }
 
 // checkLabel says what is wrong with a region or zone; empty is none.
 func checkLabel(what, name string) error {
-	if name != "" && (len(name) > maxNodeName || !accountName.MatchString(name)) {
-		return fmt.Errorf("%q is not a name for a %s: use up to %d letters, digits, dots, dashes and underscores, with a letter or digit at both ends", clip(name), what, maxNodeName)
+	if name != "" && (len(name) > maxNodeName || !nodeName.MatchString(name)) {
+		return fmt.Errorf("%q is not a name for a %s: use %s", clip(name), what, nodeNames)
 	}
 	return nil
 }

@@ -286,8 +286,8 @@ func (s *store) PutNodeKeys(ctx context.Context, nodeID string, k *pool.NodeKeys
 }
 
 func checkNodeID(id string) error {
-	if len(id) > maxNodeName || !accountName.MatchString(id) {
-		return fmt.Errorf("node ID %q is not made of 1 to %d letters, digits, dots, dashes and underscores", clip(id), maxNodeName)
+	if len(id) > maxNodeName || !nodeName.MatchString(id) {
+		return fmt.Errorf("node ID %q is not made of %s", clip(id), nodeNames)
 	}
 	return nil
 }
