@@ -53,6 +53,9 @@ type Config struct {
 	elapsed func() time.Duration
 	// step is called between two steps of an operation; see steps.go.
 	step func(ctx context.Context, name string) error
+	// enrolled takes the place of the stored list of nodes on other hosts, as far as
+	// wrapping domains go; see store.remoteDomains.
+	enrolled func(ctx context.Context) ([]wrappingDomain, error)
 }
 
 // backend is one mount.
@@ -95,6 +98,9 @@ type backend struct {
 
 	applyTurn chan struct{} // capacity 1: held while settings are applied
 	loginTurn chan struct{} // capacity 1: held while identity keys are made or resealed
+
+	joinMu sync.Mutex
+	joins  map[string]joined // by domain
 
 	engMu      sync.Mutex
 	eng        Engine
@@ -165,6 +171,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.store.noLocal = cfg.NoLocalNodes != ""
+	b.store.enrolled = cfg.enrolled
 	b.grave = newGraveyard()
 	b.stock = newPresigner(presignConfig{
 		Source:   b,

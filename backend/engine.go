@@ -163,14 +163,9 @@ func (b *backend) settingsChanged() {
 // on another host.
 func (b *backend) applyChange(ctx context.Context) error {
 	b.settingsChanged()
-	conf, err := b.store.hsmConfig(ctx)
-	if err != nil {
+	ring, err := b.store.keyring(ctx)
+	if err != nil || len(ring.domains) == 0 {
 		return err
-	}
-	if conf == nil {
-		if remote, err := b.store.remoteNodes(ctx); err != nil || len(remote) == 0 {
-			return err
-		}
 	}
 	_, err = b.applySettings(ctx)
 	return err
@@ -279,14 +274,14 @@ func (b *backend) wrappingSettings(ctx context.Context, s *pool.Settings, conf *
 	if conf != nil {
 		serial = conf.Token.Serial
 	}
-	keys, err := b.store.wrappingKeys(ctx, serial)
+	keys, said, err := b.store.wrappingKeys(ctx, serial)
 	if err != nil {
 		return err
 	}
-	if len(keys) == 0 && s.Local > 0 {
+	if s.Local > 0 && newestOf(keys, hsm.DefaultDomain) == nil {
 		return fmt.Errorf("%w: no wrapping key of token %s is in storage, write config/hsm again", pool.ErrWrappingKey, serial)
 	}
-	s.WrappingKeys = keys
+	s.WrappingKeys, s.Endorsements = keys, said
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -48,30 +47,9 @@ func sealedDomain(envelope []byte) string {
 	return ""
 }
 
-// checkLived verifies that nodes made shares that live where they were to: in the
-// homes that were asked for, or where those of the epoch before live.
-func checkLived(got *mpc.Account, want []mpc.Home, old *mpc.Account) error {
-	if !slices.Equal(got.Homes, want) {
-		return fmt.Errorf("nodes made shares that live in %v, and not in %v", got.Homes, want)
-	}
-	if len(want) == 0 {
-		want = homesOf(old)
-	}
-	for i, s := range got.Shares {
-		if d := sealedDomain(s.Envelope); i < len(want) && d != want[i].Domain {
-			return fmt.Errorf("nodes sealed share %d to wrapping domain %q, and not to %q", i+1, d, want[i].Domain)
-		}
-	}
-	return nil
-}
-
-// lives reports whether a node may open share i of the account, as far as homes go.
-func lives(a *mpc.Account, homes []mpc.Home, i mpc.Index, n pool.NodeStatus) bool {
-	if i < 1 || int(i) > len(homes) {
-		return false
-	}
-	h := homes[i-1]
-	return domainOf(n) == h.Domain && (len(a.Homes) == 0 || n.Region == h.Region)
+// lives reports whether a node may open share i, as far as homes go.
+func lives(homes []mpc.Home, i mpc.Index, n pool.NodeStatus) bool {
+	return i >= 1 && int(i) <= len(homes) && homes[i-1] == mpc.Home{Domain: domainOf(n), Region: n.Region}
 }
 
 // identitiesOf returns the nodes by identity.
@@ -88,15 +66,15 @@ func identitiesOf(nodes []pool.NodeStatus) map[mpc.NodeIdentity]pool.NodeStatus 
 // addOpeners names, for each share of a new epoch that has moved, a node of its new
 // home that will open it: the node that made it, of its old home, cannot. That it
 // has seen the share goes into the epoch before anybody is handed one.
-func addOpeners(a *mpc.Account, nodes []pool.NodeStatus) error {
-	if len(a.Homes) == 0 {
+func addOpeners(a *mpc.Account, homes []mpc.Home, nodes []pool.NodeStatus) error {
+	if len(homes) != a.Record.Shares {
 		return nil
 	}
 	at := identitiesOf(nodes)
 	held := map[mpc.Index]bool{}
 	for id, i := range a.Exposures {
 		// A node that the engine does not list any more held a share where it was.
-		if n, ok := at[id]; !ok || lives(a, a.Homes, i, n) {
+		if n, ok := at[id]; !ok || lives(homes, i, n) {
 			held[i] = true
 		}
 	}
@@ -107,13 +85,13 @@ func addOpeners(a *mpc.Account, nodes []pool.NodeStatus) error {
 		}
 		found := false
 		for id, n := range at {
-			if _, taken := seen[id]; !taken && n.State == pool.NodeReady && lives(a, a.Homes, i, n) {
+			if _, taken := seen[id]; !taken && n.State == pool.NodeReady && lives(homes, i, n) {
 				seen[id], found = i, true
 				break
 			}
 		}
 		if !found {
-			h := a.Homes[i-1]
+			h := homes[i-1]
 			return conflict("no node of wrapping domain %q, region %q, that has not seen another share is ready to take share %d over: the account keeps its shares where they are; see nodes/, and repeat the request when one is", h.Domain, h.Region, i)
 		}
 	}
@@ -129,7 +107,7 @@ func atHome(a *mpc.Account, nodes []pool.NodeStatus) mpc.Exposures {
 	}
 	out, at := mpc.Exposures{}, identitiesOf(nodes)
 	for id, i := range a.Exposures {
-		if n, ok := at[id]; !ok || lives(a, a.Homes, i, n) {
+		if n, ok := at[id]; !ok || lives(a.Homes, i, n) {
 			out[id] = i
 		}
 	}

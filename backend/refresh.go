@@ -60,14 +60,12 @@ func (b *backend) refreshTo(ctx context.Context, name string, plan func(Engine, 
 		return nil, err
 	}
 	begun := b.fit.begin()
-	want := successor{recipients: recipients, homes: old.Homes}
+	want := successor{recipients: recipients}
 	if plan != nil {
 		if request.Homes, err = plan(eng, old); err != nil {
 			return nil, err
 		}
-		if len(request.Homes) > 0 {
-			want.homes = request.Homes
-		}
+		want.homes = request.Homes
 	}
 	res, err := eng.Refresh(ctx, request)
 	if err != nil {
@@ -122,13 +120,14 @@ func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, r
 	void := func(err error) error {
 		return fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
 	}
-	if err := checkLived(&res.Account, want.homes, old); err != nil {
-		return nil, void(err)
+	homes := want.homes
+	if homes == nil {
+		homes = old.Homes
 	}
-	if err := addOpeners(&res.Account, eng.Nodes()); err != nil {
-		return nil, void(err)
+	if err := addOpeners(&res.Account, homes, eng.Nodes()); err != nil {
+		return nil, err
 	}
-	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
+	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed, homes)
 	if err != nil {
 		return nil, void(err)
 	}

@@ -20,7 +20,6 @@ import (
 //	config/remote-nodes/<node id>  remoteNodeRecord
 //	config/coordinator             coordinatorRecord  holds a private key; seal-wrapped
 const (
-	prefixRemote   = prefixConfig + "remote-nodes/"
 	keyCoordinator = prefixConfig + "coordinator"
 
 	maxNodeName    = 64 // bytes; of nodes, domains, regions and zones
