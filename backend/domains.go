@@ -50,10 +50,20 @@ func isWrappingDomain(domain string) bool { return !recovery.IsRecipientDomain(d
 
 // remoteDomains lists the domains that enrolled nodes on other hosts name, by name.
 func (s *store) remoteDomains(ctx context.Context) ([]wrappingDomain, error) {
-	if s.enrolled == nil {
-		return nil, nil
+	if s.enrolled != nil {
+		return s.enrolled(ctx)
 	}
-	return s.enrolled(ctx)
+	nodes, err := s.remoteNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []wrappingDomain
+	for _, n := range nodes {
+		if !slices.ContainsFunc(out, func(d wrappingDomain) bool { return d.name == n.Domain }) {
+			out = append(out, wrappingDomain{name: n.Domain})
+		}
+	}
+	return out, nil
 }
 
 // domainsInUse lists the domains that this mount uses: the default one first, then
@@ -72,7 +82,7 @@ func (s *store) domainsInUse(ctx context.Context, conf *hsmRecord) ([]wrappingDo
 		if err != nil {
 			return nil, err
 		}
-		if nodes.Local == 0 {
+		if nodes.Local == 0 || s.noLocal {
 			return out, nil
 		}
 	}

@@ -59,7 +59,7 @@ func (s *store) keyring(ctx context.Context) (*keyring, error) {
 
 // forgetKeys drops the keyring when something of it was written.
 func (s *store) forgetKeys(key string) {
-	if key != keyHSM && key != keyRotation && key != keyNodes && !strings.HasPrefix(key, prefixWrapping) && !strings.HasPrefix(key, prefixRemoteNodes) {
+	if key != keyHSM && key != keyRotation && key != keyNodes && !strings.HasPrefix(key, prefixWrapping) && !strings.HasPrefix(key, prefixRemote) {
 		return
 	}
 	s.mu.Lock()

@@ -22,6 +22,9 @@ import (
 //	mount                       mountRecord
 //	config/hsm                  hsmRecord       holds the PIN; seal-wrapped
 //	config/nodes                nodesRecord
+//	config/remote-nodes/<node id>
+//	                            remoteNodeRecord
+//	config/coordinator          coordinatorRecord  holds a private key; seal-wrapped
 //	config/rotation             rotationRecord
 //	config/accounts             accountsConfigRecord
 //	wrapping-keys/<version>     wrappingRecord
@@ -50,7 +53,7 @@ const (
 	keyNodes          = prefixConfig + "nodes"
 	keyRotation       = prefixConfig + "rotation"
 	keyAccounts       = prefixConfig + "accounts"
-	prefixRemoteNodes = prefixConfig + "remote-nodes/"
+	prefixRemote      = prefixConfig + "remote-nodes/"
 	prefixWrapping    = "wrapping-keys/"
 	prefixNodeKeys    = "node-keys/"
 	prefixAccounts    = "accounts/"
@@ -169,6 +172,8 @@ type nodesRecord struct {
 	Local           int   `json:"local"`
 	SessionTimeout  int64 `json:"session_timeout_seconds"`
 	SessionsPerNode int   `json:"sessions_per_node"`
+	// Region is that of the local nodes; empty for none.
+	Region string `json:"region,omitempty"`
 }
 
 // rotationRecord is config/rotation.
@@ -494,7 +499,7 @@ func (r *pinRefusalRecord) check() error {
 }
 
 func (r *nodesRecord) check() error {
-	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 ||
+	if r.Local < 0 || r.Local > maxLocalNodes || r.SessionTimeout < 1 || checkLabel("region", r.Region) != nil ||
 		r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
 		return errors.New("is out of bounds")
 	}

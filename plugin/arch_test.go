@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"mpc/mpctest":  {"mpc", "mpc/session"},
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
-	"mpc/nodelink": {"mpc/nodepb"},
+	"mpc/nodelink": {"mpc", "mpc/nodepb"},
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
 	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
@@ -66,7 +66,7 @@ var arrows = map[string][]string{
 	"client":      {},
 	"examples/go": {"client"},
 
-	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
+	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc", "mpc/nodepb", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
 	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
