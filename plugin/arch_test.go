@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"mpc/mpctest":  {"mpc", "mpc/session"},
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
-	"mpc/nodelink": {"mpc/nodepb"},
+	"mpc/nodelink": {"mpc", "mpc/nodepb"},
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
 	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
