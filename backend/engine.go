@@ -257,7 +257,10 @@ func (b *backend) settings(ctx context.Context) (out *pool.Settings, err error) 
 	if err != nil {
 		return nil, err
 	}
-	s.Authority, err = anchor.authority()
+	if s.Authority, err = anchor.authority(); err != nil {
+		return nil, err
+	}
+	s.Recipients, _, err = b.setInForce(ctx)
 	return s, err
 }
 

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -47,6 +48,24 @@ func sealedDomain(envelope []byte) string {
 	return ""
 }
 
+// checkLived verifies that nodes made shares that live where they were to: in the
+// homes that were asked for or, without any, in the domains that those of the epoch
+// before are sealed to.
+func checkLived(got *mpc.Account, want []mpc.Home, old *mpc.Account) error {
+	if !slices.Equal(got.Homes, want) {
+		return fmt.Errorf("nodes made shares that live in %v, and not in %v", got.Homes, want)
+	}
+	if len(want) > 0 {
+		return nil // epochFrom looks at what they are sealed to
+	}
+	for i, h := range homesOf(old) {
+		if i < len(got.Shares) && sealedDomain(got.Shares[i].Envelope) != h.Domain {
+			return fmt.Errorf("nodes sealed share %d to another wrapping domain than %q, where it lives", i+1, h.Domain)
+		}
+	}
+	return nil
+}
+
 // lives reports whether a node may open share i, as far as homes go.
 func lives(homes []mpc.Home, i mpc.Index, n pool.NodeStatus) bool {
 	return i >= 1 && int(i) <= len(homes) && homes[i-1] == mpc.Home{Domain: domainOf(n), Region: n.Region}
@@ -66,8 +85,9 @@ func identitiesOf(nodes []pool.NodeStatus) map[mpc.NodeIdentity]pool.NodeStatus 
 // addOpeners names, for each share of a new epoch that has moved, a node of its new
 // home that will open it: the node that made it, of its old home, cannot. That it
 // has seen the share goes into the epoch before anybody is handed one.
-func addOpeners(a *mpc.Account, homes []mpc.Home, nodes []pool.NodeStatus) error {
-	if len(homes) != a.Record.Shares {
+func addOpeners(a *mpc.Account, nodes []pool.NodeStatus) error {
+	homes := a.Homes
+	if len(homes) == 0 {
 		return nil
 	}
 	at := identitiesOf(nodes)

@@ -195,7 +195,7 @@ func (b *backend) checkForeign(ctx context.Context, a *mpc.Account, target []mpc
 	}
 	for i, h := range homesOf(a) {
 		to := target[i].Domain
-		if to != h.Domain && !setNames(set, to, "", "") && !slices.Contains(missing, to) {
+		if to != h.Domain && !set.HasDomain(to) && !slices.Contains(missing, to) {
 			missing = append(missing, to)
 		}
 	}

@@ -118,7 +118,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if r.Custody != nil && request.Recipients != nil {
+	if custodians, _, err := b.custodians(ctx, &res.Account.Record); err == nil && r.Custody != nil && len(custodians) > 0 {
 		resp.AddWarning("recovery custodians cannot rebuild an account with user custody: keep backups of Vault's storage and of the token")
 	}
 	resp.Data["session_id"] = res.SessionID.String()

@@ -315,5 +315,5 @@ func (b *backend) namedBySet(ctx context.Context, id string, identity mpc.NodeId
 	if err != nil {
 		return false, err
 	}
-	return setNames(signed.Unverified(), "", id, identity.String()), nil
+	return setNamesNode(signed.Unverified(), id, identity), nil
 }

@@ -1,10 +1,16 @@
 package backend
 
-import "vault-plugin-secrets-mpc/recovery"
+import (
+	"slices"
 
-// setNames reports whether a recipient set says that a node with that identity may
-// vouch for keys of a wrapping domain; an empty domain stands for any, and an empty
-// node for any as well.
-func setNames(set *recovery.RecipientSet, domain, node, identity string) bool {
-	return false
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/recovery"
+)
+
+// setNamesNode reports whether a recipient set names the node with that identity, so
+// that nodes which pin its authority take it for a peer.
+func setNamesNode(set *recovery.RecipientSet, id string, identity mpc.NodeIdentity) bool {
+	return slices.ContainsFunc(set.Domains, func(d recovery.Domain) bool {
+		return slices.ContainsFunc(d.Nodes, func(n recovery.DomainNode) bool { return n.ID == id && n.Identity == identity.String() })
+	})
 }

@@ -124,10 +124,13 @@ func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, r
 	if homes == nil {
 		homes = old.Homes
 	}
-	if err := addOpeners(&res.Account, homes, eng.Nodes()); err != nil {
+	if err := checkLived(&res.Account, homes, old); err != nil {
+		return nil, void(err)
+	}
+	if err := addOpeners(&res.Account, eng.Nodes()); err != nil {
 		return nil, err
 	}
-	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed, homes)
+	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
 	if err != nil {
 		return nil, void(err)
 	}
