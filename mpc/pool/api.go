@@ -53,6 +53,9 @@ type Settings struct {
 	Remote []RemoteNode
 	// Client is how this coordinator shows itself to them.
 	Client ClientCertificate
+	// Recipients is the signed recipient set in force, empty for none: remote nodes
+	// take the peers that it names.
+	Recipients []byte
 	// SessionsPerNode bounds the sessions a node runs at once; more wait in
 	// turn. 0 means DefaultSessionsPerNode.
 	SessionsPerNode int
@@ -286,7 +289,9 @@ const (
 	NodeStarting   NodeState = "starting"
 	NodeReady      NodeState = "ready"
 	NodeRestarting NodeState = "restarting"
-	// NodeFailed will not be retried before the settings change (wrong PIN).
+	// NodeFailed needs a person. A local node is not tried again before the settings
+	// change (wrong PIN); a remote one, which shows another certificate or identity
+	// than was enrolled, is looked at every few seconds.
 	NodeFailed NodeState = "failed"
 	// NodeDraining finishes its sessions and then ends: it leaves the pool.
 	NodeDraining NodeState = "draining"
