@@ -53,9 +53,6 @@ type Settings struct {
 	Remote []RemoteNode
 	// Client is how this coordinator shows itself to them.
 	Client ClientCertificate
-	// Recipients is the signed recipient set in force, empty for none: remote nodes
-	// take the peers that it names.
-	Recipients []byte
 	// SessionsPerNode bounds the sessions a node runs at once; more wait in
 	// turn. 0 means DefaultSessionsPerNode.
 	SessionsPerNode int
@@ -68,6 +65,10 @@ type Settings struct {
 	// and recovery targets; empty where there is none, and then no node seals
 	// to anything but its own token. Nodes pin it when they start.
 	Authority []byte
+	// Recipients is the signed recipient set in force, empty for none. Nodes on
+	// other hosts take the peers that it names; running nodes are told of changes
+	// when they are introduced anew.
+	Recipients []byte
 }
 
 // RemoteNode is a node on another host that has been enrolled.
