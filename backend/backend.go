@@ -47,6 +47,9 @@ type Config struct {
 	elapsed func() time.Duration
 	// step is called between two steps of an operation; see steps.go.
 	step func(ctx context.Context, name string) error
+	// enrolled takes the place of the stored list of nodes on other hosts, as far as
+	// wrapping domains go; see store.remoteDomains.
+	enrolled func(ctx context.Context) ([]wrappingDomain, error)
 }
 
 // backend is one mount.
@@ -89,6 +92,9 @@ type backend struct {
 
 	applyTurn chan struct{} // capacity 1: held while settings are applied
 	loginTurn chan struct{} // capacity 1: held while identity keys are made or resealed
+
+	joinMu sync.Mutex
+	joins  map[string]joined // by domain
 
 	engMu      sync.Mutex
 	eng        Engine
@@ -158,6 +164,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	b.custody = newCustodyOps(time.Now)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
+	b.store.enrolled = cfg.enrolled
 	b.grave = newGraveyard()
 	b.stock = newPresigner(presignConfig{
 		Source:   b,

@@ -162,8 +162,8 @@ func (b *backend) settingsChanged() {
 // applyChange applies settings that were just stored, if there is a token.
 func (b *backend) applyChange(ctx context.Context) error {
 	b.settingsChanged()
-	conf, err := b.store.hsmConfig(ctx)
-	if err != nil || conf == nil {
+	ring, err := b.store.keyring(ctx)
+	if err != nil || len(ring.domains) == 0 {
 		return err
 	}
 	_, err = b.applySettings(ctx)
@@ -220,7 +220,7 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 	if mount == nil {
 		return nil, errors.New("the mount's identity is missing from storage: restore it from a backup")
 	}
-	keys, err := b.store.wrappingKeys(ctx, conf.Token.Serial)
+	keys, said, err := b.store.wrappingKeys(ctx, conf.Token.Serial)
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +269,7 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 		Recipients:      recipients,
 		Token:           token,
 		WrappingKeys:    keys,
+		Endorsements:    said,
 		Authority:       authority,
 		Local:           nodes.Local,
 		SessionsPerNode: nodes.SessionsPerNode,

@@ -97,6 +97,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err := checkCreated(request, &res.Account.Record, r.Custody); err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}
+	if err := sharesWithin(&res.Account, request.Domains); err != nil {
+		return nil, fmt.Errorf("no account was created: %w", err)
+	}
 	r.Current = *epoch
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
