@@ -261,3 +261,17 @@ func (r *registry) authorities() ([]byte, error) {
 	err := r.refresh(false)
 	return r.ca, err
 }
+
+// show writes what is pinned into a status.
+func (r *registry) show(st *Status) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.refresh(false); err != nil || r.enrolled == nil {
+		return err
+	}
+	st.Enrolled, st.Coordinator, st.MountID = true, r.enrolled.Coordinator, r.enrolled.MountID
+	for name, id := range r.peers {
+		st.Peers[name] = id.String()
+	}
+	return nil
+}
