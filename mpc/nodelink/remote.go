@@ -110,21 +110,28 @@ func ServerTLS(c ServerConfig) *tls.Config {
 			if err != nil {
 				return err
 			}
-			const whose = "the coordinator's certificate"
 			if any {
 				if len(s.PeerCertificates) == 0 {
 					return fmt.Errorf("%w: none was shown", ErrWrongPeer)
 				}
-				return validNow(whose, s.PeerCertificates[0], time.Now())
+				return validNow(whoseClient, s.PeerCertificates[0], time.Now())
 			}
-			roots, err := peer.roots()
-			if err != nil {
-				return err
-			}
-			return peer.check(whose, s.PeerCertificates, roots, x509.ExtKeyUsageClientAuth, time.Now())
+			return peer.CheckClient(s.PeerCertificates)
 		},
 	}
 }
+
+// CheckClient judges a coordinator's certificates, the leaf first, as ServerTLS
+// does for a connection.
+func (p Peer) CheckClient(certs []*x509.Certificate) error {
+	roots, err := p.roots()
+	if err != nil {
+		return fmt.Errorf("the certificate authority of coordinators: %w", err)
+	}
+	return p.check(whoseClient, certs, roots, x509.ExtKeyUsageClientAuth, time.Now())
+}
+
+const whoseClient = "the coordinator's certificate"
 
 // roots parses CA; nil where there is none.
 func (p Peer) roots() (*x509.CertPool, error) {
