@@ -18,6 +18,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 const (
@@ -50,7 +51,8 @@ type fakeEngine struct {
 
 	rewrapMismatch func(*pool.RewrapResult)
 	makeMismatch   func(*hsm.WrappingKey)
-	down           bool // no node is ready
+	down           bool            // no node is ready
+	away           map[string]bool // nodes on other hosts that are not
 
 	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
 	used     func(mpc.AccountID)
@@ -67,6 +69,7 @@ type fakeEngine struct {
 	rewraps, nodeRewraps                              int
 	store                                             pool.KeyStore
 
+	enroller      *fakeEnroller
 	identityErr   error
 	identityReply func(*nodepb.IdentityRequest, *nodepb.IdentityReply)
 	identityCalls int
@@ -83,6 +86,8 @@ func newFake(t *testing.T) *fakeEngine {
 		keys:  map[mpc.AccountID]*fakeKey{},
 		seen:  map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
 		stock: map[mpc.AccountID][][32]byte{},
+
+		enroller: &fakeEnroller{t: t, nodes: map[string]*EnrolAnswer{}},
 	}
 }
 
@@ -91,7 +96,7 @@ func nodeIdentity(i int) mpc.NodeIdentity { return mpc.NodeIdentity{byte(i), 0xa
 func (f *fakeEngine) Apply(ctx context.Context, s pool.Settings) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if string(s.Token.PIN.Expose()) != testPIN {
+	if s.Local > 0 && string(s.Token.PIN.Expose()) != testPIN {
 		f.t.Errorf("Apply got another PIN than the one that was accepted")
 	}
 	f.applied = append(f.applied, s)
@@ -257,6 +262,15 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 	}
 	f.nextEpoch(&r)
 	res := f.result(r)
+	if f.spreads() {
+		homes, err := mpc.PlanHomes(r.Threshold, r.Shares, f.places(q.Domains))
+		if err != nil {
+			return nil, err
+		}
+		if err := f.settle(res, homes, nil); err != nil {
+			return nil, err
+		}
+	}
 	if f.mismatch != nil {
 		f.mismatch(res)
 	}
@@ -306,7 +320,10 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 		var node mpc.NodeIdentity
 		number := 0
 		for n := 1; n <= 16; n++ {
-			if q.Account.Exposures[nodeIdentity(n)] == index {
+			f.mu.Lock()
+			lives := f.lives(&q.Account, nodeIdentity(n), index)
+			f.mu.Unlock()
+			if q.Account.Exposures[nodeIdentity(n)] == index && lives {
 				node, number = nodeIdentity(n), n
 			}
 		}
@@ -424,8 +441,16 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 		return nil, err
 	}
 	r := q.Account.Record
+	if set, err := recovery.ParseSignedSet(q.Recipients); err == nil && len(set.Unverified().Recipients) == 0 {
+		r.RecipientsHash = set.Hash() // nothing is sealed to it
+	}
 	f.nextEpoch(&r)
 	res := f.result(r)
+	if homes := f.homesAfter(&q); homes != nil {
+		if err := f.settle(res, homes, &q.Account); err != nil {
+			return nil, err
+		}
+	}
 	if f.garbage {
 		f.garbage = false
 		res.Account.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
@@ -447,6 +472,9 @@ func (f *fakeEngine) OpenCheck(_ context.Context, a mpc.Account) error {
 
 func (f *fakeEngine) openAll(a *mpc.Account) error {
 	for node, index := range a.Exposures {
+		if !f.lives(a, node, index) {
+			continue
+		}
 		if err := f.use(a, node, index); err != nil {
 			return err
 		}
@@ -463,7 +491,7 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, domain string, version
 	if f.makeErr != nil {
 		return nil, f.makeErr
 	}
-	if len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256 {
+	if len(suites) != 1 && domain == hsm.DefaultDomain || suites[0] != hsm.SuiteHPKEP256 {
 		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
 	}
 	key := f.makeKey(f.settings().MountID, domain, version)
@@ -541,6 +569,7 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 		if q.Account.Record.HasCustody() {
 			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
 		}
+		made = inDomain(made, sealedDomain(q.Account.Shares[i].Envelope))
 		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 	}
 	if f.garbage && !q.Account.Record.HasCustody() {
@@ -585,14 +614,18 @@ func (f *fakeEngine) Nodes() []pool.NodeStatus {
 		state = pool.NodeRestarting
 	}
 	for i := 1; i <= f.nodes; i++ {
+		region := ""
+		if len(f.applied) > 0 {
+			region = f.settings().LocalRegion
+		}
 		out = append(out, pool.NodeStatus{
-			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
+			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok", Region: region,
 			Presignatures: 7,
 			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
 				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 		})
 	}
-	return out
+	return append(out, f.remote(state)...)
 }
 
 func (f *fakeEngine) Close(context.Context) error {
