@@ -74,6 +74,23 @@ func TestRecipientSeals(t *testing.T) {
 		}
 	}
 
+	// A set that names wrapping domains only has nobody to seal to.
+	node := recovery.DomainNode{ID: "eu-1", Identity: hex.EncodeToString(public)}
+	domains, err := recovery.NewDomainSet(2, nil, []recovery.Domain{{Name: "eu", Nodes: []recovery.DomainNode{node}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := domains.Sign(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkRecipientSeals([][]byte{seal(), seal(), seal()}, without); err != nil {
+		t.Errorf("a set of domains: %v", err)
+	}
+	if err := checkRecipientSeals([][]byte{seal(), seal(r(2)), seal()}, without); err == nil || !strings.Contains(err.Error(), "has no recipients") {
+		t.Errorf("a recipient that a set of domains does not name: %v", err)
+	}
+
 	// The fake engine seals to the token alone, as a broken node would.
 	m := wrapped(t, &logical.InmemStorage{}, newFake(t), newClock())
 	m.must(logical.UpdateOperation, "config/authority", map[string]any{"public_key": hex.EncodeToString(public)})
@@ -84,5 +101,20 @@ func TestRecipientSeals(t *testing.T) {
 	}
 	if now := m.record("alice").Current; string(now.Record) != string(before.Record) || mustAccount(t, m.record("alice")).Record.RecipientsHash != mpc.EmptySetHash() {
 		t.Error("the shares were replaced")
+	}
+
+	// The set of domains replaces it: no custodians from then on, and the mount says so.
+	resp := m.must(logical.UpdateOperation, "config/recovery", map[string]any{"set": string(without)})
+	if nodes, ok := resp.Data["domains"].(map[string]any)["eu"].([]string); !ok || len(nodes) != 1 || nodes[0] != "eu-1" {
+		t.Errorf("domains %v", resp.Data["domains"])
+	}
+	if !slices.ContainsFunc(resp.Warnings, func(w string) bool { return strings.Contains(w, "no custodians") }) {
+		t.Errorf("warnings %v", resp.Warnings)
+	}
+	if _, err := m.b.refreshAccount(t.Context(), "alice"); err != nil {
+		t.Errorf("a refresh to it: %v", err)
+	}
+	if _, err := m.send(logical.ReadOperation, "recovery/export/alice", nil); err == nil || !strings.Contains(err.Error(), "names wrapping domains only") {
+		t.Errorf("an export without custodians: %v", err)
 	}
 }
