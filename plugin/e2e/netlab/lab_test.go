@@ -83,7 +83,7 @@ func echo(t *testing.T, s *Site) netip.AddrPort {
 }
 
 // ping sends datagrams and returns how many came back, and the shortest round
-// trip. It waits for the last ones for the given time.
+// trip. It waits for the last ones for the given time at most.
 func ping(t *testing.T, from *Site, to netip.AddrPort, count int, wait time.Duration) (back int, shortest time.Duration) {
 	t.Helper()
 	c, err := from.DialContext(t.Context(), "udp4", to.String())
@@ -105,6 +105,9 @@ func ping(t *testing.T, from *Site, to netip.AddrPort, count int, wait time.Dura
 			mu.Unlock()
 			if back++; shortest == 0 || took < shortest {
 				shortest = took
+			}
+			if back == count {
+				return
 			}
 		}
 	})
