@@ -96,8 +96,6 @@ e2e: build ## end-to-end tests on a real Vault and SoftHSM
 
 .PHONY: test-cluster
 test-cluster: build ## nodes on hosts of their own, 50 ms apart: loss, partitions, drains (needs root; else skipped)
-	@mkdir -p bin/faults
-	CGO_ENABLED=1 go build -tags faults -trimpath -ldflags '$(LDFLAGS)' -o bin/faults/vault-plugin-secrets-mpc ./plugin/vault-plugin-secrets-mpc
 	@scripts/test-cluster.sh $(ARGS)
 
 .PHONY: bench-cluster

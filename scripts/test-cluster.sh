@@ -36,7 +36,6 @@ fi
 MPC_VAULT_BIN=$(scripts/vault.sh)
 export MPC_VAULT_BIN MPC_CLUSTER=1
 export MPC_PLUGIN_DIR=$PWD/bin/plugins MPC_CLI_BIN=$PWD/bin/mpckms MPC_PLUGIN_VERSION=v${VERSION:-0.1.0}
-[[ ! -d bin/faults ]] || export MPC_FAULTS_PLUGIN_DIR=$PWD/bin/faults
 CGO_ENABLED=1 go test -c -tags e2e -o "$work/cluster" ./plugin/e2e
 # The test binary itself, not `go test`: its lines appear as they are printed.
 cd plugin/e2e

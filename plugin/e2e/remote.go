@@ -284,6 +284,9 @@ func (r *Remote) Running() bool {
 	}
 }
 
+// PID is the process ID of the running, or last, daemon.
+func (r *Remote) PID() int { return r.process.PID }
+
 // Kill9 kills the daemon with SIGKILL and waits for its end.
 func (r *Remote) Kill9(t testing.TB) {
 	t.Helper()
