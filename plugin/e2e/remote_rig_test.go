@@ -68,6 +68,17 @@ func needCluster(t *testing.T) {
 // ready. All of it ends with the test.
 func newRemoteCluster(t testing.TB, cfg netlab.Config, vaultRegion string, nodes ...string) *remoteCluster {
 	t.Helper()
+	return startRemoteCluster(t, cfg, vaultRegion, nodes, func(home *netlab.Site) *e2e.Vault {
+		v := harness.StartVault(t, e2e.Options{Storage: e2e.Raft, Network: home})
+		v.Enable(t, "mpc")
+		return v
+	})
+}
+
+// startRemoteCluster does it with a Vault that start starts, with the engine at
+// "mpc".
+func startRemoteCluster(t testing.TB, cfg netlab.Config, vaultRegion string, nodes []string, start func(home *netlab.Site) *e2e.Vault) *remoteCluster {
+	t.Helper()
 	lab, err := netlab.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -83,9 +94,7 @@ func newRemoteCluster(t testing.TB, cfg netlab.Config, vaultRegion string, nodes
 	if c.home, err = lab.Add("vault", vaultRegion); err != nil {
 		t.Fatal(err)
 	}
-	v := harness.StartVault(t, e2e.Options{Storage: e2e.Raft, Network: c.home})
-	v.Enable(t, "mpc")
-	c.engine = &engine{v, "mpc"}
+	c.engine = &engine{start(c.home), "mpc"}
 	for _, n := range nodes {
 		name, region, _ := strings.Cut(n, "@")
 		c.add(t, e2e.RemoteOptions{Name: name, Region: region})
