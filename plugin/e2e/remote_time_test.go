@@ -85,7 +85,7 @@ func TestRemoteTime(t *testing.T) {
 			r.await(t, time.Minute, fmt.Sprint("clock skew of ", skew), func() bool {
 				n := r.engine.nodes(t)["us-1"]
 				shown := time.Duration(integer(n, "clock_skew_ms")) * time.Millisecond
-				return (shown-skew).Abs() < time.Minute
+				return (shown - skew).Abs() < time.Minute
 			})
 			r.refresh(t, "time-2") // needs all three
 			r.sign(t, "time-2", fmt.Sprint("with a clock that is wrong by ", skew))
