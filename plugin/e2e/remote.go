@@ -148,14 +148,13 @@ func (r *Remote) WriteConfig() error {
 	return os.WriteFile(r.Config, []byte(b.String()), 0o600)
 }
 
-// command prepares `vault-plugin-secrets-mpc node NAME --config node.hcl`.
-func (r *Remote) command(name string, args ...string) *exec.Cmd {
+// command prepares `vault-plugin-secrets-mpc node ARGS`.
+func (r *Remote) command(args ...string) *exec.Cmd {
 	dir := r.PluginDir
 	if dir == "" {
 		dir = r.harness.PluginDir
 	}
-	full := append(append([]string{"node"}, strings.Fields(name)...), "--config", r.Config)
-	cmd := exec.Command(filepath.Join(dir, pluginName), append(full, args...)...)
+	cmd := exec.Command(filepath.Join(dir, pluginName), append([]string{"node"}, args...)...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(r.Dir, "home"), "TMPDIR=" + r.Dir, "SOFTHSM2_CONF=" + r.Token.Conf,
 	}, r.Env...)
@@ -163,10 +162,30 @@ func (r *Remote) command(name string, args ...string) *exec.Cmd {
 }
 
 // Run runs one of the node's commands on its host, such as "enrol" or
-// "peers list", with --config before the arguments.
-func (r *Remote) Run(t testing.TB, name string, args ...string) Result {
+// "peers list", with --config after it.
+func (r *Remote) Run(t testing.TB, args ...string) Result {
 	t.Helper()
-	cmd := r.command(name, args...)
+	return r.run(t, r.command(append(args, "--config", r.Config)...))
+}
+
+// RunLine runs a command line that some answer told the node's operator to run,
+// with this node's configuration for FILE.
+func (r *Remote) RunLine(t testing.TB, line string) Result {
+	t.Helper()
+	words := strings.Fields(line)
+	if len(words) < 3 || words[0] != pluginName || words[1] != "node" {
+		t.Fatalf("%q is no command of a node", line)
+	}
+	for i, w := range words {
+		if w == "FILE" {
+			words[i] = r.Config
+		}
+	}
+	return r.run(t, r.command(words[2:]...))
+}
+
+func (r *Remote) run(t testing.TB, cmd *exec.Cmd) Result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := start(r.Network, cmd)
@@ -176,7 +195,7 @@ func (r *Remote) Run(t testing.TB, name string, args ...string) Result {
 		timer.Stop()
 	}
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Fatalf("node %s: %v", name, err)
+		t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
 	}
 	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
 }
@@ -211,7 +230,7 @@ func (r *Remote) launch() error {
 		return err
 	}
 	defer logFile.Close() // the process has its own
-	cmd := r.command("serve")
+	cmd := r.command("serve", "--config", r.Config)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // see Vault.launch
 	if err := start(r.Network, cmd); err != nil {

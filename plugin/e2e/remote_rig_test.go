@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -129,12 +130,27 @@ func (c *remoteCluster) add(t testing.TB, opts e2e.RemoteOptions) *e2e.Remote {
 	return r
 }
 
-// enrol gives a node's token to Vault with the command that the token came with.
+// enrol gives a node's token to Vault with the command that the token came with,
+// and has the operators of the other nodes accept the new one, as the answer asks.
 func (c *remoteCluster) enrol(t testing.TB, r *e2e.Remote, token string) {
 	t.Helper()
-	got := c.CLI(t, "write", c.path+"/config/nodes/"+r.Name, "address="+r.Address, "token="+token)
+	got := c.CLI(t, "write", "-format=json", c.path+"/config/nodes/"+r.Name, "address="+r.Address, "token="+token)
 	if got.Code != 0 {
 		t.Fatalf("vault write config/nodes/%s: %s", r.Name, got.Stderr)
+	}
+	var answer struct {
+		Data struct {
+			On      []string `json:"accept_on"`
+			Command string   `json:"accept_command"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal([]byte(got.Stdout), &answer); err != nil {
+		t.Fatalf("the answer to an enrolment: %v: %s", err, got.Stdout)
+	}
+	for _, name := range answer.Data.On {
+		if got := c.nodes[name].RunLine(t, answer.Data.Command); got.Code != 0 {
+			t.Fatalf("%q on %s: %s", answer.Data.Command, name, got.Stderr)
+		}
 	}
 }
 
