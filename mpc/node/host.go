@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
 // ErrBelowFloor: the account's record is older than what this node has worked with,
@@ -31,13 +33,25 @@ type Host struct {
 	Domain, Region, Zone string
 	// Authority signs recipient sets; nil for none.
 	Authority ed25519.PublicKey
-	// Peer returns a peer's identity as this host has pinned it. A peer that it
-	// does not know is refused, whatever the coordinator says.
+	// Peer returns a peer's identity as this host has pinned it. It is asked anew
+	// for every session, so that what the host's operator changes counts at once.
+	// A peer that it does not know is refused, whatever the coordinator says,
+	// unless a recipient set that Authority has signed names it.
 	Peer func(nodeID string) (mpc.NodeIdentity, bool)
-	// Floor remembers accounts durably.
+	// Floor remembers accounts durably; required.
 	Floor Floor
 	// Switches are what the host's operator allows.
 	Switches Switches
+}
+
+// Observer counts what a node does, for its host's metrics. Its methods may be
+// called concurrently and return at once.
+type Observer interface {
+	// Session is called when a session has ended, with the operation as Start
+	// spells it, empty where there was none, and UNKNOWN for one that succeeded.
+	Session(operation string, failure nodepb.Failure_Reason, took time.Duration)
+	// Failed is called when another call than a session has failed.
+	Failed(call string, failure nodepb.Failure_Reason)
 }
 
 // Floor is what a remote node remembers of accounts over restarts: for each the
@@ -49,7 +63,8 @@ type Floor interface {
 	// wraps ErrBelowFloor and says which. An account that it does not know passes.
 	Check(record *mpc.PublicRecord) error
 	// Raise is Check, and where the record is newer it raises the floor durably
-	// before it returns nil.
+	// before it returns nil. It is called for records only whose share this node
+	// has opened; that they are those of the account is the coordinator's word.
 	Raise(ctx context.Context, record *mpc.PublicRecord) error
 }
 

@@ -37,6 +37,8 @@ type Config struct {
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.
 	SessionTime time.Duration
+	// Observer, where not nil, counts sessions and failures.
+	Observer Observer
 	// Host is set for a node on another host than its coordinator's, which takes
 	// less on the coordinator's word; nil for a local node.
 	Host *Host
@@ -49,6 +51,7 @@ type Node struct {
 	sessions chan struct{}         // one token per running session
 	hsm      atomic.Pointer[error] // nil while the last token call worked
 	hsmUsed  atomic.Int64          // when that was, Unix nanoseconds
+	draining atomic.Bool           // see Drain
 	keys     keyring
 	stock    *stock // presignatures
 	logins   *logins

@@ -38,6 +38,10 @@ func (n *Node) Session(stream nodepb.Node_SessionServer) error {
 		return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: &nodepb.Failure{
 			Reason: nodepb.Failure_BUSY, Text: fmt.Sprintf("the node runs %d sessions already", maxSessions)}}})
 	}
+	if n.draining.Load() {
+		<-n.sessions
+		return stream.Send(outFailure(errDraining))
+	}
 	if !n.enter() {
 		<-n.sessions
 		return stream.Send(outFailure(errNotSetUp))

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
@@ -14,7 +15,8 @@ import (
 // Status reports what operators see. It answers at once: it makes no token call
 // and reports how the last one went.
 func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusReply, error) {
-	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok", Presignatures: uint32(n.stock.size())}
+	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok", Presignatures: uint32(n.stock.size()),
+		Draining: n.draining.Load(), TimeUnixMs: time.Now().UnixMilli()}
 	if err := n.ready(); err != nil {
 		reply.Hsm = err.Error()
 		return reply, nil
