@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -46,5 +47,47 @@ func TestRemoteHarness(t *testing.T) {
 	v.Restart(t)
 	if got, err := v.Client.Logical().Read("kv/a"); err != nil || got == nil || got.Data["colour"] != "blue" {
 		t.Errorf("after a restart in the site: %+v, %v", got, err)
+	}
+}
+
+// TestRemoteDaemon has a daemon alone, which nobody is enrolled on yet.
+func TestRemoteDaemon(t *testing.T) {
+	needCluster(t)
+	lab, err := netlab.New(netlab.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	site, err := lab.Add("eu-1", "eu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := harness.NewRemote(t, e2e.RemoteOptions{Name: "eu-1", Region: "eu", Domain: "hsm", Network: site, Host: site.Addr().String()})
+	if got := r.Run(t, "check"); got.Code != 0 {
+		t.Errorf("node check: %+v", got)
+	}
+	first := r.Enrol(t)
+	r.Start(t)
+	if status, body, err := r.Telemetry(t.Context(), "/readyz"); err != nil || status == http.StatusOK {
+		t.Errorf("a node without a coordinator is ready: %d %q %v", status, body, err)
+	}
+	if again := r.Enrol(t); again == first {
+		t.Error("two enrolments have the same token")
+	}
+	before := r.PID()
+	r.Kill9(t)
+	if r.Running() {
+		t.Error("a killed daemon runs")
+	}
+	r.Start(t)
+	if r.PID() == before {
+		t.Error("the same process after the restart")
+	}
+	if code := r.Terminate(t); code != 0 {
+		t.Errorf("SIGTERM ends the daemon with %d", code)
 	}
 }
