@@ -8,6 +8,7 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 // ErrBelowFloor: the account's record is older than what this node has worked with,
@@ -42,6 +43,32 @@ type Host struct {
 	Floor Floor
 	// Switches are what the host's operator allows.
 	Switches Switches
+}
+
+// takes refuses what a coordinator may not bring to a node that has it from its own
+// host. It wipes a PIN.
+func (h *Host) takes(r *nodepb.SetupRequest) error {
+	pin := secret.New(r.GetToken().GetPin())
+	given := pin.Len() > 0
+	pin.Wipe()
+	own := mpc.NodeIdentity(h.Identity.Public().(ed25519.PublicKey))
+	switch t := r.GetToken(); {
+	case string(r.GetMountId()) != string(h.MountID[:]):
+		return refused("this node was enrolled for mount %x and works for no other: to give it to this mount, enrol it anew (vault-plugin-secrets-mpc node enrol on its host)", h.MountID)
+	case r.GetNodeId() != h.ID:
+		return refused("this node's name is %q, not %q", h.ID, r.GetNodeId())
+	case given || t.GetModule() != "" || t.GetLabel() != "" || t.GetSerial() != "":
+		return refused("this node has its token and its PIN from its own host; what was sent was not tried")
+	case len(r.GetIdentityEnvelope()) > 0:
+		return refused("this node has its identity from its own host")
+	case len(r.GetIdentity()) > 0 && string(r.GetIdentity()) != string(own[:]):
+		return refused("this node's identity is %s, not the one that is pinned for it: if its host has given it a new one, delete the node on the mount and enrol it anew", own)
+	case len(r.GetAuthority()) > 0 && h.Authority == nil:
+		return refused("this node's host has pinned no authority and takes none from a coordinator: its operator writes authority = \"%x\" into node.hcl, or enrols the node anew", r.GetAuthority())
+	case len(r.GetAuthority()) > 0 && string(r.GetAuthority()) != string(h.Authority):
+		return refused("this node's host has pinned another authority, %x", []byte(h.Authority))
+	}
+	return nil
 }
 
 // Observer counts what a node does, for its host's metrics. Its methods may be

@@ -35,7 +35,7 @@ func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusRep
 // share is wiped at once.
 func (n *Node) OpenShare(ctx context.Context, r *nodepb.OpenShareRequest) (*nodepb.OpenShareReply, error) {
 	if err := n.checkStored(ctx, r); err != nil {
-		return &nodepb.OpenShareReply{Failure: failure(err)}, nil
+		return &nodepb.OpenShareReply{Failure: n.failed("OpenShare", err)}, nil
 	}
 	return &nodepb.OpenShareReply{}, nil
 }
@@ -52,6 +52,10 @@ func (n *Node) checkStored(ctx context.Context, r *nodepb.OpenShareRequest) erro
 		return refused("share %d does not exist", r.GetIndex())
 	}
 	if err := noCustody(record, "a stored share can only be opened in an operation that the owner takes part in"); err != nil {
+		return err
+	}
+	// A look at shares that may never come into force: the floor stays.
+	if err := n.admit(opOpen, record); err != nil {
 		return err
 	}
 	share, err := n.open(ctx, hsm.ShareContext(uint8(r.GetIndex()), record.Hash()), r.GetEnvelope())
