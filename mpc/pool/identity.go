@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
@@ -25,6 +27,7 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 		if err != nil {
 			return nil, err
 		}
+		nodes = p.ofIdentity(nodes, r)
 		first := int(p.logins.Add(1) % uint64(max(len(nodes), 1)))
 		for i := range nodes {
 			n := nodes[(first+i)%len(nodes)]
@@ -62,6 +65,31 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 			return nil, p.noNode(ctx.Err())
 		}
 	}
+}
+
+// ofIdentity keeps the nodes that can serve the request: those of the wrapping domain
+// that the keys are sealed in. Where they are to be made that is the default domain,
+// or the first by name in a pool that has no node of that one.
+func (p *Pool) ofIdentity(ready []*poolNode, r *nodepb.IdentityRequest) []*poolNode {
+	domain := ""
+	if r.GetMake() == nil {
+		seals, err := hsm.Seals(r.GetKeysEnvelope())
+		if err != nil || len(seals) == 0 {
+			return ready // any of them says so
+		}
+		domain = seals[0].Domain
+	} else {
+		for _, n := range p.all() {
+			c, _ := n.candidate()
+			if domain == "" || c.domain == hsm.DefaultDomain || domain != hsm.DefaultDomain && c.domain < domain {
+				domain = c.domain
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(ready), func(n *poolNode) bool {
+		c, _ := n.candidate()
+		return c.domain != domain
+	})
 }
 
 func askIdentity(ctx context.Context, client nodepb.NodeClient, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error) {
