@@ -38,6 +38,8 @@ require (
 	google.golang.org/protobuf v1.36.11
 )
 
+require go.etcd.io/bbolt v1.4.3 // indirect
+
 require (
 	al.essio.dev/pkg/shellescape v1.5.1 // indirect
 	cloud.google.com/go/auth v0.18.2 // indirect

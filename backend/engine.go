@@ -259,8 +259,14 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 		token.PIN.Wipe()
 		return nil, err
 	}
+	recipients, _, err := b.setInForce(ctx)
+	if err != nil {
+		token.PIN.Wipe()
+		return nil, err
+	}
 	return &pool.Settings{
 		MountID:         mount.ID,
+		Recipients:      recipients,
 		Token:           token,
 		WrappingKeys:    keys,
 		Authority:       authority,

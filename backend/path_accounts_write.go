@@ -114,7 +114,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if r.Custody != nil && request.Recipients != nil {
+	if custodians, _, err := b.custodians(ctx, &res.Account.Record); err == nil && r.Custody != nil && len(custodians) > 0 {
 		resp.AddWarning("recovery custodians cannot rebuild an account with user custody: keep backups of Vault's storage and of the token")
 	}
 	resp.Data["session_id"] = res.SessionID.String()
@@ -170,7 +170,7 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 		if err != nil {
 			return nil, err
 		}
-		if n := len(set.Unverified().Recipients); request.Shares > n {
+		if n := len(set.Unverified().Recipients); n > 0 && request.Shares > n {
 			return nil, invalid("%d shares need as many recovery recipients and the set in force has %d: use fewer shares, or sign a set with more recipients (config/recovery)", request.Shares, n)
 		}
 	}

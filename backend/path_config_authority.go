@@ -22,7 +22,8 @@ func (b *backend) pathConfigAuthority() []*framework.Path {
 	set := map[string]*framework.FieldSchema{
 		"serial":     field(framework.TypeInt, "Serial number of the set in force; a set is replaced by one with a higher number only."),
 		"hash":       field(framework.TypeString, "SHA-256 that public records name the set by, hex."),
-		"recipients": field(framework.TypeSlice, "Names of the recipients; share i of every account is sealed to the i-th."),
+		"recipients": field(framework.TypeSlice, "Names of the recipients; share i of every account is sealed to the i-th. Empty for a set that names wrapping domains only."),
+		"domains":    field(framework.TypeMap, "Wrapping domains that the authority has signed for, and the names of the nodes whose word for their keys counts."),
 		"set":        field(framework.TypeString, "The signed set."),
 	}
 	writeAuthority := b.handle("config/authority", 0, b.configAuthorityWrite)
@@ -85,6 +86,11 @@ From then on every share is sealed to the token and to one recipient: share i to
 the i-th. Any t recipients can rebuild an account on another HSM (see
 recovery/export); fewer can do nothing. Accounts that exist are refreshed at
 once, so that they get it. A set can be replaced by a newer one and not removed.
+
+A set may name wrapping domains too, with the nodes that vouch for their keys:
+then shares can move between these domains (accounts/:name/move), and nodes on
+other hosts take the nodes that it names for peers. One that names domains and no
+recipients has shares sealed to tokens only: nobody can rebuild an account then.
 `,
 	}}
 }
@@ -180,12 +186,25 @@ func (b *backend) recoveryAnswer(ctx context.Context) (*logical.Response, error)
 		return nil, fmt.Errorf("the stored recipient set: %w", err)
 	}
 	return &logical.Response{Data: map[string]any{
-		"serial": set.Serial, "hash": hex.EncodeToString(hash[:]), "recipients": recipientNames(set), "set": string(raw),
+		"serial": set.Serial, "hash": hex.EncodeToString(hash[:]), "recipients": recipientNames(set), "domains": domainNodes(set), "set": string(raw),
 	}}, nil
 }
 
+// domainNodes lists nodes' names by their wrapping domain.
+func domainNodes(set *recovery.RecipientSet) map[string]any {
+	domains := map[string]any{}
+	for _, d := range set.Domains {
+		nodes := []string{}
+		for _, n := range d.Nodes {
+			nodes = append(nodes, n.ID)
+		}
+		domains[d.Name] = nodes
+	}
+	return domains
+}
+
 func recipientNames(set *recovery.RecipientSet) []string {
-	var names []string
+	names := []string{}
 	for _, r := range set.Recipients {
 		names = append(names, r.Name)
 	}
@@ -213,6 +232,9 @@ func (b *backend) configRecoveryWrite(ctx context.Context, _ *logical.Request, d
 		return nil, err
 	}
 	resp, err := b.recoveryAnswer(ctx)
+	if err == nil && len(resp.Data["recipients"].([]string)) == 0 {
+		resp.AddWarning("the set names no custodians: accounts have no recovery copy, and who loses their tokens loses them")
+	}
 	if err == nil && before != r.SetHash {
 		b.sealToRecipients(resp)
 	}

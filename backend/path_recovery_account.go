@@ -126,6 +126,9 @@ func (b *backend) recoveryExport(ctx context.Context, _ *logical.Request, data *
 	}
 	bundle := &recovery.Bundle{Account: name, Record: r.Current.Record, Shares: r.Current.Shares, Recipients: set, Created: b.cfg.now().UTC()}
 	text, err := bundle.Marshal()
+	if errors.Is(err, recovery.ErrNoRecipients) {
+		return nil, invalid("account %q has no recovery recipients, so that nobody but its tokens opens its shares: the set in force names wrapping domains only. Put one in force that names custodians too (config/recovery), refresh the account, and export it then", name)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the account cannot be exported: %w", err)
 	}

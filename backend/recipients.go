@@ -145,7 +145,7 @@ func (b *backend) checkSetFits(ctx context.Context, set *recovery.RecipientSet) 
 		if err != nil {
 			return err
 		}
-		if a.Record.Shares > len(set.Recipients) {
+		if len(set.Recipients) > 0 && a.Record.Shares > len(set.Recipients) {
 			return invalid("the set has %d recipients and account %q has %d shares, each of which needs a recipient of its own: nothing was changed; sign a set with at least %d recipients",
 				len(set.Recipients), name, a.Record.Shares, a.Record.Shares)
 		}

@@ -36,10 +36,12 @@ var arrows = map[string][]string{
 	"mpc/mpctest":  {"mpc", "mpc/session"},
 	"mpc/verify":   {"mpc", "mpc/derive"},
 	"mpc/nodepb":   {},
-	"mpc/nodelink": {"mpc/nodepb"},
+	"mpc/nodelink": {"mpc", "mpc/nodepb"},
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
 	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
+	// A node on a host of its own: what outlives the node, and who may speak to it.
+	"mpc/daemon": {"mpc", "mpc/node", "mpc/nodelink", "mpc/nodepb", "hsm", "hsm/modules", "hsm/pkcs11"},
 	// The pool never imports a node or the token: it holds ciphertext only.
 	"mpc/pool": {"mpc", "mpc/custody", "mpc/derive", "mpc/nodelink", "mpc/nodepb", "mpc/verify", "hsm", "recovery"},
 
@@ -66,7 +68,7 @@ var arrows = map[string][]string{
 	"client":      {},
 	"examples/go": {"client"},
 
-	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/node", "mpc/nodelink", "mpc/pool"},
+	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/daemon", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
 	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
@@ -86,6 +88,8 @@ var importers = []struct {
 	{"github.com/ThalesGroup/crypto11", []string{"hsm/pkcs11"}, "it finalises the library when its last context goes; hsm/pkcs11 keeps it in check"},
 	{"github.com/hashicorp/vault/sdk", []string{"backend", "plugin"}, "the rest must not know that Vault is its host"},
 	{"github.com/bytemare", []string{"identity"}, "logins are OPAQUE in one suite, chosen in one place"},
+	{"github.com/hashicorp/hcl", []string{"mpc/daemon"}, "one file of ours is HCL, and it is read strictly"},
+	{"go.etcd.io/bbolt", []string{"mpc/daemon"}, "nothing else of ours keeps a database"},
 	{"github.com/taurusgroup/multi-party-sig", []string{"mpc/handler", "mpc/curve", "mpc/frost", "mpc/cmp"}, "the protocol library is used through adapters only"},
 }
 

@@ -83,6 +83,8 @@ func (b *Bundle) Open() (*mpc.PublicRecord, *RecipientSet, error) {
 	switch {
 	case signed.Hash() != record.RecipientsHash:
 		return nil, nil, errors.New("recovery: the recipient set is not the one that the account names")
+	case len(set.Recipients) == 0:
+		return nil, nil, ErrNoRecipients
 	case len(b.Shares) != record.Shares || record.Shares > len(set.Recipients):
 		return nil, nil, fmt.Errorf("recovery: %d shares and %d recipients for an account of %d shares", len(b.Shares), len(set.Recipients), record.Shares)
 	}

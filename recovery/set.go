@@ -13,6 +13,9 @@ import (
 const (
 	labelSet  = "vault-plugin-secrets-mpc recipient set v1"
 	formatSet = "mpc-recipient-set-1"
+	// formatDomains is that of sets that name wrapping domains. Programs that know
+	// the first format only do not read them.
+	formatDomains = "mpc-recipient-set-2"
 	// domainPrefix keeps the names of recipients apart from those of wrapping
 	// domains in envelopes.
 	domainPrefix = "recovery:"
@@ -28,13 +31,16 @@ type Recipient struct {
 	PublicKey []byte `json:"public_key"`
 }
 
-// RecipientSet is an ordered list of custodians: share i of every account is
-// sealed to the i-th.
+// RecipientSet is what an authority lets nodes seal shares to besides their own
+// token: an ordered list of custodians, where share i of every account is sealed to
+// the i-th, and wrapping domains that shares may move to. Sets without domains are
+// of the first format, as they always were; one with domains may have no custodians.
 type RecipientSet struct {
 	Format string `json:"format"`
 	// Serial grows with every set that an authority signs for a mount.
 	Serial     uint64      `json:"serial"`
 	Recipients []Recipient `json:"recipients"`
+	Domains    []Domain    `json:"domains,omitempty"`
 }
 
 // Key returns the recipient's key as envelopes are sealed to it.
@@ -69,14 +75,38 @@ func NewSet(serial uint64, recipients []Recipient) (*RecipientSet, error) {
 	return s, s.check()
 }
 
+// NewDomainSet makes a set that names wrapping domains as well, of which there is
+// at least one. There may be no recipients: then shares are sealed to tokens only,
+// and nobody can rebuild an account whose tokens are lost.
+func NewDomainSet(serial uint64, recipients []Recipient, domains []Domain) (*RecipientSet, error) {
+	if recipients == nil {
+		recipients = []Recipient{}
+	}
+	s := &RecipientSet{Format: formatDomains, Serial: serial, Recipients: recipients, Domains: domains}
+	return s, s.check()
+}
+
 func (s *RecipientSet) check() error {
+	few := mpc.MinThreshold
 	switch {
-	case s.Format != formatSet:
-		return fmt.Errorf("recovery: format %q; this program reads %s", s.Format, formatSet)
+	case s.Format != formatSet && s.Format != formatDomains:
+		return fmt.Errorf("recovery: format %q; this program reads %s and %s", s.Format, formatSet, formatDomains)
 	case s.Serial == 0:
 		return errors.New("recovery: serial numbers of sets count from 1")
-	case len(s.Recipients) < mpc.MinThreshold || len(s.Recipients) > mpc.MaxShares:
-		return fmt.Errorf("recovery: %d recipients, not %d to %d", len(s.Recipients), mpc.MinThreshold, mpc.MaxShares)
+	case s.Format == formatSet && s.Domains != nil:
+		return fmt.Errorf("recovery: a set that names wrapping domains is of the format %s", formatDomains)
+	case s.Format == formatDomains && s.Recipients == nil:
+		return errors.New("recovery: the list of recipients is missing; it may be empty")
+	case s.Format == formatDomains && len(s.Recipients) == 0:
+		few = 0
+	}
+	if len(s.Recipients) < few || len(s.Recipients) > mpc.MaxShares {
+		return fmt.Errorf("recovery: %d recipients, not %d to %d", len(s.Recipients), few, mpc.MaxShares)
+	}
+	if s.Format == formatDomains {
+		if err := checkDomains(s.Domains); err != nil {
+			return err
+		}
 	}
 	names, keys := map[string]bool{}, map[string]bool{}
 	for _, r := range s.Recipients {

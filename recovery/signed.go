@@ -122,7 +122,7 @@ func checkTime(t time.Time) error {
 }
 
 func checkName(s string) error {
-	if s == "" || len(s) > maxName || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
+	if !plainName(s) {
 		return fmt.Errorf("recovery: a recipient's name has 1 to %d of a-z, 0-9, dot, dash and underscore", maxName)
 	}
 	return nil

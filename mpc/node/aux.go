@@ -227,7 +227,7 @@ func (n *Node) MakeAuxiliary(ctx context.Context, r *nodepb.MakeAuxiliaryRequest
 	}
 	plain := own.Marshal()
 	defer plain.Wipe()
-	envelope, _, err := n.seal(hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetGeneration()), plain, 0)
+	envelope, _, err := n.seal(ctx, hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetGeneration()), plain, 0)
 	if err != nil {
 		own.Wipe()
 		return nil, err
@@ -387,12 +387,18 @@ func (n *Node) RetireAuxiliary(_ context.Context, r *nodepb.RetireAuxiliaryReque
 	if err := n.ready(); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	var peers []string
+	for _, o := range r.GetOldest() {
+		if _, ok := n.pinned(o.GetNodeId()); ok {
+			peers = append(peers, o.GetNodeId())
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, o := range r.GetOldest() {
 		if o.GetNodeId() == n.id {
 			n.aux.retireLocked(o.GetGeneration())
-		} else if _, ok := n.roster[o.GetNodeId()]; ok {
+		} else if slices.Contains(peers, o.GetNodeId()) {
 			n.aux.peer(o.GetNodeId()).retire(o.GetGeneration())
 		}
 	}

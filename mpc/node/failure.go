@@ -48,6 +48,8 @@ func failure(err error) *nodepb.Failure {
 		f.Reason = nodepb.Failure_PRESIGNATURE_GONE
 	case errors.Is(err, errBusy):
 		f.Reason = nodepb.Failure_BUSY
+	case errors.Is(err, errDraining):
+		f.Reason = nodepb.Failure_DRAINING
 	case errors.Is(err, ErrBelowFloor):
 		f.Reason = nodepb.Failure_BELOW_FLOOR
 	case errors.Is(err, ErrSwitchedOff):

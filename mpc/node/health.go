@@ -41,7 +41,7 @@ func (n *Node) checkToken(ctx context.Context) {
 	probe := secret.New(make([]byte, 32))
 	defer probe.Wipe()
 	c := hsm.ProbeContext()
-	envelope, _, err := n.seal(c, probe, 0)
+	envelope, _, err := n.seal(ctx, c, probe, 0)
 	if err != nil {
 		return // no key yet
 	}

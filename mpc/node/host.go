@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 // ErrBelowFloor: the account's record is older than what this node has worked with,
@@ -31,13 +34,51 @@ type Host struct {
 	Domain, Region, Zone string
 	// Authority signs recipient sets; nil for none.
 	Authority ed25519.PublicKey
-	// Peer returns a peer's identity as this host has pinned it. A peer that it
-	// does not know is refused, whatever the coordinator says.
+	// Peer returns a peer's identity as this host has pinned it. It is asked anew
+	// for every session, so that what the host's operator changes counts at once.
+	// A peer that it does not know is refused, whatever the coordinator says,
+	// unless a recipient set that Authority has signed names it.
 	Peer func(nodeID string) (mpc.NodeIdentity, bool)
-	// Floor remembers accounts durably.
+	// Floor remembers accounts durably; required.
 	Floor Floor
 	// Switches are what the host's operator allows.
 	Switches Switches
+}
+
+// takes refuses what a coordinator may not bring to a node that has it from its own
+// host. It wipes a PIN.
+func (h *Host) takes(r *nodepb.SetupRequest) error {
+	pin := secret.New(r.GetToken().GetPin())
+	given := pin.Len() > 0
+	pin.Wipe()
+	own := mpc.NodeIdentity(h.Identity.Public().(ed25519.PublicKey))
+	switch t := r.GetToken(); {
+	case string(r.GetMountId()) != string(h.MountID[:]):
+		return refused("this node was enrolled for mount %x and works for no other: to give it to this mount, enrol it anew (vault-plugin-secrets-mpc node enrol on its host)", h.MountID)
+	case r.GetNodeId() != h.ID:
+		return refused("this node's name is %q, not %q", h.ID, r.GetNodeId())
+	case given || t.GetModule() != "" || t.GetLabel() != "" || t.GetSerial() != "":
+		return refused("this node has its token and its PIN from its own host; what was sent was not tried")
+	case len(r.GetIdentityEnvelope()) > 0:
+		return refused("this node has its identity from its own host")
+	case len(r.GetIdentity()) > 0 && string(r.GetIdentity()) != string(own[:]):
+		return refused("this node's identity is %s, not the one that is pinned for it: if its host has given it a new one, delete the node on the mount and enrol it anew", own)
+	case len(r.GetAuthority()) > 0 && h.Authority == nil:
+		return refused("this node's host has pinned no authority and takes none from a coordinator: its operator writes authority = \"%x\" into node.hcl, or enrols the node anew", r.GetAuthority())
+	case len(r.GetAuthority()) > 0 && string(r.GetAuthority()) != string(h.Authority):
+		return refused("this node's host has pinned another authority, %x", []byte(h.Authority))
+	}
+	return nil
+}
+
+// Observer counts what a node does, for its host's metrics. Its methods may be
+// called concurrently and return at once.
+type Observer interface {
+	// Session is called when a session has ended, with the operation as Start
+	// spells it, empty where there was none, and UNKNOWN for one that succeeded.
+	Session(operation string, failure nodepb.Failure_Reason, took time.Duration)
+	// Failed is called when another call than a session has failed.
+	Failed(call string, failure nodepb.Failure_Reason)
 }
 
 // Floor is what a remote node remembers of accounts over restarts: for each the
@@ -49,7 +90,8 @@ type Floor interface {
 	// wraps ErrBelowFloor and says which. An account that it does not know passes.
 	Check(record *mpc.PublicRecord) error
 	// Raise is Check, and where the record is newer it raises the floor durably
-	// before it returns nil.
+	// before it returns nil. It is called for records only whose share this node
+	// has opened; that they are those of the account is the coordinator's word.
 	Raise(ctx context.Context, record *mpc.PublicRecord) error
 }
 

@@ -28,6 +28,9 @@ func fuzzNode() (*Node, [3]ed25519.PrivateKey) {
 	if err := n.keys.set([]hsm.WrappingKey{fuzzKey()}); err != nil {
 		panic(err)
 	}
+	if err := n.keys.noteBound(n.keys.all()[0]); err != nil {
+		panic(err)
+	}
 	for k := range keys {
 		keys[k] = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(k + 1)}, 32))
 		n.roster[name(uint32(k+1))] = mpc.NodeIdentity(keys[k].Public().(ed25519.PublicKey))
@@ -93,7 +96,7 @@ func FuzzPrepare(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		if _, _, err := n.prepare(s); err != nil && s.GetPresignature() == nil && !errors.Is(err, errAuxPending) {
+		if _, _, err := n.prepare(context.Background(), s); err != nil && s.GetPresignature() == nil && !errors.Is(err, errAuxPending) {
 			f.Fatalf("the seed %v is refused: %v", s.GetOperation(), err)
 		}
 		f.Add(b)
@@ -131,7 +134,7 @@ func FuzzPrepare(f *testing.F) {
 		if proto.Unmarshal(b, s) != nil {
 			return
 		}
-		task, terms, err := n.prepare(s)
+		task, terms, err := n.prepare(context.Background(), s)
 		if err != nil {
 			return
 		}

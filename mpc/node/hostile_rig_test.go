@@ -324,7 +324,7 @@ type player struct {
 func (g *rig) play(start *nodepb.Start, c *cheat) *player {
 	g.t.Helper()
 	n := g.nodes[c.index]
-	t, terms, err := n.prepare(start)
+	t, terms, err := n.prepare(g.t.Context(), start)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func (l *logins) close() {
 func (n *Node) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error) {
 	reply, err := n.identityCall(ctx, r)
 	if err != nil {
-		return &nodepb.IdentityReply{Failure: failure(err)}, nil
+		return &nodepb.IdentityReply{Failure: n.failed("Identity", err)}, nil
 	}
 	return reply, nil
 }
@@ -101,6 +101,9 @@ func (n *Node) identityCall(ctx context.Context, r *nodepb.IdentityRequest) (rep
 	}
 	defer n.running.Done()
 	if err := n.ready(); err != nil {
+		return nil, err
+	}
+	if err := n.serves(opLogin); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)

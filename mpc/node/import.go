@@ -20,7 +20,7 @@ import (
 func (n *Node) ImportShare(ctx context.Context, r *nodepb.ImportShareRequest) (*nodepb.ImportShareReply, error) {
 	reply, err := n.importShare(ctx, r)
 	if err != nil {
-		return &nodepb.ImportShareReply{Failure: failure(err)}, nil
+		return &nodepb.ImportShareReply{Failure: n.failed("ImportShare", err)}, nil
 	}
 	return reply, nil
 }
@@ -49,7 +49,7 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 			return nil, err
 		}
 	}
-	seals, err := n.sealTo(r.GetWrappingVersion(), set, index, old.Shares)
+	seals, err := n.sealTo(ctx, destination{version: r.GetWrappingVersion(), set: set, index: index, shares: old.Shares})
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +64,9 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 	record, err := recovery.NewRecord(old, target, hash, deals)
 	if err != nil {
 		return nil, refusedError{err}
+	}
+	if err := n.admit(opImport, record); err != nil {
+		return nil, err
 	}
 	// Whoever opens the share later relies on this check (frost.SignConfig).
 	if err := frost.CheckRecord(record); err != nil {

@@ -37,6 +37,8 @@ type Config struct {
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.
 	SessionTime time.Duration
+	// Observer, where not nil, counts sessions and failures.
+	Observer Observer
 	// Host is set for a node on another host than its coordinator's, which takes
 	// less on the coordinator's word; nil for a local node.
 	Host *Host
@@ -49,6 +51,7 @@ type Node struct {
 	sessions chan struct{}         // one token per running session
 	hsm      atomic.Pointer[error] // nil while the last token call worked
 	hsmUsed  atomic.Int64          // when that was, Unix nanoseconds
+	draining atomic.Bool           // see Drain
 	keys     keyring
 	stock    *stock // presignatures
 	logins   *logins
@@ -70,8 +73,9 @@ type Node struct {
 	setup     bool // until Close
 	closed    bool
 	// Changing.
-	roster map[string]mpc.NodeIdentity
-	aux    auxState
+	roster  map[string]mpc.NodeIdentity
+	vouched vouched // by the authority; only with Config.Host
+	aux     auxState
 }
 
 var errNotSetUp = errors.New("the node has not been set up")
@@ -85,6 +89,9 @@ func New(cfg Config) *Node {
 		cfg.SessionTime = maxSessionTime
 	}
 	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), logins: newLogins(), offers: newOffers(), roster: map[string]mpc.NodeIdentity{}}
+	if cfg.Host != nil {
+		n.keys.domain = cfg.Host.Domain
+	}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n
 }
@@ -101,9 +108,9 @@ func (n *Node) enter() bool {
 }
 
 // seal wraps a secret of this node or a share for a version of the wrapping key,
-// with 0 for the newest, and returns the version; it needs public keys only.
-func (n *Node) seal(c hsm.Context, plain *secret.Bytes, version uint32) ([]byte, uint32, error) {
-	key, err := n.keys.sealing(version)
+// with 0 for the newest, and returns the version.
+func (n *Node) seal(ctx context.Context, c hsm.Context, plain *secret.Bytes, version uint32) ([]byte, uint32, error) {
+	key, err := n.sealingKey(ctx, version)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -180,8 +187,8 @@ func (n *Node) ready() error {
 
 // Close ends all sessions and waits for them, at most for the step of a protocol
 // that they compute (seconds, for ECDSA). It wipes presignatures, the keys of offers,
-// auxiliary keys and identity keys and ends the use of the token. It may be called
-// more than once.
+// auxiliary keys and identity keys and ends the use of the token, which is closed
+// unless it is the host's. It may be called more than once.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed, n.setup = true, false
@@ -196,7 +203,7 @@ func (n *Node) Close() error {
 	n.mu.Lock()
 	n.aux.closeLocked()
 	n.mu.Unlock()
-	if token == nil {
+	if token == nil || n.cfg.Host != nil {
 		return nil
 	}
 	return token.Close()

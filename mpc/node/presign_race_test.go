@@ -24,7 +24,7 @@ func (w *world) sixteen(t *testing.T, id []byte, record *mpc.PublicRecord, aux m
 		go func() {
 			defer wg.Done()
 			<-begin
-			task, _, err := w.nodes["n1"].prepare(start)
+			task, _, err := w.nodes["n1"].prepare(t.Context(), start)
 			if err == nil {
 				got <- task
 			} else if !errors.Is(err, errPresignatureGone) {
@@ -39,10 +39,10 @@ func (w *world) sixteen(t *testing.T, id []byte, record *mpc.PublicRecord, aux m
 	for task := range got {
 		n++
 		// Whoever has it has it once.
-		if _, err := task.party(mpc.SessionID{1}); err != nil {
+		if _, err := task.party(t.Context(), mpc.SessionID{1}); err != nil {
 			t.Error(err)
 		}
-		if _, err := task.party(mpc.SessionID{2}); failure(err).GetReason() != nodepb.Failure_PRESIGNATURE_GONE {
+		if _, err := task.party(t.Context(), mpc.SessionID{2}); failure(err).GetReason() != nodepb.Failure_PRESIGNATURE_GONE {
 			t.Errorf("a second party of one task: %v", err)
 		}
 		task.wipe()

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
@@ -8,13 +9,15 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/recovery"
 )
 
 // A node seals shares to its own token's wrapping key, and to nothing else
 // unless the mount's authority has signed for it: the recovery recipients, one
-// for each share. The authority's key is pinned when the node is set up; with
-// none pinned there are no recipients.
+// for each share, and, for a share that moves, the other wrapping domains, by the
+// nodes that vouch for their keys. The authority's key is pinned when the node is
+// set up; with none pinned there are neither.
 
 // AuthorityVariable is the environment variable in which a host fixes the
 // authority for its nodes.
@@ -109,29 +112,91 @@ func (n *Node) signedSet(signed []byte) (*recovery.RecipientSet, [32]byte, error
 	if err != nil {
 		return nil, [32]byte{}, refusedError{fmt.Errorf("the recipient set is not signed by the authority pinned on this node, nothing was sealed to it: %w", err)}
 	}
+	n.noteSet(set)
 	return set, parsed.Hash(), nil
 }
 
-// sealTo lists what share i of n is sealed to: this node's token first, and the
-// share's recovery recipient where there is a set.
-func (n *Node) sealTo(version uint32, set *recovery.RecipientSet, i mpc.Index, shares int) ([]hsm.WrappingKey, error) {
-	own, err := n.keys.sealing(version)
+// destination says what a share is to be sealed to.
+type destination struct {
+	version uint32                 // of the wrapping key, 0 for the newest
+	set     *recovery.RecipientSet // in force for the share's epoch, nil for none
+	index   mpc.Index
+	shares  int // of the account
+	// domain is where the share will live, empty for this node's own wrapping
+	// domain. Another one needs its key among endorsed.
+	domain   string
+	endorsed []*nodepb.EndorsedKey
+}
+
+// sealTo lists what a share is sealed to: a wrapping domain first, mostly this
+// node's own, and the share's recovery recipient where there is one.
+func (n *Node) sealTo(ctx context.Context, t destination) (seals []hsm.WrappingKey, err error) {
+	var home hsm.WrappingKey
+	if t.domain == "" || t.domain == n.keys.own() {
+		home, err = n.sealingKey(ctx, t.version)
+	} else {
+		home, err = n.endorsedKey(t)
+	}
 	if err != nil {
 		return nil, err
 	}
-	seals := []hsm.WrappingKey{own}
-	if set == nil {
+	seals = []hsm.WrappingKey{home}
+	if t.set == nil || len(t.set.Recipients) == 0 {
 		return seals, nil
 	}
-	if shares > len(set.Recipients) {
-		return nil, refused("the recipient set has recipients for %d shares, and the account has %d", len(set.Recipients), shares)
+	if t.shares > len(t.set.Recipients) {
+		return nil, refused("the recipient set has recipients for %d shares, and the account has %d", len(t.set.Recipients), t.shares)
 	}
-	recipient, err := set.ForShare(i)
+	recipient, err := t.set.ForShare(t.index)
 	if err != nil {
 		return nil, refusedError{err}
 	}
-	if recipient.Domain == own.Domain {
-		return nil, refusedError{errors.New("a recovery recipient has the name of this node's own token")}
+	if recipient.Domain == home.Domain || recipient.Domain == n.keys.own() {
+		return nil, refusedError{errors.New("a recovery recipient has the name of a token's wrapping domain")}
 	}
 	return append(seals, recipient), nil
+}
+
+// endorsedKey returns the key of another wrapping domain, if a node vouches for it
+// that the authority has signed for, by naming it in the domain. Whose word the
+// coordinator passes on does not matter otherwise.
+func (n *Node) endorsedKey(t destination) (hsm.WrappingKey, error) {
+	no := func(format string, args ...any) (hsm.WrappingKey, error) {
+		return hsm.WrappingKey{}, refused("share %d cannot be sealed to wrapping domain %q, nothing was sealed: %s", t.index, t.domain, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case n.authority == nil:
+		return no("this node has no authority pinned that could vouch for other domains")
+	case t.set == nil:
+		return no("the account's next epoch has no recipient set, in which the authority names the domain's nodes")
+	case t.version == 0:
+		return no("the version of the wrapping key is not given")
+	case !t.set.HasDomain(t.domain):
+		return no("recipient set %d, which the authority signed, does not name it: sign a set that does (mpckms authority sign-set --domain)", t.set.Serial)
+	}
+	var found *nodepb.EndorsedKey
+	for _, e := range t.endorsed {
+		if e.GetKey().GetDomain() != t.domain {
+			continue
+		}
+		if found != nil {
+			return no("two keys of it were given")
+		}
+		found = e
+	}
+	if found == nil {
+		return no("no key of it was given")
+	}
+	key := wrappingKeyFromWire(found.GetKey())
+	switch {
+	case key.Check() != nil:
+		return no("its key is malformed: %v", key.Check())
+	case key.Version != t.version:
+		return no("its key is of version %d, and version %d was asked for", key.Version, t.version)
+	case len(found.GetIdentity()) != ed25519.PublicKeySize || !t.set.Vouches(t.domain, mpc.NodeIdentity(found.GetIdentity())):
+		return no("the node %x, which vouches for its key, is none of the nodes that the authority signed for in that domain", found.GetIdentity())
+	case !hsm.VerifyKeyEndorsement(found.GetIdentity(), n.mountID, key, found.GetSignature()):
+		return no("the node %x has not vouched for this key on this mount", found.GetIdentity())
+	}
+	return key, nil
 }

@@ -125,7 +125,7 @@ func (s *offers) close() {
 func (n *Node) PrepareRelease(_ context.Context, r *nodepb.PrepareReleaseRequest) (*nodepb.PrepareReleaseReply, error) {
 	reply, err := n.prepareRelease(r)
 	if err != nil {
-		return &nodepb.PrepareReleaseReply{Failure: failure(err)}, nil
+		return &nodepb.PrepareReleaseReply{Failure: n.failed("PrepareRelease", err)}, nil
 	}
 	return reply, nil
 }
@@ -144,6 +144,11 @@ func (n *Node) prepareRelease(r *nodepb.PrepareReleaseRequest) (*nodepb.PrepareR
 		return nil, refused("share %d does not exist", r.GetIndex())
 	case len(r.GetPurpose()) != 32:
 		return nil, refused("a purpose is a hash of 32 bytes, not %d", len(r.GetPurpose()))
+	}
+	// Nothing shows yet that the record is the account's: the floor stays until
+	// the share is opened.
+	if err := n.admit(opRelease, record); err != nil {
+		return nil, err
 	}
 	seed := secret.New(make([]byte, 32))
 	_, _ = rand.Read(seed.Expose()) // never fails: it ends the program instead

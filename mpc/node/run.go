@@ -25,7 +25,7 @@ type run struct {
 // until the party is done and, where the operation asks for it, every other
 // party has confirmed the same record.
 func (r *run) work(ctx context.Context) (err error) {
-	if r.party, err = r.task.party(r.channel.ID()); err != nil {
+	if r.party, err = r.task.party(ctx, r.channel.ID()); err != nil {
 		return err
 	}
 	out, err := r.party.Start()

@@ -38,6 +38,10 @@ func (n *Node) Session(stream nodepb.Node_SessionServer) error {
 		return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Failure{Failure: &nodepb.Failure{
 			Reason: nodepb.Failure_BUSY, Text: fmt.Sprintf("the node runs %d sessions already", maxSessions)}}})
 	}
+	if n.draining.Load() {
+		<-n.sessions
+		return stream.Send(outFailure(errDraining))
+	}
 	if !n.enter() {
 		<-n.sessions
 		return stream.Send(outFailure(errNotSetUp))
@@ -77,7 +81,10 @@ func (n *Node) converse(ctx context.Context, stream nodepb.Node_SessionServer) (
 			err = stream.Send(outFailure(mpc.ErrPanic))
 		}
 	}()
-	outcome, err := n.session(ctx, &conversation{stream: stream, in: receive(ctx, stream)})
+	c := &conversation{stream: stream, in: receive(ctx, stream)}
+	began := time.Now()
+	outcome, err := n.session(ctx, c)
+	n.observe(c.operation, err, time.Since(began))
 	if err != nil {
 		if ctxErr := stream.Context().Err(); ctxErr != nil {
 			return ctxErr // the coordinator is gone or no longer interested
@@ -85,6 +92,17 @@ func (n *Node) converse(ctx context.Context, stream nodepb.Node_SessionServer) (
 		return stream.Send(outFailure(err))
 	}
 	return stream.Send(&nodepb.SessionOut{Kind: &nodepb.SessionOut_Outcome{Outcome: outcome}})
+}
+
+func (n *Node) observe(operation string, err error, took time.Duration) {
+	if n.cfg.Observer == nil {
+		return
+	}
+	reason := nodepb.Failure_UNKNOWN
+	if err != nil {
+		reason = failure(err).GetReason()
+	}
+	n.cfg.Observer.Session(operation, reason, took)
 }
 
 func outFailure(err error) *nodepb.SessionOut {
@@ -98,7 +116,7 @@ type task interface {
 	// the token. It is called once, before party.
 	begin(ctx context.Context)
 	// party waits for that and returns the party to run.
-	party(id mpc.SessionID) (mpc.Party, error)
+	party(ctx context.Context, id mpc.SessionID) (mpc.Party, error)
 	// background reports whether the party's work can wait for other sessions.
 	background() bool
 	// confirms reports whether all parties must arrive at the same record.
@@ -123,7 +141,8 @@ func (n *Node) session(ctx context.Context, c *conversation) (*nodepb.Outcome, e
 	if start == nil {
 		return nil, refused("a session begins with its terms")
 	}
-	t, terms, err := n.prepare(start)
+	c.operation = knownOperation(start.GetOperation())
+	t, terms, err := n.prepare(ctx, start)
 	if err != nil {
 		return nil, err
 	}

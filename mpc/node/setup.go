@@ -24,6 +24,9 @@ const (
 
 // Probe logs in, reports the token and, if asked, makes a wrapping key.
 func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.ProbeReply, error) {
+	if n.cfg.Host != nil {
+		return nil, status.Error(codes.FailedPrecondition, "this node has its token and its PIN from its own host and tries no other")
+	}
 	if n.ready() == nil {
 		return nil, status.Error(codes.FailedPrecondition, "a node that has been set up cannot probe: its login would hide a wrong PIN")
 	}
@@ -41,7 +44,7 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 	}
 	reply := &nodepb.ProbeReply{Token: tokenInfo(token)}
 	if v := r.GetCreateVersion(); v > 0 {
-		key, err := makeKey(ctx, token, mountID, v, r.GetSuites())
+		key, err := makeKey(ctx, token, hsm.DefaultDomain, mountID, v, r.GetSuites())
 		if err != nil {
 			return &nodepb.ProbeReply{Failure: failure(err)}, nil
 		}
@@ -51,7 +54,8 @@ func (n *Node) Probe(ctx context.Context, r *nodepb.ProbeRequest) (*nodepb.Probe
 }
 
 // Setup logs in, finds the wrapping keys and opens the node's own keys, or
-// makes an identity for a node that has none. It succeeds once.
+// makes an identity for a node that has none. It succeeds once. A remote node has
+// all of that from its host, and may be set up before its domain has a wrapping key.
 func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.SetupReply, error) {
 	n.mu.Lock()
 	if n.setup || n.closed || n.token != nil {
@@ -64,33 +68,43 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if r.GetNodeId() == "" || len(r.GetWrappingKeys()) == 0 {
+	if r.GetNodeId() == "" || n.cfg.Host == nil && len(r.GetWrappingKeys()) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "a node needs a name and a wrapping key")
 	}
 	authority, err := parseAuthority(r.GetAuthority(), n.cfg.Authority)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	token, err := n.openToken(ctx, r.GetToken())
-	if err != nil {
-		return &nodepb.SetupReply{Failure: failure(err)}, nil
+	fresh := &Node{cfg: n.cfg, id: r.GetNodeId(), mountID: mountID}
+	fresh.keys.domain = n.keys.domain
+	if h := n.cfg.Host; h != nil {
+		if err := h.takes(r); err != nil {
+			return &nodepb.SetupReply{Failure: n.failed("Setup", err)}, nil
+		}
+		fresh.token, fresh.identity, authority = h.Token, h.Identity, h.Authority
+	} else if fresh.token, err = n.openToken(ctx, r.GetToken()); err != nil {
+		return &nodepb.SetupReply{Failure: n.failed("Setup", err)}, nil
 	}
-	fresh := &Node{cfg: n.cfg, id: r.GetNodeId(), mountID: mountID, token: token}
+	discard := func() {
+		if n.cfg.Host == nil {
+			fresh.token.Close()
+		}
+	}
 	reply, err := fresh.loadKeys(ctx, r)
 	if err != nil {
-		token.Close()
-		return &nodepb.SetupReply{Failure: failure(err)}, nil
+		discard()
+		return &nodepb.SetupReply{Failure: n.failed("Setup", err)}, nil
 	}
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.setup || n.closed || n.token != nil {
-		token.Close()
+		discard()
 		return nil, status.Error(codes.FailedPrecondition, "the node has been set up already")
 	}
-	if err := n.keys.set(fresh.keys.all()); err != nil {
-		token.Close()
-		return &nodepb.SetupReply{Failure: failure(err)}, nil
+	if err := n.keys.adopt(&fresh.keys); err != nil {
+		discard()
+		return &nodepb.SetupReply{Failure: n.failed("Setup", err)}, nil
 	}
 	n.id, n.mountID, n.token, n.authority = fresh.id, fresh.mountID, fresh.token, authority
 	n.identity, n.aux, n.setup = fresh.identity, fresh.aux, true
@@ -100,11 +114,16 @@ func (n *Node) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Setup
 
 // loadKeys takes the wrapping keys into use and opens or makes the node's own keys.
 func (n *Node) loadKeys(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.SetupReply, error) {
-	if err := n.useKeys(ctx, r.GetWrappingKeys()); err != nil {
-		return nil, err
+	if len(r.GetWrappingKeys()) > 0 {
+		if err := n.useKeys(ctx, r.GetWrappingKeys()); err != nil {
+			return nil, err
+		}
 	}
 	reply := &nodepb.SetupReply{Version: n.cfg.Version}
-	if err := n.loadIdentity(ctx, r, reply); err != nil {
+	if h := n.cfg.Host; h != nil {
+		id := n.self()
+		reply.Identity, reply.Domain, reply.Region, reply.Zone, reply.Token = id[:], n.keys.own(), h.Region, h.Zone, tokenInfo(n.token)
+	} else if err := n.loadIdentity(ctx, r, reply); err != nil {
 		return nil, fmt.Errorf("node identity: %w", err)
 	}
 	if len(r.GetAuxEnvelope()) > 0 {
@@ -126,7 +145,7 @@ func (n *Node) loadIdentity(ctx context.Context, r *nodepb.SetupRequest, reply *
 		s := secret.New(seed)
 		defer s.Wipe()
 		n.identity = ed25519.NewKeyFromSeed(seed)
-		envelope, _, err := n.seal(c, s, 0)
+		envelope, _, err := n.seal(ctx, c, s, 0)
 		if err != nil {
 			return err
 		}
@@ -153,35 +172,6 @@ func (n *Node) loadIdentity(ctx context.Context, r *nodepb.SetupRequest, reply *
 // self is this node's identity.
 func (n *Node) self() mpc.NodeIdentity {
 	return mpc.NodeIdentity(n.identity.Public().(ed25519.PublicKey))
-}
-
-// SetRoster pins peers. A node that was pinned keeps its identity for as long
-// as this process lives.
-func (n *Node) SetRoster(_ context.Context, r *nodepb.SetRosterRequest) (*nodepb.SetRosterReply, error) {
-	if err := n.ready(); err != nil {
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, m := range r.GetMembers() {
-		if len(m.GetIdentity()) != ed25519.PublicKeySize || m.GetNodeId() == "" {
-			return nil, status.Error(codes.InvalidArgument, "malformed roster")
-		}
-		id := mpc.NodeIdentity(m.GetIdentity())
-		if old, ok := n.roster[m.GetNodeId()]; ok && old != id {
-			return nil, status.Errorf(codes.FailedPrecondition, "node %s has another identity pinned here", m.GetNodeId())
-		}
-		n.roster[m.GetNodeId()] = id
-	}
-	return &nodepb.SetRosterReply{}, nil
-}
-
-// pinned returns a peer's pinned identity.
-func (n *Node) pinned(nodeID string) (mpc.NodeIdentity, bool) {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	id, ok := n.roster[nodeID]
-	return id, ok
 }
 
 func parseMountID(b []byte) (id [16]byte, err error) {

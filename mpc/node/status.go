@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/pkcs11"
@@ -14,7 +15,8 @@ import (
 // Status reports what operators see. It answers at once: it makes no token call
 // and reports how the last one went.
 func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusReply, error) {
-	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok", Presignatures: uint32(n.stock.size())}
+	reply := &nodepb.StatusReply{Sessions: uint32(len(n.sessions)), Hsm: "ok", Presignatures: uint32(n.stock.size()),
+		Draining: n.draining.Load(), TimeUnixMs: time.Now().UnixMilli()}
 	if err := n.ready(); err != nil {
 		reply.Hsm = err.Error()
 		return reply, nil
@@ -33,7 +35,7 @@ func (n *Node) Status(context.Context, *nodepb.StatusRequest) (*nodepb.StatusRep
 // share is wiped at once.
 func (n *Node) OpenShare(ctx context.Context, r *nodepb.OpenShareRequest) (*nodepb.OpenShareReply, error) {
 	if err := n.checkStored(ctx, r); err != nil {
-		return &nodepb.OpenShareReply{Failure: failure(err)}, nil
+		return &nodepb.OpenShareReply{Failure: n.failed("OpenShare", err)}, nil
 	}
 	return &nodepb.OpenShareReply{}, nil
 }
@@ -50,6 +52,10 @@ func (n *Node) checkStored(ctx context.Context, r *nodepb.OpenShareRequest) erro
 		return refused("share %d does not exist", r.GetIndex())
 	}
 	if err := noCustody(record, "a stored share can only be opened in an operation that the owner takes part in"); err != nil {
+		return err
+	}
+	// A look at shares that may never come into force: the floor stays.
+	if err := n.admit(opOpen, record); err != nil {
 		return err
 	}
 	share, err := n.open(ctx, hsm.ShareContext(uint8(r.GetIndex()), record.Hash()), r.GetEnvelope())

@@ -191,7 +191,7 @@ func TestPresignatureMisuse(t *testing.T) {
 			if c.change != nil {
 				c.change(start)
 			}
-			task, _, err := n.prepare(start)
+			task, _, err := n.prepare(t.Context(), start)
 			if c.reason == nodepb.Failure_UNKNOWN {
 				if err != nil {
 					t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 type conversation struct {
 	stream nodepb.Node_SessionServer
 	in     <-chan received
+	// operation is what the session is for, empty before that is known.
+	operation string
 }
 
 type received struct {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
@@ -33,7 +34,7 @@ type keyTask struct {
 	share   *mpc.KeyShare
 }
 
-func (n *Node) newKeygen(s *nodepb.Start, self mpc.Index) (task, error) {
+func (n *Node) newKeygen(ctx context.Context, s *nodepb.Start, self mpc.Index) (task, error) {
 	t := &keyTask{node: n, self: self}
 	t.next = mpc.PublicRecord{
 		Algorithm: mpc.Algorithm(s.GetAlgorithm()),
@@ -62,18 +63,27 @@ func (n *Node) newKeygen(s *nodepb.Start, self mpc.Index) (task, error) {
 	if err := t.checkMembers(s); err != nil {
 		return nil, err
 	}
+	if err := n.allows(opKeygen, &t.next); err != nil {
+		return nil, err
+	}
+	if domain := t.home(s); domain != "" && domain != n.keys.own() {
+		return nil, refused("a new account's share %d is to be sealed to wrapping domain %q, and this node's token is %q: only a refresh moves shares", self, domain, n.keys.own())
+	}
 	set, err := n.recipients(t.next.RecipientsHash, s.GetRecipients())
 	if err != nil {
 		return nil, err
 	}
-	t.seals, err = n.sealTo(s.GetWrappingVersion(), set, self, t.next.Shares)
+	t.seals, err = n.sealTo(ctx, destination{version: s.GetWrappingVersion(), set: set, index: self, shares: t.next.Shares})
 	return t, err
 }
 
-func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
+func (n *Node) newRefresh(ctx context.Context, s *nodepb.Start, self mpc.Index) (task, error) {
 	old, err := mpc.ParsePublicRecord(s.GetRecord())
 	if err != nil {
 		return nil, refusedError{err}
+	}
+	if err := n.admit(opRefresh, old); err != nil {
+		return nil, err
 	}
 	t := &keyTask{node: n, self: self, old: old, envelope: s.GetEnvelope(), next: *old}
 	t.next.Epoch++
@@ -88,7 +98,9 @@ func (n *Node) newRefresh(s *nodepb.Start, self mpc.Index) (task, error) {
 		return nil, err
 	}
 	t.next.RecipientsHash = hash
-	if t.seals, err = n.sealTo(s.GetWrappingVersion(), set, self, t.next.Shares); err != nil {
+	t.seals, err = n.sealTo(ctx, destination{version: s.GetWrappingVersion(), set: set, index: self, shares: t.next.Shares,
+		domain: t.home(s), endorsed: s.GetSealTo()})
+	if err != nil {
 		return nil, err
 	}
 	if t.k2, err = n.released(s, self, old); err != nil {
@@ -120,7 +132,16 @@ func (t *keyTask) checkMembers(s *nodepb.Start) error {
 			return refused("members are not in share order")
 		}
 	}
-	return nil
+	return t.node.spread(s.GetMembers(), t.next.Threshold)
+}
+
+// home is the wrapping domain that this node's new share goes to, empty for its
+// own.
+func (t *keyTask) home(s *nodepb.Start) string {
+	if int(t.self) > len(s.GetMembers()) {
+		return "" // the session will not begin: nobody has that share
+	}
+	return s.GetMembers()[t.self-1].GetDomain() // checkMembers: all shares, in order
 }
 
 func (t *keyTask) config(id mpc.SessionID) frost.KeyConfig {
@@ -134,7 +155,7 @@ func (t *keyTask) begin(ctx context.Context) {
 	}
 }
 
-func (t *keyTask) party(id mpc.SessionID) (_ mpc.Party, err error) {
+func (t *keyTask) party(ctx context.Context, id mpc.SessionID) (_ mpc.Party, err error) {
 	if t.old == nil {
 		if t.key, err = frost.NewKeygen(t.config(id)); err != nil {
 			return nil, err
@@ -143,6 +164,9 @@ func (t *keyTask) party(id mpc.SessionID) (_ mpc.Party, err error) {
 	}
 	share, err := t.opening.wait()
 	if err != nil {
+		return nil, err
+	}
+	if err := t.node.inForce(ctx, t.old, t.self, share); err != nil {
 		return nil, err
 	}
 	cfg := t.config(id)
@@ -179,6 +203,9 @@ func (t *keyTask) record(id mpc.SessionID) ([32]byte, error) {
 	if err := frost.CheckShare(&t.next, t.self, share.Share); err != nil {
 		return [32]byte{}, err
 	}
+	if err := t.node.checkFloor(&t.next); err != nil {
+		return [32]byte{}, err
+	}
 	return t.next.Hash(), nil
 }
 
@@ -207,7 +234,9 @@ func (t *keyTask) outcome(ctx context.Context, id mpc.SessionID) (*nodepb.Outcom
 }
 
 // wrapShare seals a share, to the custody key too where that is not nil, and
-// opens what it sealed.
+// opens what it sealed. What it has sealed to another wrapping domain it cannot
+// open, and only sees that it is sealed to nothing else: that it opens, the nodes
+// of that domain have to say before it is in force.
 func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes, seals []hsm.WrappingKey, custody *ecdh.PublicKey) (envelope []byte, err error) {
 	var k2 *secret.Bytes
 	if custody == nil {
@@ -219,6 +248,9 @@ func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes
 	if err != nil {
 		return nil, fmt.Errorf("wrapping the share: %w", err)
 	}
+	if seals[0].Domain != n.keys.own() {
+		return envelope, checkSeals(envelope, seals, custody != nil)
+	}
 	opened, err := n.openShare(ctx, c, envelope, k2)
 	if err != nil {
 		return nil, fmt.Errorf("opening the share just wrapped: %w", err)
@@ -228,6 +260,28 @@ func (n *Node) wrapShare(ctx context.Context, c hsm.Context, share *secret.Bytes
 		return nil, errors.New("the share just wrapped opens to something else")
 	}
 	return envelope, nil
+}
+
+// checkSeals demands that an envelope is sealed to these keys, all of them and no
+// other, and to a custody key or not.
+func checkSeals(envelope []byte, keys []hsm.WrappingKey, custody bool) error {
+	e, err := hsm.ParseEnvelope(envelope)
+	if err != nil {
+		return fmt.Errorf("reading the share just wrapped: %w", err)
+	}
+	seals := e.Seals()
+	for _, key := range keys {
+		i := slices.IndexFunc(seals, func(s hsm.SealedKey) bool {
+			return s.Domain == key.Domain && s.Version == key.Version && s.Suite == key.Suite
+		})
+		if i < 0 {
+			return fmt.Errorf("the share just wrapped is not sealed to wrapping domain %q version %d", key.Domain, key.Version)
+		}
+	}
+	if len(seals) != len(keys) || e.Custody() != custody {
+		return errors.New("the share just wrapped is sealed to something else than was asked for")
+	}
+	return nil
 }
 
 func (t *keyTask) wipe() {

@@ -14,6 +14,7 @@ import (
 // onlineTask finishes one signature from a presignature. It asks the token for
 // nothing: the share went into the presignature.
 type onlineTask struct {
+	node    *Node
 	account *mpc.PublicRecord
 	signers []mpc.Index
 	digest  [mpc.DigestSize]byte
@@ -45,6 +46,9 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	if err != nil {
 		return nil, err
 	}
+	if err := n.admit(opSign, record); err != nil {
+		return nil, err
+	}
 	if err := noCustody(record, "no presignature can be used"); err != nil {
 		return nil, err
 	}
@@ -69,12 +73,17 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 		return nil, refused("ECDSA signs %d bytes", mpc.DigestSize)
 	}
 	kept = true
-	return &onlineTask{account: record, signers: signers, digest: [mpc.DigestSize]byte(message), from: from}, nil
+	return &onlineTask{node: n, account: record, signers: signers, digest: [mpc.DigestSize]byte(message), from: from}, nil
 }
 
 func (t *onlineTask) begin(context.Context) {}
 
-func (t *onlineTask) party(id mpc.SessionID) (_ mpc.Party, err error) {
+func (t *onlineTask) party(ctx context.Context, id mpc.SessionID) (_ mpc.Party, err error) {
+	// The presignature is of this very record, whose share was opened for it. The
+	// account may have gone on since.
+	if err := t.node.raiseFloor(ctx, t.account); err != nil {
+		return nil, err
+	}
 	t.online, err = cmp.NewOnline(cmp.OnlineConfig{Self: t.from.self, Signers: t.signers, Record: t.account,
 		Presignature: t.from.secret, Digest: t.digest, SessionID: id})
 	if err != nil {

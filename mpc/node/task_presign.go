@@ -42,6 +42,9 @@ func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Mem
 	case len(s.GetInput()) > 0 || len(s.GetPresignature()) > 0 || s.GetDerivationPath() != "" || s.GetTaprootTweak() != "":
 		return nil, refused("a presignature is made for no message and no child key")
 	}
+	if err := n.admit(opPresign, record); err != nil {
+		return nil, err
+	}
 	// Its owner agrees to each message, so nothing can be made ahead.
 	if err := noCustody(record, "no presignature can be made"); err != nil {
 		return nil, err
@@ -62,9 +65,12 @@ func (t *presignTask) begin(ctx context.Context) {
 	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope(), nil)
 }
 
-func (t *presignTask) party(id mpc.SessionID) (mpc.Party, error) {
+func (t *presignTask) party(ctx context.Context, id mpc.SessionID) (mpc.Party, error) {
 	share, err := t.opening.wait()
 	if err != nil {
+		return nil, err
+	}
+	if err := t.node.inForce(ctx, t.account, t.self, share); err != nil {
 		return nil, err
 	}
 	t.presign, err = cmp.NewPresign(cmp.PresignConfig{Self: t.self, Signers: t.signers, Record: t.account, Share: share,

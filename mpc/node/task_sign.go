@@ -56,6 +56,9 @@ func (n *Node) newSign(s *nodepb.Start, self mpc.Index, members []session.Member
 	if err != nil {
 		return nil, err
 	}
+	if err := n.admit(opSign, record); err != nil {
+		return nil, err
+	}
 	t := &signTask{node: n, start: s, self: self, account: record, signers: signers}
 	t.child, err = derive.Derive(record, mpc.Derivation{Path: s.GetDerivationPath(), TaprootTweak: s.GetTaprootTweak()})
 	if err != nil {
@@ -87,9 +90,12 @@ func (t *signTask) begin(ctx context.Context) {
 	t.opening = t.node.openSoon(ctx, hsm.ShareContext(uint8(t.self), t.account.Hash()), t.start.GetEnvelope(), t.k2)
 }
 
-func (t *signTask) party(id mpc.SessionID) (mpc.Party, error) {
+func (t *signTask) party(ctx context.Context, id mpc.SessionID) (mpc.Party, error) {
 	share, err := t.opening.wait()
 	if err != nil {
+		return nil, err
+	}
+	if err := t.node.inForce(ctx, t.account, t.self, share); err != nil {
 		return nil, err
 	}
 	record := t.account

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,8 +20,10 @@ import (
 // keyLabel is the CKA_LABEL of a version of a mount's wrapping key. It is for
 // people: keys are found by their CKA_ID.
 func keyLabel(mountID [16]byte, version uint32) string {
-	return fmt.Sprintf("vault-mpc %x v%d", mountID, version)
+	return fmt.Sprintf("%s%d", keyLabelPrefix(mountID), version)
 }
+
+func keyLabelPrefix(mountID [16]byte) string { return fmt.Sprintf("vault-mpc %x v", mountID) }
 
 // useKeys binds what is new in a list of wrapping keys and takes the list into
 // use. The newest key must be in the token. An older one need not: it may have
@@ -32,20 +35,41 @@ func (n *Node) useKeys(ctx context.Context, wire []*nodepb.WrappingKey) error {
 	for _, w := range wire {
 		keys = append(keys, wrappingKeyFromWire(w))
 	}
-	added, err := n.keys.check(keys)
-	if err != nil {
+	if err := n.keys.check(keys); err != nil {
 		return err
 	}
-	newest := keys[len(keys)-1]
-	for _, key := range added {
-		if key.Version != newest.Version {
-			continue
+	if newest := keys[len(keys)-1]; !n.keys.isBound(newest) {
+		if err := n.token.Bind(ctx, newest); err != nil {
+			return fmt.Errorf("wrapping key version %d: %w", newest.Version, err)
 		}
-		if err := n.token.Bind(ctx, key); err != nil {
-			return fmt.Errorf("wrapping key version %d: %w", key.Version, err)
+		if err := n.keys.noteBound(newest); err != nil {
+			return err
 		}
 	}
 	return n.keys.set(keys)
+}
+
+// bindTimeout bounds the look for a wrapping key that something is about to be
+// sealed to. It is not being made just now: the coordinator knows it.
+const bindTimeout = 3 * time.Second
+
+// sealingKey returns a version of the wrapping key to seal to, with 0 the newest,
+// once its pair was found in this node's token: sealing takes the public half
+// only, and that half is the coordinator's word.
+func (n *Node) sealingKey(ctx context.Context, version uint32) (hsm.WrappingKey, error) {
+	key, err := n.keys.sealing(version)
+	if err != nil {
+		return key, fmt.Errorf("wrapping domain %q: %w", n.keys.own(), err)
+	}
+	if n.keys.isBound(key) {
+		return key, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+	defer cancel()
+	if err := n.noted(n.token.Bind(ctx, key)); err != nil {
+		return hsm.WrappingKey{}, fmt.Errorf("wrapping key version %d was not found in this node's token, and nothing was sealed to it: %w", key.Version, err)
+	}
+	return key, n.keys.noteBound(key)
 }
 
 // SetWrappingKeys replaces the list of wrapping keys.
@@ -54,30 +78,34 @@ func (n *Node) SetWrappingKeys(ctx context.Context, r *nodepb.SetWrappingKeysReq
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	if err := n.noted(n.useKeys(ctx, r.GetWrappingKeys())); err != nil {
-		return &nodepb.SetWrappingKeysReply{Failure: failure(err)}, nil
+		return &nodepb.SetWrappingKeysReply{Failure: n.failed("SetWrappingKeys", err)}, nil
 	}
 	return &nodepb.SetWrappingKeysReply{}, nil
 }
 
-// MakeWrappingKey makes a version in the token. It is not used before
-// SetWrappingKeys names it.
+// MakeWrappingKey makes a version in the token and vouches for it. It is not used
+// before SetWrappingKeys names it.
 func (n *Node) MakeWrappingKey(ctx context.Context, r *nodepb.MakeWrappingKeyRequest) (*nodepb.MakeWrappingKeyReply, error) {
 	if err := n.ready(); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	key, err := makeKey(ctx, n.token, n.mountID, r.GetVersion(), r.GetSuites())
-	if err != nil {
-		return &nodepb.MakeWrappingKeyReply{Failure: failure(n.noted(err))}, nil
+	key, err := makeKey(ctx, n.token, n.keys.own(), n.mountID, r.GetVersion(), r.GetSuites())
+	if err == nil {
+		// The endorsement says that the pair is there, and whole.
+		err = n.token.Bind(ctx, key)
 	}
-	return &nodepb.MakeWrappingKeyReply{WrappingKey: wrappingKeyToWire(key)}, nil
+	if err != nil {
+		return &nodepb.MakeWrappingKeyReply{Failure: n.failed("MakeWrappingKey", n.noted(err))}, nil
+	}
+	return &nodepb.MakeWrappingKeyReply{WrappingKey: wrappingKeyToWire(key), Endorsement: hsm.EndorseKey(n.identity, n.mountID, key)}, nil
 }
 
-func makeKey(ctx context.Context, token Token, mountID [16]byte, version uint32, suites []uint32) (hsm.WrappingKey, error) {
+func makeKey(ctx context.Context, token Token, domain string, mountID [16]byte, version uint32, suites []uint32) (hsm.WrappingKey, error) {
 	if version == 0 || len(suites) == 0 {
 		return hsm.WrappingKey{}, refused("a wrapping key needs a version and a suite")
 	}
 	return token.GenerateWrappingKey(ctx, pkcs11.KeyRequest{
-		Domain: hsm.DefaultDomain, Version: version, Label: keyLabel(mountID, version), Suites: suitesFromWire(suites),
+		Domain: domain, Version: version, Label: keyLabel(mountID, version), Suites: suitesFromWire(suites),
 	})
 }
 
@@ -88,15 +116,20 @@ func (n *Node) DestroyWrappingKey(ctx context.Context, r *nodepb.DestroyWrapping
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	key := wrappingKeyFromWire(r.GetWrappingKey())
-	if err := key.Check(); err != nil {
-		return &nodepb.DestroyWrappingKeyReply{Failure: failure(refusedError{err})}, nil
+	err := key.Check()
+	if err != nil {
+		err = refusedError{err}
+	} else {
+		err = n.mayDestroy(ctx, key)
 	}
-	err := n.noted(n.token.DestroyWrappingKey(ctx, key.ID))
+	if err == nil {
+		err = n.noted(n.token.DestroyWrappingKey(ctx, key.ID))
+	}
 	if errors.Is(err, hsm.ErrKeyNotFound) {
 		return &nodepb.DestroyWrappingKeyReply{Absent: true}, nil
 	}
 	if err != nil {
-		return &nodepb.DestroyWrappingKeyReply{Failure: failure(err)}, nil
+		return &nodepb.DestroyWrappingKeyReply{Failure: n.failed("DestroyWrappingKey", err)}, nil
 	}
 	return &nodepb.DestroyWrappingKeyReply{}, nil
 }
@@ -106,9 +139,12 @@ func (n *Node) FindWrappingKeys(ctx context.Context, r *nodepb.FindWrappingKeysR
 	if err := n.ready(); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	if err := n.mayList(r.GetLabel()); err != nil {
+		return &nodepb.FindWrappingKeysReply{Failure: n.failed("FindWrappingKeys", err)}, nil
+	}
 	found, err := n.token.FindByLabel(ctx, r.GetLabel())
 	if err != nil {
-		return &nodepb.FindWrappingKeysReply{Failure: failure(n.noted(err))}, nil
+		return &nodepb.FindWrappingKeysReply{Failure: n.failed("FindWrappingKeys", n.noted(err))}, nil
 	}
 	reply := &nodepb.FindWrappingKeysReply{}
 	for _, o := range found {
@@ -125,7 +161,7 @@ func (n *Node) FindWrappingKeys(ctx context.Context, r *nodepb.FindWrappingKeysR
 func (n *Node) RewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) (*nodepb.RewrapShareReply, error) {
 	envelope, err := n.rewrapShare(ctx, r)
 	if err != nil {
-		return &nodepb.RewrapShareReply{Failure: failure(err)}, nil
+		return &nodepb.RewrapShareReply{Failure: n.failed("RewrapShare", err)}, nil
 	}
 	return &nodepb.RewrapShareReply{Envelope: envelope}, nil
 }
@@ -146,7 +182,12 @@ func (n *Node) rewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) ([
 	if err != nil {
 		return nil, err
 	}
-	to, err := n.sealTo(r.GetWrappingVersion(), set, index, record.Shares)
+	// The epoch may not be in force yet: for accounts with user custody a rewrap
+	// that nobody keeps shows that new shares open. So the floor stays.
+	if err := n.admit(opRewrap, record); err != nil {
+		return nil, err
+	}
+	to, err := n.sealTo(ctx, destination{version: r.GetWrappingVersion(), set: set, index: index, shares: record.Shares})
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +226,7 @@ func (n *Node) rewrapShare(ctx context.Context, r *nodepb.RewrapShareRequest) ([
 func (n *Node) RewrapOwn(ctx context.Context, r *nodepb.RewrapOwnRequest) (*nodepb.RewrapOwnReply, error) {
 	reply, err := n.rewrapOwn(ctx, r)
 	if err != nil {
-		return &nodepb.RewrapOwnReply{Failure: failure(err)}, nil
+		return &nodepb.RewrapOwnReply{Failure: n.failed("RewrapOwn", err)}, nil
 	}
 	return reply, nil
 }
@@ -221,7 +262,7 @@ func (n *Node) reseal(ctx context.Context, c hsm.Context, envelope []byte, versi
 
 // sealChecked seals a secret and opens the result to see that it holds it.
 func (n *Node) sealChecked(ctx context.Context, c hsm.Context, plain *secret.Bytes, version uint32) ([]byte, error) {
-	fresh, _, err := n.seal(c, plain, version)
+	fresh, _, err := n.seal(ctx, c, plain, version)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
-// Package nodelink is the link between a coordinator and the local nodes it
-// starts as go-plugin subprocesses: the handshake, the gRPC service on it, and
-// the pipe that ends a node when its parent is gone.
+// Package nodelink is the link between a coordinator and its nodes. Local nodes
+// are started as go-plugin subprocesses: the handshake, the gRPC service on it, and
+// the pipe that ends a node when its parent is gone. Nodes on other hosts are
+// dialled over mutual TLS 1.3 (remote.go and its neighbours): pins, certificates,
+// and the token and proofs with which the two sides come to know each other.
 //
 // Border: it carries nodepb; it knows neither what a node does nor who it is.
 package nodelink

@@ -983,8 +983,11 @@ func (x *EndorsedKey) GetSignature() []byte {
 }
 
 type SetRosterRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Members []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// The signed recipient set in force, empty for none. A remote node takes peers
+	// that it names, and else those only that its own host has pinned.
+	Recipients    []byte `protobuf:"bytes,2,opt,name=recipients,proto3" json:"recipients,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1022,6 +1025,13 @@ func (*SetRosterRequest) Descriptor() ([]byte, []int) {
 func (x *SetRosterRequest) GetMembers() []*Member {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *SetRosterRequest) GetRecipients() []byte {
+	if x != nil {
+		return x.Recipients
 	}
 	return nil
 }
@@ -4277,9 +4287,12 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\vEndorsedKey\x12<\n" +
 	"\x03key\x18\x01 \x01(\v2*.vaultpluginsecretsmpc.node.v1.WrappingKeyR\x03key\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\fR\bidentity\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"S\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"s\n" +
 	"\x10SetRosterRequest\x12?\n" +
-	"\amembers\x18\x01 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\"\x10\n" +
+	"\amembers\x18\x01 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x02 \x01(\fR\n" +
+	"recipients\"\x10\n" +
 	"\x0eSetRosterReply\"\x0f\n" +
 	"\rStatusRequest\"\x8a\x02\n" +
 	"\vStatusReply\x12\x10\n" +

@@ -65,6 +65,10 @@ type Settings struct {
 	// and recovery targets; empty where there is none, and then no node seals
 	// to anything but its own token. Nodes pin it when they start.
 	Authority []byte
+	// Recipients is the signed recipient set in force, empty for none. Nodes on
+	// other hosts take the peers that it names; running nodes are told of changes
+	// when they are introduced anew.
+	Recipients []byte
 }
 
 // RemoteNode is a node on another host that has been enrolled.

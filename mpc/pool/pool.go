@@ -151,6 +151,7 @@ func (p *Pool) apply(s Settings) error {
 	}
 	s.Token.PIN = s.Token.PIN.Clone()
 	s.WrappingKeys, s.Authority = slices.Clone(s.WrappingKeys), slices.Clone(s.Authority)
+	s.Recipients = slices.Clone(s.Recipients)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()

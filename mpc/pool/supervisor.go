@@ -282,6 +282,10 @@ func (p *Pool) awaitPIN(ctx context.Context) {
 // the errors of those that did not take them, by node ID.
 func (p *Pool) introduce(ctx context.Context) map[string]error {
 	var members []*nodepb.Member
+	var recipients []byte
+	if settings, ok := p.currentSettings(); ok {
+		recipients = settings.Recipients
+	}
 	nodes := p.all()
 	for _, n := range nodes {
 		if c, ok := n.candidate(); ok {
@@ -301,7 +305,7 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 			defer wg.Done()
 			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 			defer cancel()
-			if _, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members}); err != nil {
+			if _, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members, Recipients: recipients}); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed[n.id] = fmt.Errorf("introducing nodes to %s: %w", n.id, err)

@@ -1,9 +1,10 @@
 // Command vault-plugin-secrets-mpc is the Vault secrets engine and, with the
 // argument "node", one of its MPC nodes. Vault starts the engine, one process
-// per mount; the engine starts nodes by executing itself.
+// per mount; the engine starts nodes by executing itself. With "node serve" and
+// the commands beside it, it is a node on a host of its own.
 //
-// Border: wiring only. Every decision is made in backend, mpc/pool and
-// mpc/node.
+// Border: wiring only. Every decision is made in backend, mpc/pool, mpc/node and
+// mpc/daemon.
 package main
 
 import (
@@ -31,10 +32,12 @@ func main() {
 		os.Exit(serve())
 	case os.Args[1] == "node" && len(os.Args) == 2:
 		os.Exit(serveNode())
+	case os.Args[1] == "node":
+		os.Exit(nodeCommand(os.Args[2:], os.Stdout, os.Stderr))
 	case os.Args[1] == "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "This is a Vault plugin; Vault starts it. Register it with `vault plugin register` (see the README).")
+		fmt.Fprintln(os.Stderr, "This is a Vault plugin; Vault starts it. Register it with `vault plugin register` (see the README).\nA node on a host of its own is run with `vault-plugin-secrets-mpc node serve`; see `vault-plugin-secrets-mpc node --help`.")
 		os.Exit(2)
 	}
 }

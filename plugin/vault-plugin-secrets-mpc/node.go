@@ -27,13 +27,7 @@ func serveNode() int {
 		Logger:    logger,
 		Modules:   os.Getenv(modules.Variable),
 		Authority: os.Getenv(node.AuthorityVariable),
-		OpenToken: func(ctx context.Context, c pkcs11.Config) (node.Token, error) {
-			t, err := pkcs11.Open(ctx, c)
-			if err != nil {
-				return nil, err
-			}
-			return t, nil
-		},
+		OpenToken: openToken,
 	})
 	defer n.Close()
 	plugin.Serve(&plugin.ServeConfig{
@@ -46,4 +40,13 @@ func serveNode() int {
 		},
 	})
 	return 0
+}
+
+// openToken opens a PKCS#11 token; both kinds of nodes use it.
+func openToken(ctx context.Context, c pkcs11.Config) (node.Token, error) {
+	t, err := pkcs11.Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }

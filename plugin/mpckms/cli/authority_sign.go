@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,19 +85,34 @@ func (a *app) show(what func(*text)) {
 func (a *app) authoritySignSetCommand() *cobra.Command {
 	var f signFlags
 	var serial uint64
+	var domains []string
 	cmd := &cobra.Command{
 		Use:   "sign-set CUSTODIAN.pub … --serial N --key FILE --out FILE",
-		Short: "Sign a list of custodians",
+		Short: "Sign a list of custodians, and of wrapping domains",
 		Long: `Sign a set of recovery recipients, in this order: share i of every account is
 sealed to the i-th custodian. An account may have as many shares as there are
 custodians, and any t of them can rebuild it. Each set needs a higher serial
-number than the one before.`,
+number than the one before.
+
+With --domain the set also names a wrapping domain (one token, or a cluster of
+HSMs) and the nodes whose word for its keys counts: only then can shares move to
+it from another one. Take the nodes' identities from their hosts ('node enrol'
+prints them) and compare them with what 'vault read mpc/nodes/NAME' shows: who
+has a node of his own in the set gets the shares that move to its domain. A set
+that names domains may have no custodians; nobody can rebuild accounts then.`,
 		Example: `  mpckms authority sign-set alice.key.pub bob.key.pub carol.key.pub --serial 1 \
+      --key authority.key --out recipients.json
+  mpckms authority sign-set alice.key.pub bob.key.pub carol.key.pub --serial 2 \
+      --domain eu=eu-1:IDENTITY,eu-2:IDENTITY --domain us=us-1:IDENTITY \
       --key authority.key --out recipients.json`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 && len(domains) == 0 {
 				return usagef(cmd, "name the custodians' public files, in the order of the shares")
+			}
+			named, err := parseDomains(domains)
+			if err != nil {
+				return usagef(cmd, "%v", err)
 			}
 			var list []recovery.Recipient
 			for _, path := range args {
@@ -110,7 +126,7 @@ number than the one before.`,
 				}
 				list = append(list, *r)
 			}
-			set, err := recovery.NewSet(serial, list)
+			set, err := newSet(serial, list, named)
 			if err != nil {
 				return usagef(cmd, "%v", err)
 			}
@@ -119,7 +135,36 @@ number than the one before.`,
 	}
 	f.add(cmd)
 	cmd.Flags().Uint64Var(&serial, "serial", 0, "number of the set, higher than that of every earlier one")
+	cmd.Flags().StringArrayVar(&domains, "domain", nil, "wrapping domain and its nodes, `NAME=NODE:IDENTITY,…`; may be repeated")
 	return cmd
+}
+
+func newSet(serial uint64, list []recovery.Recipient, domains []recovery.Domain) (*recovery.RecipientSet, error) {
+	if len(domains) == 0 {
+		return recovery.NewSet(serial, list)
+	}
+	return recovery.NewDomainSet(serial, list, domains)
+}
+
+// parseDomains reads values of --domain. What is wrong with names and identities,
+// the set itself says.
+func parseDomains(values []string) (out []recovery.Domain, err error) {
+	for _, v := range values {
+		name, nodes, ok := strings.Cut(v, "=")
+		if !ok {
+			return nil, fmt.Errorf("--domain %q: write NAME=NODE:IDENTITY, with more nodes after commas", v)
+		}
+		d := recovery.Domain{Name: name}
+		for _, n := range strings.Split(nodes, ",") {
+			id, identity, ok := strings.Cut(strings.TrimSpace(n), ":")
+			if !ok {
+				return nil, fmt.Errorf("--domain %q: write each node as NODE:IDENTITY, with the identity that 'vault read mpc/nodes/NODE' shows", v)
+			}
+			d.Nodes = append(d.Nodes, recovery.DomainNode{ID: id, Identity: strings.ToLower(identity)})
+		}
+		out = append(out, d)
+	}
+	return out, nil
 }
 
 func showSet(t *text, s *recovery.RecipientSet) {
@@ -128,7 +173,20 @@ func showSet(t *text, s *recovery.RecipientSet) {
 	for i, r := range s.Recipients {
 		rows = append(rows, []string{fmt.Sprint(i + 1), r.Name, fmt.Sprint(r.Version), fingerprint(r.PublicKey)})
 	}
-	t.table("", []string{"SHARE", "CUSTODIAN", "KEY", "FINGERPRINT"}, rows)
+	if len(rows) > 0 {
+		t.table("", []string{"SHARE", "CUSTODIAN", "KEY", "FINGERPRINT"}, rows)
+	} else {
+		t.pairs("", "Custodians", "none: nobody can rebuild accounts whose tokens are lost")
+	}
+	rows = nil
+	for _, d := range s.Domains {
+		for _, n := range d.Nodes {
+			rows = append(rows, []string{d.Name, n.ID, n.Identity})
+		}
+	}
+	if len(rows) > 0 {
+		t.table("", []string{"DOMAIN", "NODE", "IDENTITY"}, rows)
+	}
 }
 
 func (a *app) authoritySignTargetCommand() *cobra.Command {

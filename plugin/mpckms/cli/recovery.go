@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -106,6 +108,8 @@ type setDoc struct {
 	Serial     uint64   `json:"serial"`
 	Hash       string   `json:"hash"`
 	Recipients []string `json:"recipients"`
+	// Domains are the names of nodes by wrapping domain, empty for a set without.
+	Domains map[string][]string `json:"domains,omitempty"`
 }
 
 func (a *app) recoverySetCommand() *cobra.Command {
@@ -130,7 +134,14 @@ func (a *app) recoverySetCommand() *cobra.Command {
 				return err
 			}
 			return a.print(doc, func(t *text) {
-				t.pairs("", "Recipients", strings.Join(doc.Recipients, ", "), "Serial", count64(doc.Serial))
+				recipients := strings.Join(doc.Recipients, ", ")
+				if recipients == "" {
+					recipients = "none: nobody can rebuild accounts whose tokens are lost"
+				}
+				t.pairs("", "Recipients", recipients, "Serial", count64(doc.Serial))
+				for _, name := range slices.Sorted(maps.Keys(doc.Domains)) {
+					t.pairs("", "Domain "+name, strings.Join(doc.Domains[name], ", "))
+				}
 			})
 		},
 	}
