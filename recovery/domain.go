@@ -2,6 +2,6 @@ package recovery
 
 import "strings"
 
-// IsRecipient reports whether a seal's domain names a recovery recipient, and not
-// a wrapping domain with a token of its own.
-func IsRecipient(domain string) bool { return strings.HasPrefix(domain, domainPrefix) }
+// IsRecipientDomain says whether a seal's domain is that of a recovery recipient,
+// and not of a wrapping domain: what was sealed to it is opened by a custodian.
+func IsRecipientDomain(domain string) bool { return strings.HasPrefix(domain, domainPrefix) }

@@ -44,7 +44,7 @@ func domainOf(envelope []byte) string {
 		return ""
 	}
 	for _, s := range seals {
-		if !recovery.IsRecipient(s.Domain) {
+		if !recovery.IsRecipientDomain(s.Domain) {
 			return s.Domain
 		}
 	}
