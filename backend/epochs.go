@@ -290,8 +290,12 @@ func endorsements(in []pool.Endorsement) []endorsementRecord {
 }
 
 // successor is what the next epoch has to be sealed to: the hash of a recipient
-// set, and that of a custody key, zero for none.
-type successor struct{ recipients, custody [32]byte }
+// set, and that of a custody key, zero for none; and where its shares live, nil for
+// where they are sealed to now.
+type successor struct {
+	recipients, custody [32]byte
+	homes               []mpc.Home
+}
 
 // checkSuccessor verifies that next is the epoch after old of the same key,
 // sealed as is wanted.

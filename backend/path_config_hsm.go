@@ -135,6 +135,9 @@ func (b *backend) hsmAnswer(ctx context.Context, r *hsmRecord) (*logical.Respons
 // crash strands nothing (mount identity, wrapping key, and last the
 // configuration that refers to both), and applies them.
 func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	if b.cfg.NoLocalNodes != "" {
+		return nil, b.noLocalNodes()
+	}
 	release, err := b.busy.reserve(keyHSM, "is being written by another request")
 	if err != nil {
 		return nil, err

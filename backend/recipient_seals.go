@@ -22,7 +22,7 @@ func checkRecipientSeals(envelopes [][]byte, signed []byte) error {
 			return err
 		}
 		// It was verified when it was put in force, and by the nodes. One that names
-		// nodes of other domains only has no recipients.
+		// wrapping domains only has no recipients.
 		if set = parsed.Unverified(); len(set.Recipients) == 0 {
 			set = nil
 		}

@@ -19,6 +19,12 @@ const (
 	stepRefreshChecked = "refresh: the next shares have been opened"
 	stepRefreshStored  = "refresh: the next shares are stored"
 
+	stepMoveSealed = "move: the shares are sealed to their new homes"
+
+	stepEnrolPrepared = "enrol: what the node will pin is stored"
+	stepEnrolPinned   = "enrol: the node has pinned this mount"
+	stepEnrolStored   = "enrol: the node is stored"
+
 	stepRewrapMade   = "rewrap: nodes have resealed the shares"
 	stepRewrapStored = "rewrap: the resealed shares are stored beside the old"
 

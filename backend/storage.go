@@ -22,6 +22,9 @@ import (
 //	mount                       mountRecord
 //	config/hsm                  hsmRecord       holds the PIN; seal-wrapped
 //	config/nodes                nodesRecord
+//	config/remote-nodes/<node id>
+//	                            remoteNodeRecord
+//	config/coordinator          coordinatorRecord  holds a private key; seal-wrapped
 //	config/rotation             rotationRecord
 //	config/accounts             accountsConfigRecord
 //	wrapping-keys/<version>     wrappingRecord
@@ -50,7 +53,7 @@ const (
 	keyNodes          = prefixConfig + "nodes"
 	keyRotation       = prefixConfig + "rotation"
 	keyAccounts       = prefixConfig + "accounts"
-	prefixRemoteNodes = prefixConfig + "remote-nodes/"
+	prefixRemote      = prefixConfig + "remote-nodes/"
 	prefixWrapping    = "wrapping-keys/"
 	prefixNodeKeys    = "node-keys/"
 	prefixAccounts    = "accounts/"
@@ -169,6 +172,8 @@ type nodesRecord struct {
 	Local           int   `json:"local"`
 	SessionTimeout  int64 `json:"session_timeout_seconds"`
 	SessionsPerNode int   `json:"sessions_per_node"`
+	// Region is that of the local nodes; empty for none.
+	Region string `json:"region,omitempty"`
 }
 
 // rotationRecord is config/rotation.
@@ -494,7 +499,7 @@ func (r *pinRefusalRecord) check() error {
 }
 
 func (r *nodesRecord) check() error {
-	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 ||
+	if r.Local < 0 || r.Local > maxLocalNodes || r.SessionTimeout < 1 || checkLabel("region", r.Region) != nil ||
 		r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
 		return errors.New("is out of bounds")
 	}
@@ -543,7 +548,7 @@ func (r *wrappingRecord) check() error {
 	}
 	before := ""
 	for _, d := range r.Domains {
-		if err := checkDomainName(d.Domain); err != nil {
+		if err := checkDomain(d.Domain); err != nil {
 			return err
 		}
 		if d.Domain == hsm.DefaultDomain || d.Domain <= before {
@@ -663,7 +668,7 @@ func homesFit(homes []mpc.Home, shares int) error {
 		return fmt.Errorf("has homes for %d of %d shares", len(homes), shares)
 	}
 	for _, h := range homes {
-		if err := checkDomainName(h.Domain); err != nil {
+		if err := checkDomain(h.Domain); err != nil {
 			return err
 		}
 	}
