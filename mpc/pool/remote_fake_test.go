@@ -211,7 +211,6 @@ func TestApplyRemote(t *testing.T) {
 		"no key for the local nodes": func(s *Settings) {
 			s.WrappingKeys = s.WrappingKeys[1:]
 		},
-		"one node": func(s *Settings) { s.Local, s.Remote = 1, nil },
 	} {
 		bad := s
 		bad.Remote = slices.Clone(s.Remote)
