@@ -137,6 +137,10 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
 		return http.StatusServiceUnavailable, say("repeat the request")
+	case errors.Is(err, pool.ErrBelowFloor), errors.Is(err, pool.ErrSwitchedOff):
+		return http.StatusConflict, err.Error()
+	case errors.Is(err, pool.ErrDraining):
+		return http.StatusServiceUnavailable, say("repeat the request")
 	case errors.Is(err, errEpochChanged), errors.As(err, &doomed), errors.As(err, &moving):
 		return http.StatusConflict, say("repeat the request")
 	case errors.Is(err, errVoid), errors.Is(err, errRolledBack):

@@ -2,7 +2,6 @@ package backend
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -66,69 +65,12 @@ func checkLived(got *mpc.Account, want []mpc.Home, old *mpc.Account) error {
 	return nil
 }
 
-// lives reports whether a node may open share i, as far as homes go.
-func lives(homes []mpc.Home, i mpc.Index, n pool.NodeStatus) bool {
-	return i >= 1 && int(i) <= len(homes) && homes[i-1] == mpc.Home{Domain: domainOf(n), Region: n.Region}
-}
-
 // identitiesOf returns the nodes by identity.
 func identitiesOf(nodes []pool.NodeStatus) map[mpc.NodeIdentity]pool.NodeStatus {
 	out := map[mpc.NodeIdentity]pool.NodeStatus{}
 	for _, n := range nodes {
 		if id, err := mpc.ParseNodeIdentity(n.Identity); err == nil {
 			out[id] = n
-		}
-	}
-	return out
-}
-
-// addOpeners names, for each share of a new epoch that has moved, a node of its new
-// home that will open it: the node that made it, of its old home, cannot. That it
-// has seen the share goes into the epoch before anybody is handed one.
-func addOpeners(a *mpc.Account, nodes []pool.NodeStatus) error {
-	homes := a.Homes
-	if len(homes) == 0 {
-		return nil
-	}
-	at := identitiesOf(nodes)
-	held := map[mpc.Index]bool{}
-	for id, i := range a.Exposures {
-		// A node that the engine does not list any more held a share where it was.
-		if n, ok := at[id]; !ok || lives(homes, i, n) {
-			held[i] = true
-		}
-	}
-	seen := maps.Clone(a.Exposures)
-	for i := mpc.Index(1); int(i) <= a.Record.Shares; i++ {
-		if held[i] {
-			continue
-		}
-		found := false
-		for id, n := range at {
-			if _, taken := seen[id]; !taken && n.State == pool.NodeReady && lives(homes, i, n) {
-				seen[id], found = i, true
-				break
-			}
-		}
-		if !found {
-			h := homes[i-1]
-			return conflict("no node of wrapping domain %q, region %q, that has not seen another share is ready to take share %d over: the account keeps its shares where they are; see nodes/, and repeat the request when one is", h.Domain, h.Region, i)
-		}
-	}
-	a.Exposures = seen
-	return nil
-}
-
-// atHome returns the exposures of nodes that can open what they have seen, for
-// checks that the shares open. In a pool without homes that is all of them.
-func atHome(a *mpc.Account, nodes []pool.NodeStatus) mpc.Exposures {
-	if len(a.Homes) == 0 {
-		return a.Exposures
-	}
-	out, at := mpc.Exposures{}, identitiesOf(nodes)
-	for id, i := range a.Exposures {
-		if n, ok := at[id]; !ok || lives(a.Homes, i, n) {
-			out[id] = i
 		}
 	}
 	return out

@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -131,21 +130,10 @@ func (b *backend) endMove(ctx context.Context, name string) (*refreshed, error) 
 // and a refresh is all that is left to do. Only nodes that are ready count: a region
 // that is away gets nothing.
 func (b *backend) planMove(ctx context.Context, eng Engine, a *mpc.Account, domains []string) ([]mpc.Home, error) {
-	nodes := eng.Nodes()
-	var sites []mpc.Site
-	regions := map[string]bool{}
-	for _, n := range nodes {
-		if n.State == pool.NodeReady && (len(domains) == 0 || slices.Contains(domains, domainOf(n))) {
-			sites = append(sites, mpc.Site{Home: mpc.Home{Domain: domainOf(n), Region: n.Region}, Nodes: 1})
-			regions[n.Region] = true
-		}
-	}
-	rand.Shuffle(len(sites), func(i, j int) { sites[i], sites[j] = sites[j], sites[i] })
-	plan, err := mpc.PlanHomes(a.Record.Threshold, a.Record.Shares, sites)
+	target, err := eng.PlanHomes(ctx, a.Record.Threshold, a.Record.Shares, domains, presentHomes(a, eng.Nodes()))
 	if err != nil {
 		return nil, conflict("nothing was moved: %v; see nodes/ for nodes that are not ready, or name more domains", err)
 	}
-	target := mpc.KeepHomes(presentHomes(a, nodes), plan)
 	if sameHomes(a, target) {
 		return nil, nil
 	}
@@ -200,8 +188,26 @@ func (b *backend) checkForeign(ctx context.Context, a *mpc.Account, target []mpc
 		}
 	}
 	if len(missing) == 0 {
-		return nil
+		return b.checkJoined(ctx, a, target)
 	}
 	slices.Sort(missing)
 	return invalid("nothing was moved: shares are sealed to another wrapping domain only on the word of nodes that the recipient set in force names, and it names none for %s. Have the authority sign a set that does (mpckms authority sign-set), and write it to config/recovery", strings.Join(missing, ", "))
+}
+
+// checkJoined fails while a domain that shares are to move to has no key yet.
+func (b *backend) checkJoined(ctx context.Context, a *mpc.Account, target []mpc.Home) error {
+	homes := homesOf(a)
+	for i, h := range target {
+		if h.Domain == homes[i].Domain {
+			continue
+		}
+		joined, err := b.hasDomain(ctx, h.Domain)
+		if err != nil {
+			return err
+		}
+		if !joined {
+			return conflict("nothing was moved: the wrapping key of domain %q is not made yet, which happens by itself once a node of it is ready; see wrapping-keys/ and nodes/, and repeat the request", h.Domain)
+		}
+	}
+	return nil
 }

@@ -127,9 +127,6 @@ func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, r
 	if err := checkLived(&res.Account, homes, old); err != nil {
 		return nil, void(err)
 	}
-	if err := addOpeners(&res.Account, eng.Nodes()); err != nil {
-		return nil, err
-	}
 	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
 	if err != nil {
 		return nil, void(err)
@@ -141,7 +138,6 @@ func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, r
 	if err != nil {
 		return nil, err
 	}
-	account.Exposures = atHome(account, eng.Nodes())
 	switch err := b.openCheck(ctx, eng, account); {
 	case errors.Is(err, pool.ErrShareUnusable):
 		return nil, fmt.Errorf("%w (%w)", errVoid, err)

@@ -85,19 +85,16 @@ func parseFloorEntry(key, b []byte) (FloorEntry, error) {
 	return e, nil
 }
 
-// check is the rule of the floor.
+// check is the rule of the floor. The node adds which account it is about and what
+// an operator can do.
 func (e FloorEntry) check(r *mpc.PublicRecord) error {
-	wrong := func(format string, args ...any) error {
-		return fmt.Errorf("%w: account %s: %s; nothing was signed or changed. If Vault's storage was restored from a backup on purpose, run `vault-plugin-secrets-mpc node floor lower %s --epoch %d` on this node's host",
-			node.ErrBelowFloor, r.AccountID, fmt.Sprintf(format, args...), r.AccountID, r.Epoch)
-	}
 	switch {
 	case r.Epoch < e.Epoch:
-		return wrong("the record is of epoch %d and this node has worked with epoch %d", r.Epoch, e.Epoch)
+		return fmt.Errorf("%w: the record is of epoch %d and this node has worked with epoch %d", node.ErrBelowFloor, r.Epoch, e.Epoch)
 	case r.Epoch == e.Epoch && e.Record != [32]byte{} && r.Hash() != e.Record:
-		return wrong("this is another record of epoch %d than the one this node has worked with", r.Epoch)
+		return fmt.Errorf("%w: this is another record of epoch %d than the one this node has worked with", node.ErrBelowFloor, r.Epoch)
 	case e.Policy != [32]byte{} && e.Policy != mpc.EmptySetHash() && r.PolicyHash == mpc.EmptySetHash():
-		return wrong("the record has no policy and this node has worked with one")
+		return fmt.Errorf("%w: the record has no policy and this node has worked with one", node.ErrBelowFloor)
 	}
 	return nil
 }
