@@ -124,6 +124,11 @@ func (b *backend) checkEnrolToken(ctx context.Context, id string, token *EnrolTo
 // mountForNodes returns the mount's identity, which a mount without a token of its
 // own gets when its first node is enrolled.
 func (b *backend) mountForNodes(ctx context.Context) (*mountRecord, error) {
+	// It never changes once it is there, whatever else goes on: the domain of the
+	// node before may be getting its wrapping key still.
+	if mount, err := b.store.mount(ctx); err != nil || mount != nil {
+		return mount, err
+	}
 	release, err := b.busy.reserve(keyHSM, "waits while a node is enrolled")
 	if err != nil {
 		return nil, err
