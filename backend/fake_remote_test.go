@@ -36,7 +36,7 @@ func (f *fakeEngine) remote(state pool.NodeState) []pool.NodeStatus {
 	}
 	for _, n := range f.settings().Remote {
 		s := pool.NodeStatus{ID: n.ID, State: state, Version: "v0.1.0", Identity: n.Identity.String(), HSM: "ok", Remote: true,
-			Address: n.Address, Region: n.Region, Zone: n.Zone, Domain: n.Domain, RTT: 12345678, ClockSkew: -3 * time.Millisecond}
+			Address: n.Address, Region: n.Region, Zone: n.Zone, Domain: n.Domain, Token: pool.TokenInfo{Label: "hsm of " + n.Domain, Serial: "serial of " + n.Domain}, RTT: 12345678, ClockSkew: -3 * time.Millisecond}
 		if f.away[n.ID] {
 			s.State = pool.NodeRestarting
 		}
@@ -73,16 +73,6 @@ func (f *fakeEngine) places(domains []string) []mpc.Site {
 		}
 	}
 	return out
-}
-
-func (f *fakeEngine) PlanHomes(_ context.Context, t, n int, domains []string, now []mpc.Home) ([]mpc.Home, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	plan, err := mpc.PlanHomes(t, n, f.places(domains))
-	if err != nil {
-		return nil, err
-	}
-	return mpc.KeepHomes(now, plan), nil
 }
 
 func (f *fakeEngine) homesAfter(q *pool.RefreshRequest) []mpc.Home {
