@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdh"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -18,6 +19,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 const (
@@ -50,7 +52,9 @@ type fakeEngine struct {
 
 	rewrapMismatch func(*pool.RewrapResult)
 	makeMismatch   func(*hsm.WrappingKey)
-	down           bool // no node is ready
+	down           bool               // no node is ready
+	away           map[string]bool    // nodes on other hosts that are not
+	endorser       ed25519.PrivateKey // of the node that endorses keys; nil: none does
 
 	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
 	used     func(mpc.AccountID)
@@ -67,6 +71,7 @@ type fakeEngine struct {
 	rewraps, nodeRewraps                              int
 	store                                             pool.KeyStore
 
+	enroller      *fakeEnroller
 	identityErr   error
 	identityReply func(*nodepb.IdentityRequest, *nodepb.IdentityReply)
 	identityCalls int
@@ -79,10 +84,12 @@ type fakeEngine struct {
 func newFake(t *testing.T) *fakeEngine {
 	return &fakeEngine{
 		t: t, nodes: 5, serial: testSerial,
-		token: map[string]hsm.WrappingKey{},
+		token: map[string]hsm.WrappingKey{}, away: map[string]bool{},
 		keys:  map[mpc.AccountID]*fakeKey{},
 		seen:  map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
 		stock: map[mpc.AccountID][][32]byte{},
+
+		enroller: &fakeEnroller{t: t, nodes: map[string]*EnrolAnswer{}},
 	}
 }
 
@@ -91,7 +98,7 @@ func nodeIdentity(i int) mpc.NodeIdentity { return mpc.NodeIdentity{byte(i), 0xa
 func (f *fakeEngine) Apply(ctx context.Context, s pool.Settings) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if string(s.Token.PIN.Expose()) != testPIN {
+	if s.Local > 0 && string(s.Token.PIN.Expose()) != testPIN {
 		f.t.Errorf("Apply got another PIN than the one that was accepted")
 	}
 	f.applied = append(f.applied, s)
@@ -156,11 +163,13 @@ func (f *fakeEngine) settings() pool.Settings {
 	return f.applied[len(f.applied)-1]
 }
 
-// opens says whether nodes have a wrapping key of a version, and the token has
-// it as well; the caller holds f.mu.
-func (f *fakeEngine) opens(version uint32) bool {
+// opens says whether nodes have a wrapping key of a version in the default domain,
+// and the token has it as well; the caller holds f.mu.
+func (f *fakeEngine) opens(version uint32) bool { return f.opensIn(hsm.DefaultDomain, version) }
+
+func (f *fakeEngine) opensIn(domain string, version uint32) bool {
 	for _, k := range f.settings().WrappingKeys {
-		if _, ok := f.token[string(k.ID)]; ok && k.Version == version {
+		if _, ok := f.token[string(k.ID)]; ok && k.Version == version && k.Domain == domain {
 			return true
 		}
 	}
@@ -216,10 +225,15 @@ func envelope(i mpc.Index, recordHash [32]byte, version uint32) []byte {
 
 // fakeEnvelope has a real header and says in clear what is in it.
 func fakeEnvelope(content []byte, versions ...uint32) []byte {
+	return fakeSealed(hsm.DefaultDomain, content, versions...)
+}
+
+// fakeSealed is fakeEnvelope in a domain.
+func fakeSealed(domain string, content []byte, versions ...uint32) []byte {
 	e := &hsm.Envelope{Holders: []hsm.Holder{{Kind: hsm.HolderDomain}}, Ciphertext: append(content, make([]byte, 16)...)}
 	for _, v := range versions {
 		e.Holders[0].Seals = append(e.Holders[0].Seals, hsm.SealedKey{
-			Suite: hsm.SuiteHPKEP256, Domain: hsm.DefaultDomain, Version: v, Sealed: make([]byte, 113)})
+			Suite: hsm.SuiteHPKEP256, Domain: domain, Version: v, Sealed: make([]byte, 113)})
 	}
 	out, err := e.Marshal()
 	if err != nil {
@@ -231,7 +245,7 @@ func fakeEnvelope(content []byte, versions ...uint32) []byte {
 // opened checks an envelope of one seal, as nodes would; the caller holds f.mu.
 func (f *fakeEngine) opened(envelope, content []byte) bool {
 	e, err := hsm.ParseEnvelope(envelope)
-	return err == nil && !brokenSeal(envelope) && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opens(e.Seals()[0].Version)
+	return err == nil && !brokenSeal(envelope) && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opensIn(e.Seals()[0].Domain, e.Seals()[0].Version)
 }
 
 func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.KeyResult, error) {
@@ -257,6 +271,15 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 	}
 	f.nextEpoch(&r)
 	res := f.result(r)
+	if f.spreads() {
+		homes, err := mpc.PlanHomes(r.Threshold, r.Shares, f.places(q.Domains))
+		if err != nil {
+			return nil, err
+		}
+		if err := f.settle(res, homes, nil); err != nil {
+			return nil, err
+		}
+	}
 	if f.mismatch != nil {
 		f.mismatch(res)
 	}
@@ -306,7 +329,10 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 		var node mpc.NodeIdentity
 		number := 0
 		for n := 1; n <= 16; n++ {
-			if q.Account.Exposures[nodeIdentity(n)] == index {
+			f.mu.Lock()
+			lives := f.lives(&q.Account, nodeIdentity(n), index)
+			f.mu.Unlock()
+			if q.Account.Exposures[nodeIdentity(n)] == index && lives {
 				node, number = nodeIdentity(n), n
 			}
 		}
@@ -424,8 +450,16 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 		return nil, err
 	}
 	r := q.Account.Record
+	if set, err := recovery.ParseSignedSet(q.Recipients); err == nil && len(set.Unverified().Recipients) == 0 {
+		r.RecipientsHash = set.Hash() // nothing is sealed to it
+	}
 	f.nextEpoch(&r)
 	res := f.result(r)
+	if homes := f.homesAfter(&q); homes != nil {
+		if err := f.settle(res, homes, &q.Account); err != nil {
+			return nil, err
+		}
+	}
 	if f.garbage {
 		f.garbage = false
 		res.Account.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
@@ -447,6 +481,9 @@ func (f *fakeEngine) OpenCheck(_ context.Context, a mpc.Account) error {
 
 func (f *fakeEngine) openAll(a *mpc.Account) error {
 	for node, index := range a.Exposures {
+		if !f.lives(a, node, index) {
+			continue
+		}
 		if err := f.use(a, node, index); err != nil {
 			return err
 		}
@@ -463,14 +500,24 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, domain string, version
 	if f.makeErr != nil {
 		return nil, f.makeErr
 	}
-	if len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256 {
+	if len(suites) != 1 && domain == hsm.DefaultDomain || suites[0] != hsm.SuiteHPKEP256 {
 		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
 	}
-	key := f.makeKey(f.settings().MountID, domain, version)
+	if !f.serves(domain) {
+		f.t.Errorf("a wrapping key was asked for in domain %q, which has no node that is ready", domain)
+		return nil, &pool.TooFewNodesError{Needed: 1}
+	}
+	mountID := f.settings().MountID
+	key := f.makeKey(mountID, domain, version)
 	if f.makeMismatch != nil {
 		f.makeMismatch(key)
 	}
-	return &pool.MadeKey{Key: *key, Endorsement: pool.KeyEndorsement{Domain: domain, Version: version}}, nil
+	made := &pool.MadeKey{Key: *key, Endorsement: pool.KeyEndorsement{Domain: domain, Version: version}}
+	if f.endorser != nil {
+		made.Endorsement.Identity = mpc.NodeIdentity(f.endorser.Public().(ed25519.PublicKey))
+		made.Endorsement.Signature = hsm.EndorseKey(f.endorser, mountID, *key)
+	}
+	return made, nil
 }
 
 func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
@@ -482,6 +529,10 @@ func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey
 	if f.destroyErr != nil {
 		return f.destroyErr
 	}
+	if !f.serves(key.Domain) {
+		f.t.Errorf("a wrapping key was to be destroyed in domain %q, which has no node that is ready", key.Domain)
+		return &pool.TooFewNodesError{Needed: 1}
+	}
 	if _, ok := f.token[string(key.ID)]; !ok {
 		return fmt.Errorf("version %d: %w", key.Version, hsm.ErrKeyNotFound)
 	}
@@ -489,12 +540,17 @@ func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey
 	return nil
 }
 
-func (f *fakeEngine) FindWrappingKeys(ctx context.Context, _, label string) ([]pool.KeyObject, error) {
+// serves says whether a domain has a node that is ready; the caller holds f.mu.
+func (f *fakeEngine) serves(domain string) bool {
+	return slices.ContainsFunc(f.all(), func(n fakeSite) bool { return n.home.Domain == domain })
+}
+
+func (f *fakeEngine) FindWrappingKeys(ctx context.Context, domain, label string) ([]pool.KeyObject, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []pool.KeyObject
 	for _, k := range f.token {
-		if k.Label == label {
+		if k.Label == label && k.Domain == domain {
 			out = append(out, pool.KeyObject{ID: k.ID, Private: 1, Public: 1})
 		}
 	}
@@ -530,6 +586,15 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rewraps++
+	for i := range q.Account.Homes {
+		held := false
+		for node, index := range q.Account.Exposures {
+			held = held || int(index) == i+1 && f.lives(&q.Account, node, index)
+		}
+		if !held {
+			return nil, &pool.NoEligibleNodeError{Index: mpc.Index(i + 1), Domain: q.Account.Homes[i].Domain}
+		}
+	}
 	if err := f.openAll(&q.Account); err != nil {
 		return nil, err
 	}
@@ -537,10 +602,12 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	hash := q.Account.Record.Hash()
 	for i := range q.Account.Record.Shares {
 		index := mpc.Index(i + 1)
-		made := envelope(index, hash, res.WrappingVersion)
+		was := sealedDomain(q.Account.Shares[i].Envelope)
+		made := fakeSealed(was, fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
 		if q.Account.Record.HasCustody() {
 			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
 		}
+		made = inDomain(made, sealedDomain(q.Account.Shares[i].Envelope))
 		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 	}
 	if f.garbage && !q.Account.Record.HasCustody() {
@@ -565,9 +632,11 @@ func (f *fakeEngine) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 	if err != nil || k == nil {
 		return err
 	}
-	k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
+	if len(k.IdentityEnvelope) > 0 {
+		k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
+	}
 	if k.Aux != nil {
-		k.Aux.Envelope = fakeEnvelope([]byte("aux"), to)
+		k.Aux.Envelope = fakeSealed(sealedDomain(k.Aux.Envelope), []byte("aux"), to)
 	}
 	return keys.PutNodeKeys(ctx, nodeID, k)
 }
@@ -585,14 +654,18 @@ func (f *fakeEngine) Nodes() []pool.NodeStatus {
 		state = pool.NodeRestarting
 	}
 	for i := 1; i <= f.nodes; i++ {
+		region := ""
+		if len(f.applied) > 0 {
+			region = f.settings().LocalRegion
+		}
 		out = append(out, pool.NodeStatus{
-			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
+			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok", Region: region,
 			Presignatures: 7,
 			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
 				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 		})
 	}
-	return out
+	return append(out, f.remote(state)...)
 }
 
 func (f *fakeEngine) Close(context.Context) error {
