@@ -294,7 +294,8 @@ const (
 	// change (wrong PIN); a remote one, which shows another certificate or identity
 	// than was enrolled, is looked at every few seconds.
 	NodeFailed NodeState = "failed"
-	// NodeDraining finishes its sessions and then ends: it leaves the pool.
+	// NodeDraining finishes its sessions and then ends: it leaves the pool, or, on
+	// another host, has been told to end there.
 	NodeDraining NodeState = "draining"
 )
 
@@ -319,6 +320,9 @@ type NodeStatus struct {
 	Address      string
 	Region, Zone string
 	Domain       string
+	// Token is what a node on another host said of its token, label and serial
+	// number.
+	Token TokenInfo
 	// RTT is the time of a status call, smoothed; 0 before the first.
 	RTT time.Duration
 	// ClockSkew is the node's clock minus this one's, as far as the time of a call

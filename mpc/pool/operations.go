@@ -36,6 +36,7 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 	if ok && (settings.spreads() || len(r.Domains) > 0) {
 		p.awaitStarting(ctx)
 		j.plans = planner(r.Threshold, r.Shares, r.Domains, nil)
+		j.describe = func(m *nodepb.Member) { p.nameDomain(&settings, m) }
 	}
 	var result *KeyResult
 	j.check = agreed(&result)
@@ -61,7 +62,7 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 	if len(r.Account.Shares) != n {
 		return nil, errIncompleteShares
 	}
-	m, err := p.move(&r.Account, r.Homes)
+	m, err := p.move(&r.Account, r.Homes, r.Recipients)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +199,7 @@ func (p *Pool) signInFull(ctx context.Context, r *SignRequest, check func(*nodep
 	j := &job{
 		pool: p, operation: "sign", account: record.AccountID, n: record.Shares, count: record.Threshold, need: 1,
 		where: sitingOf(&r.Account),
-		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
+		seen:  maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "sign", Members: members, Self: uint32(a.index), Record: encoded,

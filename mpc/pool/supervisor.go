@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -39,6 +42,7 @@ type poolNode struct {
 	// remote says where a node on another host is; nil for a local one.
 	remote *RemoteNode
 	domain string // the wrapping domain of its token
+	token  TokenInfo
 	cancel context.CancelFunc
 	done   chan struct{} // closed when supervise has returned
 
@@ -251,6 +255,7 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	n.mute, n.rtt = 0, 0
 	n.noteAnswer(state, asked, time.Now())
 	n.login, n.pinRefused = used, false
+	n.token = TokenInfo{Label: reply.GetToken().GetLabel(), Serial: reply.GetToken().GetSerial()}
 	n.hsm, n.wrapping = state.GetHsm(), own
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
@@ -374,7 +379,11 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 			defer wg.Done()
 			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 			defer cancel()
-			if _, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members, Recipients: recipients}); err != nil {
+			_, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members, Recipients: recipients})
+			if err != nil && n.disagrees(err) {
+				return
+			}
+			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed[n.id] = fmt.Errorf("introducing nodes to %s: %w", n.id, err)
@@ -383,6 +392,25 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 	}
 	wg.Wait()
 	return failed
+}
+
+// disagrees deals with a node that has pinned another identity for one of the
+// others. One on another host goes on: it works with those that it knows, and says
+// in sessions what its operator can do. A local one has the name from a node that
+// was taken away since and enrolled anew; its next process pins what there is now.
+func (n *poolNode) disagrees(err error) bool {
+	if status.Code(err) != codes.FailedPrecondition {
+		return false
+	}
+	n.mu.Lock()
+	proc := n.proc
+	n.lastError = clip(status.Convert(err).Message())
+	n.mu.Unlock()
+	n.pool.cfg.Logger.Warn("a node does not take another's identity", "node", n.id, "error", err)
+	if n.remote == nil && proc != nil {
+		proc.Stop()
+	}
+	return true
 }
 
 // pollStatus keeps the figures people see up to date, and ends the process when
@@ -577,7 +605,7 @@ func (n *poolNode) status() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Presignatures: n.presignatures, Restarts: n.restarts,
-		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status(), Domain: n.domain, Region: n.region, RTT: n.rtt, ClockSkew: n.skew}
+		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status(), Domain: n.domain, Token: n.token, Region: n.region, RTT: n.rtt, ClockSkew: n.skew}
 	if n.remote != nil {
 		s.Remote, s.Address, s.Zone = true, n.remote.Address, n.remote.Zone
 	}
