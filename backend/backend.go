@@ -33,6 +33,12 @@ type Config struct {
 	// the value of MPC_PKCS11_MODULES. A broken list is reported by
 	// config/hsm, not at start, so that a mount stays readable.
 	Modules string
+	// NoLocalNodes, where not empty, says why this program runs no nodes on
+	// Vault's host, as a sentence goes on after "this host runs no local nodes: ".
+	// Then config/hsm is refused and all nodes are on other hosts.
+	NoLocalNodes string
+	// Enroller reaches nodes on other hosts. Without one there are none.
+	Enroller Enroller
 
 	now func() time.Time // default time.Now
 	// rotationInterval is the runner's timer; default rotation.DefaultInterval.
@@ -47,6 +53,9 @@ type Config struct {
 	elapsed func() time.Duration
 	// step is called between two steps of an operation; see steps.go.
 	step func(ctx context.Context, name string) error
+	// enrolled takes the place of the stored list of nodes on other hosts, as far as
+	// wrapping domains go; see store.remoteDomains.
+	enrolled func(ctx context.Context) ([]wrappingDomain, error)
 }
 
 // backend is one mount.
@@ -89,6 +98,9 @@ type backend struct {
 
 	applyTurn chan struct{} // capacity 1: held while settings are applied
 	loginTurn chan struct{} // capacity 1: held while identity keys are made or resealed
+
+	joinMu sync.Mutex
+	joins  map[string]joined // by domain
 
 	engMu      sync.Mutex
 	eng        Engine
@@ -158,6 +170,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	b.custody = newCustodyOps(time.Now)
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
+	b.store.noLocal = cfg.NoLocalNodes != ""
+	b.store.enrolled = cfg.enrolled
 	b.grave = newGraveyard()
 	b.stock = newPresigner(presignConfig{
 		Source:   b,
@@ -190,6 +204,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		Paths: framework.PathAppend(
 			b.pathConfigHSM(),
 			b.pathConfigNodes(),
+			b.pathConfigRemote(),
+			b.pathConfigCoordinator(),
 			b.pathConfigRotation(),
 			b.pathConfigAuthority(),
 			b.pathConfigAccounts(),
@@ -202,6 +218,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAccountState(),
 			b.pathAccountRestore(),
 			b.pathAccountRename(),
+			b.pathAccountMove(),
 			b.pathAccounts(),
 			b.pathDerive(),
 			b.pathAddresses(),
@@ -329,7 +346,8 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	if strings.HasPrefix(key, prefixSigned) {
 		b.signed.invalidate()
 	}
-	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || strings.HasPrefix(key, prefixWrapping) {
+	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || key == keyCoordinator ||
+		strings.HasPrefix(key, prefixWrapping) || strings.HasPrefix(key, prefixRemote) {
 		b.settingsChanged()
 		b.keeper.Kick()
 	}

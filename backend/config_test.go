@@ -160,7 +160,7 @@ func TestConfigNodes(t *testing.T) {
 		{"local", 2.5, "local must be a whole number, not 2.5"},
 		{"session_timeout", "500ms", "session_timeout must be"},
 		{"session_timeout", "61s", "session_timeout must be"},
-		{"remote", "eu-1", "unknown field remote: the fields are local, session_timeout, sessions_per_node"},
+		{"remote", "eu-1", "unknown field remote: the fields are local, region, session_timeout, sessions_per_node"},
 		{"sessions_per_node", 0, "sessions_per_node must be 1 to 64"},
 		{"sessions_per_node", 65, "sessions_per_node must be 1 to 64"},
 	} {

@@ -49,6 +49,10 @@ type Engine interface {
 	Presignatures(id mpc.AccountID, recordHash [32]byte) int
 	// ForgetPresignatures drops all of the account's.
 	ForgetPresignatures(ctx context.Context, id mpc.AccountID)
+	// PlanHomes says where the shares of an account, t of n of which sign, would live
+	// best by the nodes that are ready, of some wrapping domains only where any are
+	// named; as many as possible stay where they are now.
+	PlanHomes(ctx context.Context, t, n int, domains []string, now []mpc.Home) ([]mpc.Home, error)
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error
@@ -159,11 +163,12 @@ func (b *backend) settingsChanged() {
 	b.generation++
 }
 
-// applyChange applies settings that were just stored, if there is a token.
+// applyChange applies settings that were just stored, if there is a token or a node
+// on another host.
 func (b *backend) applyChange(ctx context.Context) error {
 	b.settingsChanged()
-	conf, err := b.store.hsmConfig(ctx)
-	if err != nil || conf == nil {
+	ring, err := b.store.keyring(ctx)
+	if err != nil || len(ring.domains) == 0 {
 		return err
 	}
 	_, err = b.applySettings(ctx)
@@ -192,7 +197,7 @@ func (b *backend) applySettings(ctx context.Context) (Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer settings.Token.PIN.Wipe()
+	defer wipeSettings(settings)
 	if err := eng.Apply(ctx, *settings); err != nil {
 		return nil, fmt.Errorf("starting nodes: %w", err)
 	}
@@ -204,13 +209,18 @@ func (b *backend) applySettings(ctx context.Context) (Engine, error) {
 }
 
 // settings puts together what the pool needs from storage and the host's
-// module list; pool.ErrNotConfigured before config/hsm was written.
-func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
+// module list; pool.ErrNotConfigured while there is no node to run or to reach. The
+// caller wipes what is secret in them.
+func (b *backend) settings(ctx context.Context) (out *pool.Settings, err error) {
 	conf, err := b.store.hsmConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if conf == nil {
+	members, err := b.membership(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(members.remote) == 0 && (conf == nil || members.local == 0) {
 		return nil, pool.ErrNotConfigured
 	}
 	mount, err := b.store.mount(ctx)
@@ -220,58 +230,104 @@ func (b *backend) settings(ctx context.Context) (*pool.Settings, error) {
 	if mount == nil {
 		return nil, errors.New("the mount's identity is missing from storage: restore it from a backup")
 	}
-	keys, err := b.store.wrappingKeys(ctx, conf.Token.Serial)
-	if err != nil {
-		return nil, err
+	s := &pool.Settings{
+		MountID:         mount.ID,
+		Local:           members.local,
+		LocalRegion:     members.nodes.Region,
+		SessionsPerNode: members.nodes.SessionsPerNode,
 	}
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w: no wrapping key of token %s is in storage, write config/hsm again", pool.ErrWrappingKey, conf.Token.Serial)
-	}
-	nodes, err := b.store.nodesConfig(ctx)
-	if err != nil {
+	defer func() {
+		if err != nil {
+			wipeSettings(s)
+		}
+	}()
+	if err := b.wrappingSettings(ctx, s, conf); err != nil {
 		return nil, err
 	}
 	clocks, err := b.store.rotationConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	list, err := modules.Parse(b.cfg.Modules)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", pool.ErrModule, err)
+	s.AuxPeriod = time.Duration(clocks.AuxPeriod) * time.Second
+	if members.local > 0 {
+		if s.Token, err = b.tokenSettings(ctx, conf); err != nil {
+			return nil, err
+		}
 	}
-	if _, ok := list[conf.Module]; !ok {
-		return nil, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modules.Variable)
-	}
-	token := conf.poolToken()
-	if why, err := b.store.pinRefusal(ctx, conf); err != nil {
-		token.PIN.Wipe()
+	if err := b.remoteSettings(ctx, s, members); err != nil {
 		return nil, err
-	} else if why != nil {
-		token.Refused = why.err()
 	}
 	anchor, err := b.store.recoveryConfig(ctx)
 	if err != nil {
-		token.PIN.Wipe()
 		return nil, err
 	}
-	authority, err := anchor.authority()
+	if s.Authority, err = anchor.authority(); err != nil {
+		return nil, err
+	}
+	s.Recipients, _, err = b.setInForce(ctx)
+	return s, err
+}
+
+// wipeSettings ends what is secret in them.
+func wipeSettings(s *pool.Settings) {
+	s.Token.PIN.Wipe()
+	s.Client.Key.Wipe()
+}
+
+// wrappingSettings adds the wrapping keys. A mount without a token of its own has
+// none before its first node has made one.
+func (b *backend) wrappingSettings(ctx context.Context, s *pool.Settings, conf *hsmRecord) error {
+	serial := ""
+	if conf != nil {
+		serial = conf.Token.Serial
+	}
+	keys, said, err := b.store.wrappingKeys(ctx, serial)
 	if err != nil {
-		token.PIN.Wipe()
-		return nil, err
+		return err
 	}
-	recipients, _, err := b.setInForce(ctx)
+	if s.Local > 0 && newestOf(keys, hsm.DefaultDomain) == nil {
+		return fmt.Errorf("%w: no wrapping key of token %s is in storage, write config/hsm again", pool.ErrWrappingKey, serial)
+	}
+	s.WrappingKeys, s.Endorsements = keys, said
+	return nil
+}
+
+// tokenSettings is how local nodes use the token.
+func (b *backend) tokenSettings(ctx context.Context, conf *hsmRecord) (pool.Token, error) {
+	list, err := modules.Parse(b.cfg.Modules)
 	if err != nil {
-		token.PIN.Wipe()
-		return nil, err
+		return pool.Token{}, fmt.Errorf("%w: %w", pool.ErrModule, err)
 	}
-	return &pool.Settings{
-		MountID:         mount.ID,
-		Recipients:      recipients,
-		Token:           token,
-		WrappingKeys:    keys,
-		Authority:       authority,
-		Local:           nodes.Local,
-		SessionsPerNode: nodes.SessionsPerNode,
-		AuxPeriod:       time.Duration(clocks.AuxPeriod) * time.Second,
-	}, nil
+	if _, ok := list[conf.Module]; !ok {
+		return pool.Token{}, fmt.Errorf("%w: %s is no longer on the host's list (%s)", pool.ErrModule, conf.Module, modules.Variable)
+	}
+	why, err := b.store.pinRefusal(ctx, conf)
+	if err != nil {
+		return pool.Token{}, err
+	}
+	token := conf.poolToken()
+	if why != nil {
+		token.Refused = why.err()
+	}
+	return token, nil
+}
+
+// remoteSettings adds the nodes on other hosts, and how this mount shows itself to
+// them.
+func (b *backend) remoteSettings(ctx context.Context, s *pool.Settings, members *membership) (err error) {
+	if len(members.remote) == 0 {
+		return nil
+	}
+	if s.Remote, err = members.poolNodes(); err != nil {
+		return err
+	}
+	own, err := b.store.coordinator(ctx)
+	if err != nil {
+		return err
+	}
+	if own == nil {
+		return errors.New("the certificate that nodes on other hosts know this mount by is missing from storage: restore it from a backup, or write config/coordinator and enrol them again")
+	}
+	s.Client = own.client()
+	return nil
 }

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/helper/locksutil"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -182,9 +184,10 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipient
 		WrappingVersion: res.WrappingVersion,
 		Started:         started,
 		Lineage:         lineage,
+		Homes:           res.Account.Homes,
 	}
 	var err error
-	if e.Shares, err = envelopesOf(res.Account.Shares, record.Shares, res.WrappingVersion); err != nil {
+	if e.Shares, err = envelopesOf(res.Account.Shares, record.Shares, res.WrappingVersion, res.Account.Homes); err != nil {
 		return nil, err
 	}
 	if err := checkRecipientSeals(e.Shares, recipients); err != nil {
@@ -210,12 +213,16 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipient
 	return e, nil
 }
 
-// envelopesOf takes the n envelopes in index order. Each must be sealed to the
-// version that nodes say it is: what they say is what is counted on when older
-// versions are destroyed.
-func envelopesOf(shares []mpc.WrappedShare, n int, version uint32) ([][]byte, error) {
+// envelopesOf takes the n envelopes in index order. Each must be sealed to one
+// wrapping key, in the domain of the share's home if it has one, and in the version
+// that nodes say it is: what they say is what is counted on when older versions are
+// destroyed.
+func envelopesOf(shares []mpc.WrappedShare, n int, version uint32, homes []mpc.Home) ([][]byte, error) {
 	if len(shares) != n {
 		return nil, fmt.Errorf("nodes returned %d of %d shares", len(shares), n)
+	}
+	if err := homesFit(homes, n); err != nil {
+		return nil, fmt.Errorf("what nodes returned %w", err)
 	}
 	var out [][]byte
 	for i, s := range shares {
@@ -227,7 +234,51 @@ func envelopesOf(shares []mpc.WrappedShare, n int, version uint32) ([][]byte, er
 	if r := envelopeRefs(out); r.broken || len(r.versions) != 1 || r.versions[0] != version {
 		return nil, fmt.Errorf("nodes returned envelopes that are not sealed to version %d of the wrapping key alone", version)
 	}
+	for i, e := range out {
+		domain := ""
+		if len(homes) > 0 {
+			domain = homes[i].Domain
+		}
+		if err := sealedOnce(e, domain); err != nil {
+			return nil, fmt.Errorf("share %d: %w", i+1, err)
+		}
+	}
 	return out, nil
+}
+
+// sealedOnce demands one seal to a wrapping key, and in that domain where it is not
+// empty.
+func sealedOnce(envelope []byte, domain string) error {
+	seals, err := hsm.Seals(envelope)
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, s := range seals {
+		if !isWrappingDomain(s.Domain) {
+			continue // checkRecipientSeals looks at it
+		}
+		if found++; domain != "" && s.Domain != domain {
+			return fmt.Errorf("nodes sealed it to wrapping domain %q, and it lives in %q", s.Domain, domain)
+		}
+	}
+	if found != 1 {
+		return fmt.Errorf("nodes sealed it to %d wrapping keys, and not to one", found)
+	}
+	return nil
+}
+
+// sharesWithin demands that every share is sealed in one of the domains that were
+// asked for; any is right where none was.
+func sharesWithin(a *mpc.Account, domains []string) error {
+	for i, s := range a.Shares {
+		for _, seal := range envelopeRefs([][]byte{s.Envelope}).seals {
+			if len(domains) > 0 && !slices.Contains(domains, seal.domain) {
+				return fmt.Errorf("nodes sealed share %d to wrapping domain %q, which was not asked for", i+1, seal.domain)
+			}
+		}
+	}
+	return nil
 }
 
 func endorsements(in []pool.Endorsement) []endorsementRecord {
@@ -239,8 +290,12 @@ func endorsements(in []pool.Endorsement) []endorsementRecord {
 }
 
 // successor is what the next epoch has to be sealed to: the hash of a recipient
-// set, and that of a custody key, zero for none.
-type successor struct{ recipients, custody [32]byte }
+// set, and that of a custody key, zero for none; and where its shares live, nil for
+// where they are sealed to now.
+type successor struct {
+	recipients, custody [32]byte
+	homes               []mpc.Home
+}
 
 // checkSuccessor verifies that next is the epoch after old of the same key,
 // sealed as is wanted.

@@ -115,8 +115,10 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusConflict, say("ECDSA signing works once they are ready; watch nodes/ and repeat the request then")
 	case errors.As(err, &busy):
 		return http.StatusTooManyRequests, say("nothing was done; repeat the request after a pause, which clients of Vault do by themselves. If it happens often, send less at once, raise sessions_per_node or local in config/nodes, or use more processors")
+	case errors.Is(err, pool.ErrNotConfigured) && b.cfg.NoLocalNodes != "":
+		return http.StatusBadRequest, "there are no nodes: this host runs no local nodes: " + b.cfg.NoLocalNodes + "; enrol nodes of other hosts: vault write <mount>/config/nodes/NAME address=HOST:PORT token=TOKEN"
 	case errors.Is(err, pool.ErrNotConfigured):
-		return http.StatusBadRequest, "no HSM is configured: vault write <mount>/config/hsm uri=\"pkcs11:token=LABEL?module-name=NAME\" pin=PIN"
+		return http.StatusBadRequest, "no HSM is configured: vault write <mount>/config/hsm uri=\"pkcs11:token=LABEL?module-name=NAME\" pin=PIN, or enrol nodes of other hosts with config/nodes/NAME"
 	case errors.Is(err, pool.ErrPINIncorrect):
 		return operator, say("write config/hsm with the right PIN")
 	case errors.Is(err, pool.ErrPINLocked):
@@ -134,6 +136,10 @@ func (b *backend) classify(err error) (int, string) {
 	case errors.As(err, &noNode), errors.As(err, &tooFew):
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
+		return http.StatusServiceUnavailable, say("repeat the request")
+	case errors.Is(err, pool.ErrBelowFloor), errors.Is(err, pool.ErrSwitchedOff):
+		return http.StatusConflict, err.Error()
+	case errors.Is(err, pool.ErrDraining):
 		return http.StatusServiceUnavailable, say("repeat the request")
 	case errors.Is(err, errEpochChanged), errors.As(err, &doomed), errors.As(err, &moving):
 		return http.StatusConflict, say("repeat the request")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdh"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -52,6 +53,13 @@ type fakeEngine struct {
 	makeMismatch   func(*hsm.WrappingKey)
 	down           bool // no node is ready
 
+	// remote are the wrapping domains of nodes on other hosts, one node each; away
+	// are the domains whose nodes are not ready. The shares of new accounts go to the
+	// domains of spread in turn, where it is not empty.
+	remote, spread []string
+	away           map[string]bool
+	seed           ed25519.PrivateKey // of the node that endorses keys; nil: none does
+
 	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
 	used     func(mpc.AccountID)
 	presigns []pool.PresignRequest
@@ -79,7 +87,7 @@ type fakeEngine struct {
 func newFake(t *testing.T) *fakeEngine {
 	return &fakeEngine{
 		t: t, nodes: 5, serial: testSerial,
-		token: map[string]hsm.WrappingKey{},
+		token: map[string]hsm.WrappingKey{}, away: map[string]bool{},
 		keys:  map[mpc.AccountID]*fakeKey{},
 		seen:  map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
 		stock: map[mpc.AccountID][][32]byte{},
@@ -156,11 +164,13 @@ func (f *fakeEngine) settings() pool.Settings {
 	return f.applied[len(f.applied)-1]
 }
 
-// opens says whether nodes have a wrapping key of a version, and the token has
-// it as well; the caller holds f.mu.
-func (f *fakeEngine) opens(version uint32) bool {
+// opens says whether nodes have a wrapping key of a version in the default domain,
+// and the token has it as well; the caller holds f.mu.
+func (f *fakeEngine) opens(version uint32) bool { return f.opensIn(hsm.DefaultDomain, version) }
+
+func (f *fakeEngine) opensIn(domain string, version uint32) bool {
 	for _, k := range f.settings().WrappingKeys {
-		if _, ok := f.token[string(k.ID)]; ok && k.Version == version {
+		if _, ok := f.token[string(k.ID)]; ok && k.Version == version && k.Domain == domain {
 			return true
 		}
 	}
@@ -186,10 +196,10 @@ func (f *fakeEngine) pause(ctx context.Context, what string) error {
 }
 
 // result makes the epoch of the record and remembers who saw what.
-func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
+func (f *fakeEngine) result(r mpc.PublicRecord, homes []mpc.Home) *pool.KeyResult {
 	hash := r.Hash()
 	res := &pool.KeyResult{
-		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}},
+		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}, Homes: homes},
 		SessionID:       sha256.Sum256(append([]byte("session"), r.EpochID[:]...)),
 		WrappingVersion: f.sealTo(),
 	}
@@ -199,6 +209,8 @@ func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
 		made := envelope(index, hash, res.WrappingVersion)
 		if r.HasCustody() {
 			made = custodyEnvelope(fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
+		} else if len(homes) > 0 {
+			made = fakeSealed(homes[i-1].Domain, fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
 		}
 		res.Account.Shares = append(res.Account.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 		res.Account.Exposures[nodeIdentity(i)] = index
@@ -216,10 +228,15 @@ func envelope(i mpc.Index, recordHash [32]byte, version uint32) []byte {
 
 // fakeEnvelope has a real header and says in clear what is in it.
 func fakeEnvelope(content []byte, versions ...uint32) []byte {
+	return fakeSealed(hsm.DefaultDomain, content, versions...)
+}
+
+// fakeSealed is fakeEnvelope in a domain.
+func fakeSealed(domain string, content []byte, versions ...uint32) []byte {
 	e := &hsm.Envelope{Holders: []hsm.Holder{{Kind: hsm.HolderDomain}}, Ciphertext: append(content, make([]byte, 16)...)}
 	for _, v := range versions {
 		e.Holders[0].Seals = append(e.Holders[0].Seals, hsm.SealedKey{
-			Suite: hsm.SuiteHPKEP256, Domain: hsm.DefaultDomain, Version: v, Sealed: make([]byte, 113)})
+			Suite: hsm.SuiteHPKEP256, Domain: domain, Version: v, Sealed: make([]byte, 113)})
 	}
 	out, err := e.Marshal()
 	if err != nil {
@@ -231,7 +248,27 @@ func fakeEnvelope(content []byte, versions ...uint32) []byte {
 // opened checks an envelope of one seal, as nodes would; the caller holds f.mu.
 func (f *fakeEngine) opened(envelope, content []byte) bool {
 	e, err := hsm.ParseEnvelope(envelope)
-	return err == nil && !brokenSeal(envelope) && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opens(e.Seals()[0].Version)
+	return err == nil && !brokenSeal(envelope) && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opensIn(e.Seals()[0].Domain, e.Seals()[0].Version)
+}
+
+// homes deals the shares of a new account; the caller holds f.mu.
+func (f *fakeEngine) homes(shares int) []mpc.Home {
+	var out []mpc.Home
+	for i := range shares {
+		if len(f.spread) > 0 {
+			d := f.spread[i%len(f.spread)]
+			out = append(out, mpc.Home{Domain: d, Region: "region of " + d})
+		}
+	}
+	return out
+}
+
+// isAway says whether a domain has no node that is ready; the caller holds f.mu.
+func (f *fakeEngine) isAway(domain string) error {
+	if f.away[domain] || domain != hsm.DefaultDomain && !slices.Contains(f.remote, domain) {
+		return &pool.TooFewNodesError{Needed: 1, Configured: f.nodes}
+	}
+	return nil
 }
 
 func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.KeyResult, error) {
@@ -256,7 +293,7 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 		r.Custody = mpc.CustodyHash(q.Custody)
 	}
 	f.nextEpoch(&r)
-	res := f.result(r)
+	res := f.result(r, f.homes(r.Shares))
 	if f.mismatch != nil {
 		f.mismatch(res)
 	}
@@ -285,6 +322,11 @@ func (f *fakeEngine) use(a *mpc.Account, node mpc.NodeIdentity, index mpc.Index)
 		f.t.Errorf("node %v opens share %d after share %d of one epoch", node, index, old)
 	}
 	seen[node] = index
+	for _, s := range envelopeRefs([][]byte{a.Shares[index-1].Envelope}).seals {
+		if f.isAway(s.domain) != nil {
+			return &pool.NoEligibleNodeError{Index: index, WaitsFor: []string{s.domain + "-1"}}
+		}
+	}
 	if !f.opened(a.Shares[index-1].Envelope, fmt.Appendf(nil, "share %d of %x", index, a.Record.Hash())) {
 		return fmt.Errorf("share %d: %w", index, pool.ErrShareUnusable)
 	}
@@ -425,7 +467,11 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 	}
 	r := q.Account.Record
 	f.nextEpoch(&r)
-	res := f.result(r)
+	homes := q.Account.Homes
+	if q.Homes != nil {
+		homes = q.Homes
+	}
+	res := f.result(r, homes)
 	if f.garbage {
 		f.garbage = false
 		res.Account.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
@@ -463,14 +509,24 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, domain string, version
 	if f.makeErr != nil {
 		return nil, f.makeErr
 	}
-	if len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256 {
+	if err := f.isAway(domain); err != nil {
+		f.t.Errorf("a wrapping key was asked for in domain %q, which is away", domain)
+		return nil, err
+	}
+	if (len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256) && domain == hsm.DefaultDomain {
 		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
 	}
-	key := f.makeKey(f.settings().MountID, domain, version)
+	mountID := f.settings().MountID
+	key := f.makeKey(mountID, domain, version)
 	if f.makeMismatch != nil {
 		f.makeMismatch(key)
 	}
-	return &pool.MadeKey{Key: *key, Endorsement: pool.KeyEndorsement{Domain: domain, Version: version}}, nil
+	made := &pool.MadeKey{Key: *key, Endorsement: pool.KeyEndorsement{Domain: domain, Version: version}}
+	if f.seed != nil {
+		made.Endorsement.Identity = mpc.NodeIdentity(f.seed.Public().(ed25519.PublicKey))
+		made.Endorsement.Signature = hsm.EndorseKey(f.seed, mountID, *key)
+	}
+	return made, nil
 }
 
 func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey) error {
@@ -482,6 +538,9 @@ func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey
 	if f.destroyErr != nil {
 		return f.destroyErr
 	}
+	if err := f.isAway(key.Domain); err != nil {
+		return err
+	}
 	if _, ok := f.token[string(key.ID)]; !ok {
 		return fmt.Errorf("version %d: %w", key.Version, hsm.ErrKeyNotFound)
 	}
@@ -489,12 +548,12 @@ func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey
 	return nil
 }
 
-func (f *fakeEngine) FindWrappingKeys(ctx context.Context, _, label string) ([]pool.KeyObject, error) {
+func (f *fakeEngine) FindWrappingKeys(ctx context.Context, domain, label string) ([]pool.KeyObject, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []pool.KeyObject
 	for _, k := range f.token {
-		if k.Label == label {
+		if k.Label == label && k.Domain == domain {
 			out = append(out, pool.KeyObject{ID: k.ID, Private: 1, Public: 1})
 		}
 	}
@@ -537,7 +596,8 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	hash := q.Account.Record.Hash()
 	for i := range q.Account.Record.Shares {
 		index := mpc.Index(i + 1)
-		made := envelope(index, hash, res.WrappingVersion)
+		was := envelopeRefs([][]byte{q.Account.Shares[i].Envelope}).seals[0].domain
+		made := fakeSealed(was, fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
 		if q.Account.Record.HasCustody() {
 			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
 		}
@@ -565,9 +625,12 @@ func (f *fakeEngine) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 	if err != nil || k == nil {
 		return err
 	}
-	k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
+	if len(k.IdentityEnvelope) > 0 {
+		k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
+	}
 	if k.Aux != nil {
-		k.Aux.Envelope = fakeEnvelope([]byte("aux"), to)
+		was := envelopeRefs([][]byte{k.Aux.Envelope}).seals[0].domain
+		k.Aux.Envelope = fakeSealed(was, []byte("aux"), to)
 	}
 	return keys.PutNodeKeys(ctx, nodeID, k)
 }
@@ -590,7 +653,19 @@ func (f *fakeEngine) Nodes() []pool.NodeStatus {
 			Presignatures: 7,
 			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
 				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+			Domain: hsm.DefaultDomain,
 		})
+		if f.away[hsm.DefaultDomain] {
+			out[i-1].State = pool.NodeRestarting
+		}
+	}
+	for i, domain := range f.remote {
+		n := pool.NodeStatus{ID: domain + "-1", State: pool.NodeReady, HSM: "ok", Remote: true, Domain: domain, Region: "region of " + domain,
+			Identity: nodeIdentity(100 + i).String(), Aux: pool.AuxStatus{State: "ready"}}
+		if f.down || f.away[domain] {
+			n.State = pool.NodeRestarting
+		}
+		out = append(out, n)
 	}
 	return out
 }

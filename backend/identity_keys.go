@@ -80,7 +80,7 @@ func (b *backend) makeIdentityKeys(ctx context.Context) (*identityKeysRecord, er
 	if err != nil {
 		return nil, identityError(err)
 	}
-	if err := checkIdentityKeys(ctx, eng, reply, newest, nil); err != nil {
+	if err := checkIdentityKeys(ctx, eng, reply, newest, nil, nil); err != nil {
 		return nil, err
 	}
 	if err := b.step(ctx, stepIdentityKeysMade); err != nil {
@@ -121,25 +121,42 @@ func (b *backend) sealingWith(ctx context.Context) (uint32, Engine, error) {
 	return newest.KeyVersion, eng, nil
 }
 
+// identityDomain is the wrapping domain that the identity keys are sealed in: a node
+// of it has made them, and nodes of no other serve logins.
+func identityDomain(envelope []byte) string {
+	for _, s := range envelopeRefs([][]byte{envelope}).seals {
+		return s.domain
+	}
+	return ""
+}
+
 // checkIdentityKeys looks at what a node has sealed, and has a node open it, which
-// may be another one. public, where not nil, is what has to be in it.
-func checkIdentityKeys(ctx context.Context, eng Engine, made *nodepb.IdentityReply, version uint32, public []byte) error {
+// may be another one. public, where not nil, is what has to be in it, and before the
+// envelope that it replaces: the keys stay in the wrapping domain that they were made
+// in.
+func checkIdentityKeys(ctx context.Context, eng Engine, made *nodepb.IdentityReply, version uint32, public, before []byte) error {
 	if public == nil {
 		public = made.GetPublicKey()
 	}
 	if len(public) != 32 || !bytes.Equal(made.GetPublicKey(), public) {
 		return errors.New("a node sealed other identity keys than it was asked for; nothing was stored")
 	}
-	if r := envelopeRefs([][]byte{made.GetKeysEnvelope()}); r.broken || len(r.versions) != 1 || r.sealed != version {
+	r := envelopeRefs([][]byte{made.GetKeysEnvelope()})
+	if r.broken || len(r.seals) != 1 || r.sealed != version {
 		return fmt.Errorf("a node sealed the identity keys to other versions of the wrapping key than %d; nothing was stored", version)
+	}
+	if before != nil {
+		if err := sealedOnce(made.GetKeysEnvelope(), identityDomain(before)); err != nil {
+			return fmt.Errorf("the identity keys: %w; nothing was stored", err)
+		}
 	}
 	id := identity.ID{0xff}
 	probe := secret.New(make([]byte, 32))
-	r, request, err := identity.StartRegistration(probe, id, identity.DefaultKDF())
+	registration, request, err := identity.StartRegistration(probe, id, identity.DefaultKDF())
 	if err != nil {
 		return err
 	}
-	r.Wipe()
+	registration.Wipe()
 	reply, err := eng.Identity(ctx, &nodepb.IdentityRequest{KeysEnvelope: made.GetKeysEnvelope(),
 		Kind: &nodepb.IdentityRequest_Register{Register: &nodepb.OpaqueRegister{CredentialId: id[:], Request: request}}})
 	if err != nil {
@@ -186,7 +203,7 @@ func (b *backend) resealIdentityKeys(ctx context.Context, version uint32) error 
 	if err != nil {
 		return fmt.Errorf("resealing the identity keys: %w", identityError(err))
 	}
-	if err := checkIdentityKeys(ctx, eng, reply, version, r.PublicKey); err != nil {
+	if err := checkIdentityKeys(ctx, eng, reply, version, r.PublicKey, r.Envelope); err != nil {
 		return err
 	}
 	if err := b.step(ctx, stepIdentityKeysRewrapped); err != nil {

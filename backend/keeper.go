@@ -40,16 +40,18 @@ type keeper struct {
 	done   chan struct{}
 }
 
-// chore is something the keeper does; version is 0 and node empty where it is
-// about none.
+// chore is something the keeper does; version is 0, and node and domain are empty,
+// where it is about none.
 type chore struct {
 	what    string
 	version uint32
 	node    string
+	domain  string
 }
 
 const (
 	choreMake     = "make"
+	choreJoin     = "join"
 	choreNodeKeys = "node keys"
 	choreScan     = "scan"
 	choreRead     = "read"

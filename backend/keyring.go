@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
 // keyring is what is stored about the wrapping key. It is cached and shared:
@@ -17,6 +19,7 @@ type keyring struct {
 	configured bool // the rest of the first line is from config/hsm
 	serial     string
 	suite      string
+	domains    []wrappingDomain // in use, the default one first
 	records    []wrappingRecord // all versions, ascending, of any token
 	clocks     rotationRecord
 }
@@ -37,6 +40,9 @@ func (s *store) keyring(ctx context.Context) (*keyring, error) {
 	if conf != nil {
 		k.configured, k.serial, k.suite = true, conf.Token.Serial, conf.Suite
 	}
+	if k.domains, err = s.domainsInUse(ctx, conf); err != nil {
+		return nil, err
+	}
 	if k.records, err = s.wrappingRecords(ctx); err != nil {
 		return nil, err
 	}
@@ -53,7 +59,7 @@ func (s *store) keyring(ctx context.Context) (*keyring, error) {
 
 // forgetKeys drops the keyring when something of it was written.
 func (s *store) forgetKeys(key string) {
-	if key != keyHSM && key != keyRotation && !strings.HasPrefix(key, prefixWrapping) {
+	if key != keyHSM && key != keyRotation && key != keyNodes && !strings.HasPrefix(key, prefixWrapping) && !strings.HasPrefix(key, prefixRemote) {
 		return
 	}
 	s.mu.Lock()
@@ -62,21 +68,113 @@ func (s *store) forgetKeys(key string) {
 	s.keysReads++
 }
 
-// usable returns the versions in the token in use that open something,
-// ascending: the last one is what is sealed to.
+// usable returns the versions in tokens in use that open something, ascending:
+// the last one is what is sealed to.
 func (k *keyring) usable() []wrappingRecord {
 	return k.in(stateLive, stateRetired)
 }
 
-// in returns the versions in the token in use that are in one of the states.
+// in returns the versions in tokens in use that are in one of the states.
 func (k *keyring) in(states ...wrappingState) []wrappingRecord {
 	var out []wrappingRecord
 	for _, r := range k.records {
-		if k.configured && r.TokenSerial == k.serial && slices.Contains(states, r.State) {
+		if k.ours(&r) && slices.Contains(states, r.State) {
 			out = append(out, r)
 		}
 	}
 	return out
+}
+
+// ours says that the version is not one that a change of token has left in another
+// one, where nothing depends on it.
+func (k *keyring) ours(r *wrappingRecord) bool {
+	return len(r.Domains) > 0 || k.holdsDefault(r)
+}
+
+// holdsDefault says that the version's key in the default domain is in the token in
+// use. Without config/hsm that is what nodes on other hosts say.
+func (k *keyring) holdsDefault(r *wrappingRecord) bool {
+	if len(r.ID) == 0 {
+		return false
+	}
+	if k.configured {
+		return r.TokenSerial == k.serial
+	}
+	d := k.domain(hsm.DefaultDomain)
+	return d != nil && (r.TokenSerial == "" || len(d.tokens) == 0 ||
+		slices.ContainsFunc(d.tokens, func(t tokenRecord) bool { return t.Serial == r.TokenSerial }))
+}
+
+// parts returns the version's keys, the default domain's first.
+func (r *wrappingRecord) parts() []domainKeyRecord {
+	var out []domainKeyRecord
+	if len(r.ID) > 0 {
+		d := domainKeyRecord{Domain: hsm.DefaultDomain, TokenSerial: r.TokenSerial, Suite: r.Suite, ID: r.ID, PublicKey: r.PublicKey,
+			Label: r.Label, Created: r.Created, Endorsement: r.Endorsement, Destroyed: r.KeyDestroyed, LeftBehind: r.LeftBehind}
+		if d.Destroyed.IsZero() && d.LeftBehind.IsZero() {
+			d.Destroyed = r.Destroyed // the only one, or of an older version of this program
+		}
+		out = append(out, d)
+	}
+	return append(out, r.Domains...)
+}
+
+// with returns the version with a domain's key added or replaced. The receiver is
+// shared and stays as it is.
+func (r *wrappingRecord) with(d domainKeyRecord) *wrappingRecord {
+	out := *r
+	out.Version = recordVersion
+	if d.Domain != hsm.DefaultDomain {
+		out.Domains = slices.DeleteFunc(slices.Clone(r.Domains), func(o domainKeyRecord) bool { return o.Domain == d.Domain })
+		out.Domains = append(out.Domains, d)
+		slices.SortFunc(out.Domains, func(a, b domainKeyRecord) int { return strings.Compare(a.Domain, b.Domain) })
+		return &out
+	}
+	out.Domain, out.TokenSerial, out.Suite, out.Label = d.Domain, d.TokenSerial, d.Suite, d.Label
+	out.ID, out.PublicKey, out.Endorsement = d.ID, d.PublicKey, d.Endorsement
+	if out.LeftBehind = d.LeftBehind; len(out.Domains) > 0 {
+		out.KeyDestroyed = d.Destroyed
+	}
+	return &out
+}
+
+// part returns the version's key in a domain, if it is to be used: not one that is
+// gone, left behind or in another token.
+func (k *keyring) part(r *wrappingRecord, domain string) *domainKeyRecord {
+	if domain == hsm.DefaultDomain && !k.holdsDefault(r) {
+		return nil
+	}
+	for _, d := range r.parts() {
+		if d.Domain == domain && d.Destroyed.IsZero() && d.LeftBehind.IsZero() {
+			return &d
+		}
+	}
+	return nil
+}
+
+// keys returns the version's keys that are to be used, as nodes take them, and what
+// nodes said for them.
+func (k *keyring) keys(r *wrappingRecord) ([]hsm.WrappingKey, []pool.KeyEndorsement, error) {
+	var keys []hsm.WrappingKey
+	var said []pool.KeyEndorsement
+	for _, d := range r.parts() {
+		if k.part(r, d.Domain) == nil {
+			continue
+		}
+		key, err := d.key(r.KeyVersion)
+		if err != nil {
+			return nil, nil, err
+		}
+		keys = append(keys, key)
+		if e := d.Endorsement; e != nil {
+			id, err := mpc.ParseNodeIdentity(e.Identity)
+			if err != nil {
+				return nil, nil, fmt.Errorf("stored wrapping key %d of domain %q: %w", r.KeyVersion, d.Domain, err)
+			}
+			said = append(said, pool.KeyEndorsement{Domain: d.Domain, Version: r.KeyVersion, Identity: id, Signature: e.Signature})
+		}
+	}
+	return keys, said, nil
 }
 
 // newest returns the version that is sealed to; nil where there is none.
@@ -106,16 +204,13 @@ func (k *keyring) highest() uint32 {
 	return k.records[len(k.records)-1].KeyVersion
 }
 
-// key returns the version as nodes take it.
-func (r *wrappingRecord) key() (hsm.WrappingKey, error) {
-	suite, err := hsm.ParseSuite(r.Suite)
+// key returns a domain's key as nodes take it.
+func (d *domainKeyRecord) key(version uint32) (hsm.WrappingKey, error) {
+	suite, err := hsm.ParseSuite(d.Suite)
 	if err != nil {
-		return hsm.WrappingKey{}, fmt.Errorf("stored wrapping key %d: %w", r.KeyVersion, err)
+		return hsm.WrappingKey{}, fmt.Errorf("stored wrapping key %d of domain %q: %w", version, d.Domain, err)
 	}
-	return hsm.WrappingKey{
-		Domain: r.Domain, Version: r.KeyVersion, Suite: suite,
-		ID: r.ID, PublicKey: r.PublicKey, Label: r.Label,
-	}, nil
+	return hsm.WrappingKey{Domain: d.Domain, Version: version, Suite: suite, ID: d.ID, PublicKey: d.PublicKey, Label: d.Label}, nil
 }
 
 // wrappingRecords returns all versions in ascending order, of any token.
@@ -141,29 +236,59 @@ func (s *store) wrappingRecords(ctx context.Context) ([]wrappingRecord, error) {
 	return out, nil
 }
 
-// wrappingKeys returns the token's versions that open something, in ascending
-// order: those that are live or retired, or, at the end of a mount, what is
-// being destroyed, so that nodes can run until it is. Versions of another token
-// can be left by a crash during a change of token; they belong to nothing.
-func (s *store) wrappingKeys(ctx context.Context, serial string) ([]hsm.WrappingKey, error) {
+// wrappingKeys returns the keys that open something, of all domains, ascending by
+// version and then as domains are ordered: those of versions that are live or
+// retired, or, at the end of a mount, of those being destroyed, so that nodes can
+// run until they are. serial is the token of config/hsm, empty where that is not
+// written. Versions of another token can be left by a crash during a change of
+// token; they belong to nothing.
+func (s *store) wrappingKeys(ctx context.Context, serial string) ([]hsm.WrappingKey, []pool.KeyEndorsement, error) {
 	records, err := s.wrappingRecords(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	ring := &keyring{configured: true, serial: serial, records: records}
+	ring := &keyring{configured: serial != "", serial: serial, records: records}
+	if ring.domains, err = s.remoteDomains(ctx); err != nil {
+		return nil, nil, err
+	}
 	use := ring.usable()
 	if len(use) == 0 {
 		use = ring.in(stateDestroying)
 	}
-	var out []hsm.WrappingKey
+	var keys []hsm.WrappingKey
+	var said []pool.KeyEndorsement
 	for _, r := range use {
-		key, err := r.key()
+		k, e, err := ring.keys(&r)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		out = append(out, key)
+		keys, said = append(keys, k...), append(said, e...)
 	}
-	return out, nil
+	return keys, said, nil
+}
+
+// presentKeys returns what store.wrappingKeys does, as it is in storage.
+func (b *backend) presentKeys(ctx context.Context) ([]hsm.WrappingKey, error) {
+	conf, err := b.store.hsmConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	serial := ""
+	if conf != nil {
+		serial = conf.Token.Serial
+	}
+	keys, _, err := b.store.wrappingKeys(ctx, serial)
+	return keys, err
+}
+
+// newestOf returns the newest key of one domain; nil where there is none.
+func newestOf(keys []hsm.WrappingKey, domain string) *hsm.WrappingKey {
+	for i := len(keys) - 1; i >= 0; i-- {
+		if keys[i].Domain == domain {
+			return &keys[i]
+		}
+	}
+	return nil
 }
 
 func wrappingKey(version uint32) string {

@@ -3,6 +3,8 @@ package backend
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,6 +23,10 @@ func gauges() map[string]gauge {
 		{"mpc_nodes", "Nodes of this mount, by state.", "state"},
 		{"mpc_node_up", "Whether a node is ready for sessions.", "node"},
 		{"mpc_node_hsm_up", "Whether a node's session on the token works.", "node"},
+		{"mpc_node_rtt_seconds", "How long a node on another host takes to answer, smoothed. Missing before it has.", "node"},
+		{"mpc_node_clock_skew_seconds", "Clock of a node on another host minus that of Vault's host. Missing before it was asked.", "node"},
+		{"mpc_region_nodes_ready", "Nodes that are ready for sessions, by region. The empty name is for nodes without one.", "region"},
+		{"mpc_domain_nodes_ready", "Nodes that are ready for sessions, by wrapping domain.", "domain"},
 		{"mpc_aux_keys_ready", "Whether a node has auxiliary keys in use, which ECDSA signing needs.", "node"},
 		{"mpc_accounts", "Accounts that are looked after. Missing until they have been read after a start.", ""},
 		{"mpc_accounts_overdue", "Accounts whose shares are older than their refresh period; without those with user custody, which their owners refresh.", ""},
@@ -110,6 +116,22 @@ func (b *backend) nodeState(s *state, nodes []pool.NodeStatus) {
 			}
 		}
 		s.set("mpc_nodes", string(state), float64(n))
+	}
+	regions, domains := map[string]float64{}, map[string]float64{}
+	for _, n := range nodes {
+		up := truth(n.State == pool.NodeReady)
+		regions[n.Region] += up
+		domains[domainOf(n)] += up
+		if n.Remote && n.RTT > 0 {
+			s.set("mpc_node_rtt_seconds", n.ID, n.RTT.Seconds())
+			s.set("mpc_node_clock_skew_seconds", n.ID, n.ClockSkew.Seconds())
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(regions)) {
+		s.set("mpc_region_nodes_ready", name, regions[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(domains)) {
+		s.set("mpc_domain_nodes_ready", name, domains[name])
 	}
 	for _, n := range nodes {
 		s.set("mpc_node_up", n.ID, truth(n.State == pool.NodeReady))

@@ -157,3 +157,37 @@ func fromV4(r storedRecord) error {
 	reflect.ValueOf(r).Elem().FieldByName("Version").SetInt(recordVersion)
 	return nil
 }
+
+// sinceV6 is part of records that no version before 6 has.
+type sinceV6 struct{ sinceV5 }
+
+func (sinceV6) isNewInV6() {}
+
+// Version 5 knew one wrapping domain and no homes of shares. A type to which
+// version 6 has added fields says itself what version 5 cannot have written.
+func fromV5(r storedRecord) error {
+	if _, ok := r.(interface{ isNewInV6() }); ok {
+		return errNotItsVersion
+	}
+	if older, ok := r.(interface{ fromV5() error }); ok {
+		if err := older.fromV5(); err != nil {
+			return err
+		}
+	}
+	reflect.ValueOf(r).Elem().FieldByName("Version").SetInt(recordVersion)
+	return nil
+}
+
+func (r *wrappingRecord) fromV5() error {
+	if r.Endorsement != nil || !r.KeyDestroyed.IsZero() || !r.LeftBehind.IsZero() || len(r.Domains) > 0 {
+		return errNotItsVersion
+	}
+	return nil
+}
+
+func (r *accountRecord) fromV5() error {
+	if len(r.Current.Homes) > 0 || r.Previous != nil && len(r.Previous.Homes) > 0 {
+		return errNotItsVersion
+	}
+	return nil
+}

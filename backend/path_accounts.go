@@ -53,6 +53,7 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 		"metadata":            field(framework.TypeMap, "Key-value pairs of the owner."),
 		"recovery_recipients": field(framework.TypeStringSlice, "Names of the custodians that the shares are sealed to besides the token, in share order; empty for none."),
 		"recipients_current":  field(framework.TypeBool, "Whether recovery_recipients are the recipients in force (config/recovery); if not, the next refresh changes that."),
+		"placement":           placementField(),
 		"birth_certificate":   field(framework.TypeSlice, "Signatures of the nodes that made the key: node, identity (hex), signature (base64)."),
 		"birth_record_hash":   field(framework.TypeString, "SHA-256 of the public record that the birth certificate covers, in hex."),
 	}
@@ -118,6 +119,11 @@ many nodes must be ready.
 					Description:  "ECDSA only: how many presignatures the nodes keep ready, 0 to 64; default 0. Each costs seconds of processor time, makes one signature on a message that nodes hash (not on a digest) fast, and is void after a refresh.",
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Presignatures", Value: 0},
 				},
+				"domains": {
+					Type:         framework.TypeCommaStringSlice,
+					Description:  "Only at creation: the wrapping domains whose nodes get shares; default all. See nodes/ for the domain of each node.",
+					DisplayAttrs: &framework.DisplayAttributes{Name: "Domains"},
+				},
 				"metadata": {
 					Type:         framework.TypeKVPairs,
 					Description:  "Up to 32 key-value pairs for people; not secret. Replaces what was there.",
@@ -161,6 +167,12 @@ beside the HSM's. Such an account signs with mpc/custody/carol/begin, which mpck
 account sign does, and is refreshed by its owner:
 
   $ vault write mpc/accounts/carol algorithm=ed25519 custody_identity=carol custody_asset=carol-key
+
+Where nodes are in several regions, shares are spread so that no region has
+threshold of them if that can be, and placement says what is reached. domains names
+the wrapping domains that may get one; mpc/accounts/alice/move changes that later:
+
+  $ vault write mpc/accounts/dave algorithm=ed25519 domains=eu,us
 
 An ECDSA account with presign keeps presignatures in its nodes' memory and
 makes them anew in the background. They serve messages that nodes hash under the
@@ -241,6 +253,9 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 	}
 	stateAnswer(r, out)
 	if err := b.custodyAnswer(ctx, name, r, out); err != nil {
+		return nil, err
+	}
+	if err := b.addPlacement(ctx, a, out); err != nil {
 		return nil, err
 	}
 	if record.Algorithm.Derives() {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -97,6 +98,9 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 	if err := checkCreated(request, &res.Account.Record, r.Custody); err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}
+	if err := sharesWithin(&res.Account, request.Domains); err != nil {
+		return nil, fmt.Errorf("no account was created: %w", err)
+	}
 	r.Current = *epoch
 	hash := res.Account.Record.Hash()
 	r.Birth = birthRecord{RecordHash: hex.EncodeToString(hash[:]), Certificate: epoch.Certificate}
@@ -118,7 +122,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 		resp.AddWarning("recovery custodians cannot rebuild an account with user custody: keep backups of Vault's storage and of the token")
 	}
 	resp.Data["session_id"] = res.SessionID.String()
-	return resp, nil
+	return resp, b.warnOfPlacement(ctx, &res.Account, resp)
 }
 
 func (b *backend) putNewAccount(ctx context.Context, name string, r *accountRecord, free func() error) error {
@@ -155,12 +159,18 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 	case request.Shares > mpc.MaxShares:
 		return nil, invalid("shares must be at most %d", mpc.MaxShares)
 	}
-	nodes, err := b.store.nodesConfig(ctx)
+	nodes, err := b.presentSites(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if request.Shares > nodes.Local {
-		return nil, invalid("%d shares need as many nodes and there are %d: vault write <mount>/config/nodes local=%d, or use fewer shares", request.Shares, nodes.Local, request.Shares)
+	if request.Domains, err = b.takeDomains(ctx, data); err != nil {
+		return nil, err
+	}
+	if there := nodesOf(nodes, request.Domains); request.Shares > there {
+		if len(request.Domains) > 0 {
+			return nil, invalid("%d shares need as many nodes and domain(s) %s have %d: enrol more nodes there, name more domains, or use fewer shares", request.Shares, strings.Join(request.Domains, ", "), there)
+		}
+		return nil, invalid("%d shares need as many nodes and there are %d: vault write <mount>/config/nodes local=%d, enrol nodes of other hosts, or use fewer shares", request.Shares, there, min(maxLocalNodes, request.Shares))
 	}
 	if request.Recipients, request.RecipientsHash, err = b.setInForce(ctx); err != nil {
 		return nil, err
@@ -170,6 +180,7 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 		if err != nil {
 			return nil, err
 		}
+		// A set without recipients is for what it says about domains.
 		if n := len(set.Unverified().Recipients); n > 0 && request.Shares > n {
 			return nil, invalid("%d shares need as many recovery recipients and the set in force has %d: use fewer shares, or sign a set with more recipients (config/recovery)", request.Shares, n)
 		}
@@ -252,6 +263,9 @@ func (b *backend) changeSettings(ctx context.Context, name string, data *framewo
 		if v, ok := data.GetOk(field); ok && v != present {
 			return nil, false, invalid("account %q exists and its %s is %v, which cannot be changed: choose another name for a new account", name, field, present)
 		}
+	}
+	if _, sent := data.GetOk("domains"); sent {
+		return nil, false, invalid("account %q exists: its shares are moved with accounts/%s/move, which takes domains", name, name)
 	}
 	for _, field := range []string{"custody_identity", "custody_asset"} {
 		if _, sent := data.GetOk(field); sent {

@@ -102,7 +102,7 @@ func (b *backend) configHSMRead(ctx context.Context, _ *logical.Request, _ *fram
 }
 
 func (b *backend) hsmAnswer(ctx context.Context, r *hsmRecord) (*logical.Response, error) {
-	keys, err := b.store.wrappingKeys(ctx, r.Token.Serial)
+	keys, _, err := b.store.wrappingKeys(ctx, r.Token.Serial)
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +135,9 @@ func (b *backend) hsmAnswer(ctx context.Context, r *hsmRecord) (*logical.Respons
 // crash strands nothing (mount identity, wrapping key, and last the
 // configuration that refers to both), and applies them.
 func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	if b.cfg.NoLocalNodes != "" {
+		return nil, b.noLocalNodes()
+	}
 	release, err := b.busy.reserve(keyHSM, "is being written by another request")
 	if err != nil {
 		return nil, err
@@ -152,7 +155,7 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	info, create, err := b.tryToken(ctx, mount, next)
+	info, create, joins, err := b.tryToken(ctx, mount, next)
 	if err != nil {
 		return nil, err
 	}
@@ -170,10 +173,12 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 		if err != nil {
 			return nil, err
 		}
-		r := &wrappingRecord{
-			Version: recordVersion, KeyVersion: key.Version, TokenSerial: info.Serial, Domain: key.Domain,
-			Suite: key.Suite.String(), ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: next.Updated, State: stateLive,
+		r := joins
+		if r == nil {
+			r = &wrappingRecord{KeyVersion: key.Version, Created: next.Updated, State: stateLive}
 		}
+		r = r.with(domainKeyRecord{Domain: key.Domain, TokenSerial: info.Serial, Suite: key.Suite.String(),
+			ID: key.ID, PublicKey: key.PublicKey, Label: key.Label})
 		if err := b.store.put(ctx, wrappingKey(key.Version), r); err != nil {
 			return nil, err
 		}
@@ -182,14 +187,15 @@ func (b *backend) configHSMWrite(ctx context.Context, _ *logical.Request, data *
 		}
 	}
 	if next.Suite == suiteAuto {
-		keys, err := b.store.wrappingKeys(ctx, info.Serial)
+		keys, _, err := b.store.wrappingKeys(ctx, info.Serial)
 		if err != nil {
 			return nil, err
 		}
-		if len(keys) == 0 {
+		newest := newestOf(keys, hsm.DefaultDomain)
+		if newest == nil {
 			return nil, errors.New("the token has a wrapping key and storage lost it: nothing was changed, restore storage from a backup")
 		}
-		next.Suite = keys[len(keys)-1].Suite.String()
+		next.Suite = newest.Suite.String()
 	}
 	err = b.store.put(ctx, keyHSM, next)
 	b.settingsChanged() // also after an error: the write may have happened
@@ -212,7 +218,7 @@ func (b *backend) warnOfSuite(ctx context.Context, next *hsmRecord, resp *logica
 	if err != nil {
 		return err
 	}
-	if newest := ring.newest(); newest != nil && newest.Suite != next.Suite {
+	if newest := ring.newest(); newest != nil && newest.Suite != "" && newest.Suite != next.Suite {
 		resp.AddWarning(fmt.Sprintf("suite %s holds for wrapping keys that are made from now on, and version %d, which is in use, has %s: make a new version with wrapping-keys/rotate", next.Suite, newest.KeyVersion, newest.Suite))
 	}
 	return nil
@@ -323,39 +329,48 @@ func (b *backend) mountOrNew(ctx context.Context) (*mountRecord, bool, error) {
 }
 
 // tryToken logs in to the token and says which version of the wrapping key is
-// to be made in it: 0 when this mount has one there.
-func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord) (pool.TokenInfo, uint32, error) {
+// to be made in it: 0 when this mount has one there. joins, where not nil, is that
+// version, which other wrapping domains have already.
+func (b *backend) tryToken(ctx context.Context, mount *mountRecord, next *hsmRecord) (info pool.TokenInfo, version uint32, joins *wrappingRecord, err error) {
 	known, err := b.store.wrappingRecords(ctx)
 	if err != nil {
-		return pool.TokenInfo{}, 0, err
+		return pool.TokenInfo{}, 0, nil, err
 	}
-	info, _, err := b.probe(ctx, mount.ID, next.poolToken(), pool.KeyRequest{})
+	info, _, err = b.probe(ctx, mount.ID, next.poolToken(), pool.KeyRequest{})
 	switch {
 	case err != nil:
-		return info, 0, &probeError{fmt.Errorf("nothing was stored: %w", err)}
+		return info, 0, nil, &probeError{fmt.Errorf("nothing was stored: %w", err)}
 	case info.Serial == "":
-		return info, 0, invalid("the token has no serial number, by which it is found again: nothing was stored; use another token")
+		return info, 0, nil, invalid("the token has no serial number, by which it is found again: nothing was stored; use another token")
 	case len(known) == 0:
-		return info, 1, nil
+		return info, 1, nil, nil
 	}
 	// Versions that are destroyed, or are being, serve nobody; their numbers
 	// are not used again.
-	version := b.keeper.highest(known[len(known)-1].KeyVersion) + 1
+	version = b.keeper.highest(known[len(known)-1].KeyVersion) + 1
 	known = slices.DeleteFunc(known, func(k wrappingRecord) bool {
 		return k.State == stateDestroying || k.State == stateDestroyed
 	})
+	old, elsewhere := "", false
 	for _, k := range known {
-		if k.TokenSerial == info.Serial {
-			return info, 0, nil
+		switch {
+		case len(k.ID) == 0: // in other domains only
+		case k.TokenSerial == info.Serial:
+			return info, 0, nil, nil
+		default:
+			old, elsewhere = k.TokenSerial, true
 		}
 	}
-	if len(known) > 0 {
-		if err := b.refuseTokenChange(ctx, known[len(known)-1].TokenSerial, info); err != nil {
-			return info, 0, err
+	if elsewhere {
+		if err := b.refuseTokenChange(ctx, old, info); err != nil {
+			return info, 0, nil, err
 		}
+	} else if len(known) > 0 {
+		newest := known[len(known)-1]
+		return info, newest.KeyVersion, &newest, nil
 	}
 	// Nothing depends on the other token: begin anew in this one.
-	return info, version, nil
+	return info, version, nil, nil
 }
 
 // makeKey makes a version of the wrapping key in the token that next names.

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -37,9 +38,13 @@ func (r nodesRecord) sessionTimeout() time.Duration {
 
 func (b *backend) pathConfigNodes() []*framework.Path {
 	answer := map[string]*framework.FieldSchema{
-		"local":             field(framework.TypeInt, "Number of local nodes."),
-		"session_timeout":   field(framework.TypeInt, "Longest time an ECDSA signature may take, in seconds."),
-		"sessions_per_node": field(framework.TypeInt, "Most protocol sessions that a node runs at once."),
+		"local":                 field(framework.TypeInt, "Number of local nodes."),
+		"region":                field(framework.TypeString, "Region of the local nodes; empty for none."),
+		"remote":                field(framework.TypeStringSlice, "IDs of the nodes on other hosts; see config/nodes/:id."),
+		"coordinator_pin":       optional(framework.TypeString, "SHA-256 of the public key of the TLS certificate that nodes on other hosts know this mount by, in hex; see config/coordinator."),
+		"coordinator_not_after": optional(framework.TypeString, "When that certificate expires."),
+		"session_timeout":       field(framework.TypeInt, "Longest time an ECDSA signature may take, in seconds."),
+		"sessions_per_node":     field(framework.TypeInt, "Most protocol sessions that a node runs at once."),
 	}
 	write := b.handle("config/nodes", 0, b.configNodesWrite)
 	return []*framework.Path{{
@@ -50,9 +55,10 @@ func (b *backend) pathConfigNodes() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"local": {
 				Type:         framework.TypeInt,
-				Description:  "Number of local nodes, 2 to 16; default 5. With 2n-1 nodes an account of n shares outlives the loss of n-1.",
+				Description:  "Number of local nodes, 2 to 16; default 5. With 2n-1 nodes an account of n shares outlives the loss of n-1. 0 is allowed with two or more nodes on other hosts.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Local nodes", Value: defaultLocalNodes},
 			},
+			"region": textField("Region", "Region of the local nodes: a name that nodes on other hosts use too, so that shares are spread over regions; empty for none."),
 			"session_timeout": {
 				Type:         framework.TypeDurationSecond,
 				Description:  "Longest time an ECDSA signature may take, 1s to 60s; default 30s.",
@@ -84,16 +90,55 @@ Fields that are left out keep their value. Nodes are started and ended to fit
 without touching the others. The number cannot go below the number of shares
 of any account, nor so low that the nodes that remain could not refresh one: in
 a share epoch a node may only serve the share it has seen.
+
+Nodes on other hosts are enrolled one by one with mpc/config/nodes/NAME. With two
+or more of them local may be 0, and then Vault's host needs no token. region says
+where the local ones are:
+
+  $ vault write mpc/config/nodes local=3 region=eu
 `,
 	}}
 }
 
-func nodesAnswer(r nodesRecord) *logical.Response {
-	return &logical.Response{Data: map[string]any{
+func (b *backend) nodesAnswer(ctx context.Context, r nodesRecord) (*logical.Response, error) {
+	remote, err := b.store.remoteNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	own, err := b.store.coordinator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids := []string{}
+	for _, n := range remote {
+		ids = append(ids, n.ID)
+	}
+	data := map[string]any{
 		"local":             r.Local,
+		"region":            r.Region,
+		"remote":            ids,
 		"session_timeout":   r.SessionTimeout,
 		"sessions_per_node": r.SessionsPerNode,
-	}}
+	}
+	resp := &logical.Response{Data: data}
+	if own != nil {
+		facts, err := own.facts()
+		if err != nil {
+			return nil, err
+		}
+		data["coordinator_pin"], data["coordinator_not_after"] = facts.pin, rfc3339(facts.notAfter)
+	}
+	if r.Local == 0 {
+		return resp, nil
+	}
+	if b.cfg.NoLocalNodes != "" {
+		resp.AddWarning("local nodes are configured and none runs: this host runs no local nodes: " + b.cfg.NoLocalNodes)
+	} else if conf, err := b.store.hsmConfig(ctx); err != nil {
+		return nil, err
+	} else if conf == nil && len(remote) > 0 {
+		resp.AddWarning("local nodes are configured and none runs, since they have no token: write config/hsm, or local=0 to have none")
+	}
+	return resp, nil
 }
 
 func (b *backend) configNodesRead(ctx context.Context, _ *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -101,7 +146,7 @@ func (b *backend) configNodesRead(ctx context.Context, _ *logical.Request, _ *fr
 	if err != nil {
 		return nil, err
 	}
-	return nodesAnswer(r), nil
+	return b.nodesAnswer(ctx, r)
 }
 
 func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -110,33 +155,25 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 		return nil, err
 	}
 	defer release()
-	r, err := b.store.nodesConfig(ctx)
+	before, err := b.membership(ctx)
 	if err != nil {
 		return nil, err
 	}
-	before := r.Local
-	if v, ok := data.GetOk("local"); ok {
-		r.Local = v.(int)
+	after := *before
+	r := &after.nodes
+	if err := b.takeNodes(r, data, len(before.remote)); err != nil {
+		return nil, err
 	}
-	if v, ok := data.GetOk("session_timeout"); ok {
-		r.SessionTimeout = int64(v.(int))
+	if before.local > 0 || len(before.remote) == 0 { // else there is no token to run them with
+		after.local = r.Local
 	}
-	if v, ok := data.GetOk("sessions_per_node"); ok {
-		r.SessionsPerNode = v.(int)
+	if b.cfg.NoLocalNodes != "" {
+		after.local = 0
 	}
-	if r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
-		return nil, invalid("sessions_per_node must be 1 to %d, not %d", maxSessionsPerNode, r.SessionsPerNode)
-	}
-	if r.Local < minLocalNodes || r.Local > maxLocalNodes {
-		return nil, invalid("local must be %d to %d, not %d", minLocalNodes, maxLocalNodes, r.Local)
-	}
-	if t := r.sessionTimeout(); t < minSessionTimeout || t > maxSessionTimeout {
-		return nil, invalid("session_timeout must be %s to %s", short(minSessionTimeout), short(maxSessionTimeout))
-	}
-	put := func() error { return b.store.putNodesConfig(ctx, r) }
-	if r.Local < before {
+	put := func() error { return b.store.putNodesConfig(ctx, *r) }
+	if after.local < before.local || r.Region != before.nodes.Region && before.local > 0 {
 		err = b.fit.shrink(func() error {
-			if err := b.checkSharesFit(ctx, r.Local); err != nil {
+			if err := b.checkSharesFit(ctx, &after, localAdvice(len(after.remote))); err != nil {
 				return err
 			}
 			return put()
@@ -150,45 +187,66 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	if err := b.applyChange(ctx); err != nil {
 		return nil, err
 	}
-	return nodesAnswer(r), nil
+	resp, err := b.nodesAnswer(ctx, *r)
+	if err == nil && after.local > before.local && len(after.remote) > 0 {
+		resp.AddWarning("nodes on other hosts accept the new local nodes once their operators have said so, unless the recipient set in force names them: when nodes/ shows their identities, run on each of those hosts: " + acceptCommand("LOCAL-N", "IDENTITY"))
+	}
+	return resp, err
 }
 
-// checkSharesFit fails when an account could not be refreshed by the nodes that
-// would remain: it needs a node for each share, and in its current epoch a node
-// may only serve the share it has seen.
-func (b *backend) checkSharesFit(ctx context.Context, local int) error {
-	names, err := b.store.accountNames(ctx)
-	if err != nil {
-		return err
+// takeNodes changes what was sent, and checks it.
+func (b *backend) takeNodes(r *nodesRecord, data *framework.FieldData, remote int) error {
+	if v, ok := data.GetOk("local"); ok {
+		r.Local = v.(int)
 	}
-	remaining, err := b.identities(ctx, local)
-	if err != nil {
-		return err
+	if v, ok := data.GetOk("region"); ok {
+		r.Region = v.(string)
 	}
-	for _, name := range names {
-		r, err := b.store.account(ctx, name)
-		if err != nil {
+	if v, ok := data.GetOk("session_timeout"); ok {
+		r.SessionTimeout = int64(v.(int))
+	}
+	if v, ok := data.GetOk("sessions_per_node"); ok {
+		r.SessionsPerNode = v.(int)
+	}
+	if err := checkLabel("region", r.Region); err != nil {
+		return invalid("%v", err)
+	}
+	if r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
+		return invalid("sessions_per_node must be 1 to %d, not %d", maxSessionsPerNode, r.SessionsPerNode)
+	}
+	if _, sent := data.GetOk("local"); sent {
+		if err := b.checkLocal(r.Local, remote); err != nil {
 			return err
 		}
-		if r == nil {
-			continue
-		}
-		if n := len(r.Current.Shares); n > local {
-			return invalid("account %s has %d shares and needs as many nodes: keep local at %d or more", name, n, n)
-		}
-		epochs := []*accountRecord{r}
-		if r.Previous != nil { // which it may go back to
-			epochs = append(epochs, &accountRecord{Current: *r.Previous})
-		}
-		for _, e := range epochs {
-			a, err := b.store.usable(ctx, e)
-			if err != nil {
-				return err
-			}
-			if !canServe(a, remaining, local-len(remaining)) {
-				return invalid("the nodes that would remain may not serve every share of account %s in its current epoch: refresh it and try again, or keep local as it is", name)
-			}
-		}
+	}
+	if t := r.sessionTimeout(); t < minSessionTimeout || t > maxSessionTimeout {
+		return invalid("session_timeout must be %s to %s", short(minSessionTimeout), short(maxSessionTimeout))
 	}
 	return nil
+}
+
+// checkLocal bounds the number of local nodes. Without any the pool is made of the
+// nodes on other hosts.
+func (b *backend) checkLocal(local, remote int) error {
+	switch {
+	case local > 0 && b.cfg.NoLocalNodes != "":
+		return b.noLocalNodes()
+	case local == 0 && remote < minLocalNodes && b.cfg.NoLocalNodes == "":
+		return invalid("local must be %d to %d, not 0, while %d node(s) of other hosts are enrolled: it can be 0 with %d or more of them (config/nodes/NAME)", minLocalNodes, maxLocalNodes, remote, minLocalNodes)
+	case local < 0 || local > maxLocalNodes || local+remote < minLocalNodes && b.cfg.NoLocalNodes == "":
+		return invalid("local must be %d to %d, not %d", minLocalNodes, maxLocalNodes, local)
+	}
+	return nil
+}
+
+// noLocalNodes refuses what needs a token on this host.
+func (b *backend) noLocalNodes() error {
+	return invalid("this host runs no local nodes: %s. Nothing was changed. Enrol nodes of other hosts with config/nodes/NAME, or register the build with cgo as the plugin", b.cfg.NoLocalNodes)
+}
+
+func localAdvice(remote int) fitAdvice {
+	return fitAdvice{
+		size: func(shares int) string { return fmt.Sprintf("keep local at %d or more", max(0, shares-remote)) },
+		keep: "keep local as it is",
+	}
 }

@@ -196,6 +196,9 @@ func (b *backend) rewrapFailure(f *rotation.Failure) map[string]any {
 	if c.version > 0 {
 		out["version"] = int64(c.version)
 	}
+	if c.domain != "" {
+		out["domain"] = c.domain
+	}
 	return out
 }
 

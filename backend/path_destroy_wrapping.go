@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -36,8 +37,8 @@ func (b *backend) pathDestroyWrappingKeys() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: b.operation("Destroy every wrapping key: the end of a mount.", true, b.handle("destroy/wrapping-keys", 0, b.destroyWrappingKeys), map[string]*framework.FieldSchema{
 				"destroyed":       optional(framework.TypeSlice, "Versions that are gone from the token."),
-				"other_tokens":    optional(framework.TypeSlice, "Versions in tokens that are not configured any more: version, token_serial, label. They are not destroyed."),
-				"strays":          optional(framework.TypeSlice, "Keys in the token that carry this mount's labels and belong to no version: label, key_id, private, public, command."),
+				"other_tokens":    optional(framework.TypeSlice, "Keys in tokens that are not configured any more, or in wrapping domains that no node of the mount is of: version, domain, token_serial, label. They are not destroyed."),
+				"strays":          optional(framework.TypeSlice, "Keys in the token that carry this mount's labels and belong to no version: domain, label, key_id, private, public, command."),
 				"strays_searched": optional(framework.TypeBool, "Whether the token was searched for all of them."),
 			}),
 		},
@@ -135,7 +136,10 @@ func (b *backend) endMount(ctx context.Context) (*logical.Response, error) {
 	}
 	doomed := ring.in(stateLive, stateRetired, stateDestroying)
 	if len(doomed) > 0 || eng == nil {
-		if eng, err = b.readyEngine(ctx); err != nil && len(doomed) > 0 {
+		if eng, err = b.readyEngine(ctx); err == nil {
+			err = domainReady(eng, ring.reached(doomed)...)
+		}
+		if err != nil && len(doomed) > 0 {
 			return nil, fmt.Errorf("the wrapping keys cannot be destroyed without a node; if they were already, write config/hsm again and repeat this: %w", err)
 		}
 	}
@@ -147,7 +151,7 @@ func (b *backend) endMount(ctx context.Context) (*logical.Response, error) {
 	}
 	for _, r := range doomed {
 		r.State = stateDestroying
-		if err := b.destroyKey(ctx, eng, &r); err != nil {
+		if err := b.destroyKeys(ctx, eng, ring, &r); err != nil {
 			return nil, fmt.Errorf("version %d: %w; repeat the request, it goes on where it stopped", r.KeyVersion, err)
 		}
 	}
@@ -192,12 +196,27 @@ func (b *backend) markAll(ctx context.Context, doomed []wrappingRecord) error {
 		if r.State == stateDestroying {
 			continue
 		}
-		r.State = stateDestroying
+		r.Version, r.State = recordVersion, stateDestroying
 		if err := b.store.put(ctx, wrappingKey(r.KeyVersion), &r); err != nil {
 			return err
 		}
 	}
 	return b.step(ctx, stepEndMarked)
+}
+
+// reached lists the domains of keys of these versions that are to be destroyed by
+// nodes of this mount.
+func (k *keyring) reached(records []wrappingRecord) []string {
+	var out []string
+	for i := range records {
+		for _, d := range records[i].parts() {
+			if k.reaches(&records[i], &d) && d.Destroyed.IsZero() && !slices.Contains(out, d.Domain) {
+				out = append(out, d.Domain)
+			}
+		}
+	}
+	slices.SortFunc(out, compareDomains)
+	return out
 }
 
 // removeNodeKeys removes the nodes' own keys and the identity keys, which nothing will open any more.
@@ -236,13 +255,18 @@ func (b *backend) endAnswer(ctx context.Context, eng Engine) (*logical.Response,
 		switch {
 		case r.State == stateDestroyed:
 			destroyed = append(destroyed, int64(r.KeyVersion))
-		case !ring.configured || r.TokenSerial != ring.serial:
-			others = append(others, map[string]any{"version": int64(r.KeyVersion), "token_serial": r.TokenSerial, "label": r.Label})
+		case !ring.ours(&r):
+			others = append(others, map[string]any{"version": int64(r.KeyVersion), "domain": hsm.DefaultDomain, "token_serial": r.TokenSerial, "label": r.Label})
+		}
+		for _, d := range r.parts() {
+			if !d.LeftBehind.IsZero() {
+				others = append(others, map[string]any{"version": int64(r.KeyVersion), "domain": d.Domain, "token_serial": d.TokenSerial, "label": d.Label})
+			}
 		}
 	}
 	strays, searched := []map[string]any{}, false
 	if eng != nil && mount != nil {
-		if strays, searched, err = b.strays(ctx, eng, mount.IDHex, ring.highest()+1); err != nil {
+		if strays, searched, err = b.strays(ctx, eng, ring, mount.IDHex, ring.highest()+1); err != nil {
 			b.log.Warn("the token was not searched for unused keys of this mount", "error", err)
 		}
 	}
@@ -257,28 +281,33 @@ func (b *backend) endAnswer(ctx context.Context, eng Engine) (*logical.Response,
 
 // strays looks for key objects under the labels of all versions up to the one
 // given, newest first, as far as the time allows.
-func (b *backend) strays(ctx context.Context, eng Engine, mountIDHex string, newest uint32) ([]map[string]any, bool, error) {
+func (b *backend) strays(ctx context.Context, eng Engine, ring *keyring, mountIDHex string, newest uint32) ([]map[string]any, bool, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-strayReserve))
 		defer cancel()
 	}
 	out := []map[string]any{}
-	for version := newest; version > 0; version-- {
-		label := wrappingLabel(mountIDHex, version)
-		found, err := eng.FindWrappingKeys(ctx, hsm.DefaultDomain, label)
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	for _, d := range ring.domains {
+		if err := domainReady(eng, d.name); err != nil && d.name != hsm.DefaultDomain {
 			return out, false, err
 		}
-		if err != nil {
-			return out, false, nil
-		}
-		for _, k := range found {
-			id := hex.EncodeToString(k.ID)
-			out = append(out, map[string]any{
-				"label": label, "key_id": id, "private": k.Private, "public": k.Public,
-				"command": fmt.Sprintf("pkcs11-tool --module MODULE --login --delete-object --type privkey --id %s; pkcs11-tool --module MODULE --login --delete-object --type pubkey --id %s", id, id),
-			})
+		for version := newest; version > 0; version-- {
+			label := wrappingLabel(mountIDHex, version)
+			found, err := eng.FindWrappingKeys(ctx, d.name, label)
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return out, false, err
+			}
+			if err != nil {
+				return out, false, nil
+			}
+			for _, k := range found {
+				id := hex.EncodeToString(k.ID)
+				out = append(out, map[string]any{
+					"domain": d.name, "label": label, "key_id": id, "private": k.Private, "public": k.Public,
+					"command": fmt.Sprintf("pkcs11-tool --module MODULE --login --delete-object --type privkey --id %s; pkcs11-tool --module MODULE --login --delete-object --type pubkey --id %s", id, id),
+				})
+			}
 		}
 	}
 	return out, true, nil

@@ -2,6 +2,8 @@ package backend
 
 import (
 	"context"
+	"math"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -15,7 +17,7 @@ func (b *backend) pathNodes() []*framework.Path {
 		"state":           field(framework.TypeString, "starting, ready, restarting, failed (not tried again before the settings change), or draining (leaves the pool when its sessions have ended)."),
 		"since":           field(framework.TypeString, "Since when it is in this state."),
 		"version":         field(framework.TypeString, "Version of the node's program."),
-		"pid":             field(framework.TypeInt, "Process ID on Vault's host."),
+		"pid":             field(framework.TypeInt, "Process ID on Vault's host; 0 for a node on another host."),
 		"identity":        field(framework.TypeString, "The node's Ed25519 public key in hex; empty before it has one."),
 		"sessions":        field(framework.TypeInt, "Protocol sessions running now."),
 		"restarts":        field(framework.TypeInt, "How often the node was started again."),
@@ -29,6 +31,13 @@ func (b *backend) pathNodes() []*framework.Path {
 		"aux_progress":    field(framework.TypeInt, "Percent done of making and checking auxiliary keys."),
 		"aux_peers_ready": field(framework.TypeInt, "Other nodes with which auxiliary keys are checked both ways."),
 		"aux_peers":       field(framework.TypeInt, "Number of other nodes."),
+		"remote":          field(framework.TypeBool, "Whether it runs on another host; see config/nodes/:id."),
+		"address":         field(framework.TypeString, "Where a node on another host listens; empty for a local one."),
+		"region":          field(framework.TypeString, "Its region; empty for none."),
+		"zone":            field(framework.TypeString, "Its zone; empty for none."),
+		"domain":          field(framework.TypeString, "The wrapping domain of its token."),
+		"rtt_ms":          field(framework.TypeFloat, "How long it takes to answer, in milliseconds, smoothed; 0 before it was asked."),
+		"clock_skew_ms":   field(framework.TypeFloat, "Its clock minus that of Vault's host, in milliseconds, as far as the time of an answer lets one see."),
 	}
 	return []*framework.Path{
 		{
@@ -49,7 +58,8 @@ Lists the nodes:
 
   $ vault list -detailed mpc/nodes
 
-How many there are is set with: vault write mpc/config/nodes local=5
+How many of them run on Vault's host is set with: vault write mpc/config/nodes local=5
+Those on other hosts are enrolled at mpc/config/nodes/NAME.
 `,
 		},
 		{
@@ -164,5 +174,17 @@ func nodeAnswer(n pool.NodeStatus) map[string]any {
 		"aux_progress":    n.Aux.Progress,
 		"aux_peers_ready": n.Aux.PeersReady,
 		"aux_peers":       n.Aux.Peers,
+		"remote":          n.Remote,
+		"address":         n.Address,
+		"region":          n.Region,
+		"zone":            n.Zone,
+		"domain":          domainOf(n),
+		"rtt_ms":          milliseconds(n.RTT),
+		"clock_skew_ms":   milliseconds(n.ClockSkew),
 	}
+}
+
+// milliseconds rounds to a hundredth.
+func milliseconds(d time.Duration) float64 {
+	return math.Round(float64(d)/float64(time.Millisecond)*100) / 100
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -158,25 +159,21 @@ func (b *backend) recoveryTarget(ctx context.Context, _ *logical.Request, _ *fra
 
 // importKey returns the mount and the wrapping key that custodians deal to.
 func (b *backend) importKey(ctx context.Context) (*mountRecord, *hsm.WrappingKey, error) {
-	conf, err := b.store.hsmConfig(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	if conf == nil {
-		return nil, nil, pool.ErrNotConfigured
-	}
 	mount, err := b.store.mount(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := b.store.wrappingKeys(ctx, conf.Token.Serial)
+	keys, err := b.presentKeys(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	if mount == nil || len(keys) == 0 {
 		return nil, nil, pool.ErrNotConfigured
 	}
-	return mount, &keys[len(keys)-1], nil
+	// Keys are in the order of versions, and the default domain is a version's first.
+	newest := keys[len(keys)-1].Version
+	first := slices.IndexFunc(keys, func(k hsm.WrappingKey) bool { return k.Version == newest })
+	return mount, &keys[first], nil
 }
 
 // recoveryImport checks everything that can be checked without nodes, has the
@@ -334,19 +331,15 @@ func (b *backend) checkTarget(ctx context.Context, t *recovery.Target) error {
 	if t.MountID != mount.ID {
 		return invalid("the target is mount %x, and this is mount %s: custodians deal to the mount that is to have the account", t.MountID, mount.IDHex)
 	}
-	conf, err := b.store.hsmConfig(ctx)
+	keys, err := b.presentKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if conf == nil {
+	if len(keys) == 0 {
 		return pool.ErrNotConfigured
 	}
-	keys, err := b.store.wrappingKeys(ctx, conf.Token.Serial)
-	if err != nil {
-		return err
-	}
 	for _, k := range keys {
-		if k.Version == t.Key.Version && k.Suite == t.Key.Suite && bytes.Equal(k.PublicKey, t.Key.PublicKey) {
+		if k.Domain == t.Key.Domain && k.Version == t.Key.Version && k.Suite == t.Key.Suite && bytes.Equal(k.PublicKey, t.Key.PublicKey) {
 			return nil
 		}
 	}

@@ -3,12 +3,15 @@ package backend
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -27,7 +30,10 @@ func wrappingAnswerFields() map[string]*framework.FieldSchema {
 		"destroy_after":  field(framework.TypeString, "From when on it is destroyed, once nothing refers to it; empty where that is not planned."),
 		"destroyed_time": field(framework.TypeString, "When it was found to be gone from the token; empty before that."),
 		"references":     field(framework.TypeMap, "How many accounts, node_keys and identity_keys are sealed to it; complete says whether everything has been read."),
-		"last_error":     field(framework.TypeString, "Why its destruction failed last or waits; empty when it did not."),
+		"last_error":     field(framework.TypeString, "Why its destruction failed last or waits, or for the newest version why the next could not be made or a domain lacks it; empty when nothing did."),
+		"domains":        field(framework.TypeMap, "The version's key in each wrapping domain: state (in use, destroyed, left behind, other token), suite, label, key_id, public_key, token_label, token_serial, endorsed_by (identity of the node that vouched for it), created_time, and references, as far as they are to this domain's key."),
+		"missing":        field(framework.TypeStringSlice, "Wrapping domains in use that have no key of this version, if it is the newest: they get one as soon as a node of theirs is ready."),
+		"left_behind":    field(framework.TypeStringSlice, "Wrapping domains in whose tokens the key is still there, since no node of this mount could reach them when the version was destroyed."),
 	}
 }
 
@@ -56,6 +62,10 @@ Every share is sealed to a version of the wrapping key. A new one is made every
 rewrap_period of mpc/config/rotation, or now:
 
   $ vault write -force mpc/wrapping-keys/rotate
+
+Nodes whose token is another than that of mpc/config/hsm belong to a wrapping
+domain of their own. A version has one key in each domain, and is made when every
+domain has a node that is ready.
 `,
 		},
 		{
@@ -67,13 +77,17 @@ rewrap_period of mpc/config/rotation, or now:
 						"version": field(framework.TypeInt64, "The new version."),
 						"suite":   field(framework.TypeString, "How keys are sealed to it."),
 						"label":   field(framework.TypeString, "Label of the key pair in the token."),
+						"domains": field(framework.TypeStringSlice, "Wrapping domains that have a key of it."),
 					}),
 			},
 			HelpSynopsis: "Make a new version of the wrapping key, now.",
 			HelpDescription: `
-A node makes a new key pair in the token, and everything new is sealed to it:
+A node of each wrapping domain makes a new key pair in its token, and everything
+new is sealed to them:
 
   $ vault write -force mpc/wrapping-keys/rotate
+
+Where a domain has no node that is ready, nothing is made.
 
 Accounts follow in the background, with their next refresh or by a rewrap within
 an hour; progress is in mpc/config/rotation. The old version stays until nothing
@@ -97,6 +111,11 @@ Shows a version, what refers to it and when it is destroyed:
 
   $ vault read mpc/wrapping-keys/3
 
+It is destroyed in every wrapping domain. A domain whose nodes are away keeps it
+in the state destroying until they are back. A domain that no node of the mount
+is of any more does not: its key is listed under left_behind, and has to be
+destroyed with that token's own tools.
+
 A new version is made with: vault write -force mpc/wrapping-keys/rotate
 `,
 		},
@@ -119,6 +138,7 @@ func (b *backend) wrappingList(ctx context.Context, _ *logical.Request, _ *frame
 		info[key] = map[string]any{
 			"state": full["state"], "newest": full["newest"], "suite": full["suite"],
 			"created_time": full["created_time"], "references": full["references"],
+			"domains": domainNames(r), "last_error": full["last_error"],
 		}
 	}
 	return logical.ListResponseWithInfo(keys, info), nil
@@ -147,12 +167,24 @@ func (b *backend) wrappingAnswer(ring *keyring, r *wrappingRecord, tallies map[u
 	}
 	newest := ring.newest()
 	lastError, _ := b.keeper.failure(chore{what: choreDestroy, version: r.KeyVersion})
+	missing := []string{}
 	var destroyAfter time.Time
 	switch {
-	case ring.configured && r.TokenSerial != ring.serial && r.State != stateDestroyed:
+	case newest != nil && newest.KeyVersion == r.KeyVersion:
+		missing = append(missing, ring.lacking()...)
+		lastError = b.newestFailure(missing)
+	case ring.configured && !ring.ours(r) && r.State != stateDestroyed:
 		lastError = "it is in another token than the one that is configured, so it is not destroyed: remove the key pair with that token's own tools"
 	case r.State == stateRetired || r.State == stateDestroying:
 		destroyAfter = r.Retired.Add(time.Duration(ring.clocks.RetireAfter) * time.Second)
+	}
+	left := []string{}
+	domains := map[string]any{}
+	for _, d := range r.parts() {
+		domains[d.Domain] = ring.domainAnswer(r, &d, t)
+		if !d.LeftBehind.IsZero() {
+			left = append(left, d.Domain)
+		}
 	}
 	return map[string]any{
 		"version":        int64(r.KeyVersion),
@@ -169,7 +201,61 @@ func (b *backend) wrappingAnswer(ring *keyring, r *wrappingRecord, tallies map[u
 		"destroyed_time": rfc3339(r.Destroyed),
 		"references":     map[string]any{"accounts": t.accounts, "node_keys": t.nodeKeys, "identity_keys": t.identityKeys, "complete": t.complete},
 		"last_error":     lastError,
+		"domains":        domains,
+		"missing":        missing,
+		"left_behind":    left,
 	}
+}
+
+// domainAnswer describes a version's key in one domain.
+func (k *keyring) domainAnswer(r *wrappingRecord, d *domainKeyRecord, t *tally) map[string]any {
+	state := "in use"
+	switch {
+	case !d.LeftBehind.IsZero():
+		state = "left behind"
+	case !d.Destroyed.IsZero() || r.State == stateDestroyed:
+		state = "destroyed"
+	case d.Domain == hsm.DefaultDomain && k.configured && !k.holdsDefault(r):
+		state = "other token"
+	}
+	endorsed := ""
+	if d.Endorsement != nil {
+		endorsed = d.Endorsement.Identity
+	}
+	refs := t.domains[d.Domain]
+	if refs == nil {
+		refs = &domainTally{}
+	}
+	return map[string]any{
+		"state": state, "suite": d.Suite, "label": d.Label, "key_id": hex.EncodeToString(d.ID), "public_key": hex.EncodeToString(d.PublicKey),
+		"token_label": d.TokenLabel, "token_serial": d.TokenSerial, "endorsed_by": endorsed, "created_time": rfc3339(d.Created),
+		"references": map[string]any{"accounts": refs.accounts, "node_keys": refs.nodeKeys, "identity_keys": refs.identityKeys},
+	}
+}
+
+func domainNames(r *wrappingRecord) []string {
+	out := []string{}
+	for _, d := range r.parts() {
+		out = append(out, d.Domain)
+	}
+	return out
+}
+
+// newestFailure says what the newest version waits for: domains that lack it, or a
+// successor that could not be made.
+func (b *backend) newestFailure(missing []string) string {
+	var said []string
+	for _, domain := range missing {
+		text, _ := b.keeper.failure(chore{what: choreJoin, domain: domain})
+		if text == "" {
+			text = "a node of it is about to make its key"
+		}
+		said = append(said, fmt.Sprintf("wrapping domain %q has no key of this version yet: %s", domain, text))
+	}
+	if text, _ := b.keeper.failure(chore{what: choreMake}); text != "" {
+		said = append(said, "the next version: "+text)
+	}
+	return strings.Join(said, "; ")
 }
 
 // wrappingRotate makes a version. A slow token may take longer than a request
@@ -191,7 +277,7 @@ func (b *backend) wrappingRotate(ctx context.Context, _ *logical.Request, _ *fra
 		return nil, err
 	}
 	resp := &logical.Response{Data: map[string]any{
-		"version": int64(made.record.KeyVersion), "suite": made.record.Suite, "label": made.record.Label,
+		"version": int64(made.record.KeyVersion), "suite": made.record.Suite, "label": made.record.label(), "domains": domainNames(made.record),
 	}}
 	for _, w := range made.warnings {
 		resp.AddWarning(w)

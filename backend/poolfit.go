@@ -2,8 +2,10 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -56,49 +58,167 @@ func (b *backend) place(ctx context.Context, begun uint64, a *mpc.Account, put f
 
 // fits fails when the pool as it is configured cannot serve all shares at once.
 func (b *backend) fits(ctx context.Context, a *mpc.Account) error {
-	r, err := b.store.nodesConfig(ctx)
+	members, err := b.membership(ctx)
 	if err != nil {
 		return err
 	}
-	nodes, err := b.identities(ctx, r.Local)
+	sites, err := b.sites(ctx, members)
 	if err != nil {
 		return err
 	}
-	if !canServe(a, nodes, r.Local-len(nodes)) {
+	if !canServe(a, sites) {
 		return conflict("the pool was made smaller while its nodes were at work, and those that are left may not serve every share that was made: nothing was stored, try again")
 	}
 	return nil
 }
 
-// identities returns those of the first local nodes that have one.
-func (b *backend) identities(ctx context.Context, local int) ([]mpc.NodeIdentity, error) {
-	var out []mpc.NodeIdentity
-	for i := 1; i <= local; i++ {
-		keys, err := b.store.NodeKeys(ctx, pool.LocalNodeID(i))
+// site is a node as far as placement goes.
+type site struct {
+	id string
+	// identity is nil for a local node that has none yet.
+	identity       *mpc.NodeIdentity
+	domain, region string
+}
+
+func localSite(i int, region string) site {
+	return site{id: pool.LocalNodeID(i), domain: hsm.DefaultDomain, region: region}
+}
+
+// sites returns the nodes of a membership, which need not be the present one.
+func (b *backend) sites(ctx context.Context, m *membership) ([]site, error) {
+	var out []site
+	for i := 1; i <= m.local; i++ {
+		n := localSite(i, m.nodes.Region)
+		keys, err := b.store.NodeKeys(ctx, n.id)
 		if err != nil {
 			return nil, err
 		}
 		if keys != nil {
-			out = append(out, keys.Identity)
+			n.identity = &keys.Identity
 		}
+		out = append(out, n)
+	}
+	for _, r := range m.remote {
+		id, err := mpc.ParseNodeIdentity(r.Identity)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, site{id: r.ID, identity: &id, domain: r.Domain, region: r.Region})
 	}
 	return out, nil
 }
 
-// canServe reports whether the nodes, and fresh ones that have no identity yet,
-// can serve all shares of an account at once.
-func canServe(a *mpc.Account, nodes []mpc.NodeIdentity, fresh int) bool {
-	served := map[mpc.Index]bool{}
-	spares := fresh
-	for _, id := range nodes {
-		if i, ok := a.Exposures[id]; ok {
-			served[i] = true
-		} else {
-			spares++
+// canServe reports whether the nodes can serve all shares of an account at once: a
+// node serves a share that is sealed to its domain and lives in its region, one that
+// it has seen or, unless the epoch gets no spares, any if it has seen none.
+func canServe(a *mpc.Account, nodes []site) bool {
+	homes := homesOf(a)
+	eligible := func(n site, i int) bool {
+		if n.domain != homes[i].Domain || len(a.Homes) > 0 && n.region != homes[i].Region {
+			return false
+		}
+		if n.identity != nil {
+			if seen, ok := a.Exposures[*n.identity]; ok {
+				return int(seen) == i+1
+			}
+		}
+		return !a.NoSpares
+	}
+	// A node for each share, by augmenting paths.
+	holder := make(map[int]int, len(nodes)) // share by node
+	var assign func(share int, tried map[int]bool) bool
+	assign = func(share int, tried map[int]bool) bool {
+		for n := range nodes {
+			if tried[n] || !eligible(nodes[n], share) {
+				continue
+			}
+			tried[n] = true
+			other, taken := holder[n]
+			if !taken || assign(other, tried) {
+				holder[n] = share
+				return true
+			}
+		}
+		return false
+	}
+	for i := range homes {
+		if !assign(i, map[int]bool{}) {
+			return false
 		}
 	}
-	if a.NoSpares {
-		spares = 0
+	return true
+}
+
+// fitAdvice says in a refusal what to do instead.
+type fitAdvice struct {
+	size func(shares int) string // where nodes are too few
+	keep string                  // where they have seen the wrong shares
+}
+
+// tooSmall says why the nodes cannot serve an account: there are too few where its
+// shares live, whatever they have seen, or they have seen other shares.
+func tooSmall(name string, a *mpc.Account, nodes []site, advice fitAdvice) error {
+	shares, there := map[mpc.Home]int{}, map[mpc.Home]int{}
+	homes := homesOf(a)
+	for _, h := range homes {
+		shares[h]++
 	}
-	return a.Record.Shares-len(served) <= spares
+	for _, n := range nodes {
+		at := mpc.Home{Domain: n.domain}
+		if len(a.Homes) > 0 {
+			at.Region = n.region
+		}
+		there[at]++
+	}
+	for _, h := range homes {
+		if there[h] >= shares[h] {
+			continue
+		}
+		where := fmt.Sprintf("wrapping domain %q", h.Domain)
+		if h.Region != "" {
+			where += fmt.Sprintf(" in region %q", h.Region)
+		}
+		return invalid("account %s has %d share(s) in %s, and %d node(s) of it would remain: give it other nodes there first, or move the account with accounts/%s/move, or %s", name, shares[h], where, there[h], name, advice.keep)
+	}
+	return invalid("the nodes that would remain may not serve every share of account %s in its current epoch: refresh it and try again, or %s", name, advice.keep)
+}
+
+// checkSharesFit fails when an account could not be refreshed by the nodes of a
+// membership: it needs a node for each share, and in its current epoch a node
+// may only serve the share it has seen.
+func (b *backend) checkSharesFit(ctx context.Context, m *membership, advice fitAdvice) error {
+	names, err := b.store.accountNames(ctx)
+	if err != nil {
+		return err
+	}
+	remaining, err := b.sites(ctx, m)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		r, err := b.store.account(ctx, name)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			continue
+		}
+		if n := len(r.Current.Shares); n > m.size() {
+			return invalid("account %s has %d shares and needs as many nodes: %s", name, n, advice.size(n))
+		}
+		epochs := []*accountRecord{r}
+		if r.Previous != nil { // which it may go back to
+			epochs = append(epochs, &accountRecord{Current: *r.Previous})
+		}
+		for _, e := range epochs {
+			a, err := b.store.usable(ctx, e)
+			if err != nil {
+				return err
+			}
+			if !canServe(a, remaining) {
+				return tooSmall(name, a, remaining, advice)
+			}
+		}
+	}
+	return nil
 }

@@ -11,7 +11,7 @@ import (
 
 // checkRecipientSeals demands that share i is sealed to the i-th recipient of a
 // signed set, or to none where signed is empty, and to nobody else outside the
-// token's domain. Without this a single node that leaves the recipient out would
+// mount's tokens; envelopesOf looks at those. Without this a single node that leaves the recipient out would
 // be noticed by the export, when the HSM is lost. That the seal opens only the
 // recipient can tell.
 func checkRecipientSeals(envelopes [][]byte, signed []byte) error {
@@ -32,7 +32,7 @@ func checkRecipientSeals(envelopes [][]byte, signed []byte) error {
 		if err != nil {
 			return fmt.Errorf("share %d: %w", k+1, err)
 		}
-		seals = slices.DeleteFunc(seals, func(s hsm.SealedKey) bool { return s.Domain == hsm.DefaultDomain })
+		seals = slices.DeleteFunc(seals, func(s hsm.SealedKey) bool { return isWrappingDomain(s.Domain) })
 		if set == nil {
 			if len(seals) > 0 {
 				return fmt.Errorf("nodes sealed share %d to %q, and the account has no recipients", k+1, seals[0].Domain)

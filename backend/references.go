@@ -19,12 +19,40 @@ import (
 
 // refs is what one stored record refers to.
 type refs struct {
-	versions []uint32 // ascending, of the default domain
+	versions []uint32 // ascending, of any wrapping domain
+	// seals says in which domains, in no order and each once.
+	seals []sealRef
 	// sealed is the version that every present secret of the record is sealed
-	// to, or a newer one; 0 where that is not known.
+	// to, each in a domain of its own, or a newer one; 0 where that is not known.
 	sealed uint32
 	// broken: an envelope cannot be read, so it may refer to any version.
 	broken bool
+}
+
+// sealRef is the key of one wrapping domain in one version.
+type sealRef struct {
+	domain  string
+	version uint32
+}
+
+// add takes over what another set of envelopes refers to, but for what it is sealed
+// to.
+func (r *refs) add(o refs) {
+	r.broken = r.broken || o.broken
+	for _, s := range o.seals {
+		r.note(s)
+	}
+	slices.Sort(r.versions)
+}
+
+// note adds a seal; versions are not in order after it.
+func (r *refs) note(s sealRef) {
+	if !slices.Contains(r.seals, s) {
+		r.seals = append(r.seals, s)
+	}
+	if !slices.Contains(r.versions, s.version) {
+		r.versions = append(r.versions, s.version)
+	}
 }
 
 // referrer is a record with envelopes in it.
@@ -33,17 +61,16 @@ type referrer interface{ refers() refs }
 func (r *accountRecord) refers() refs {
 	out := envelopeRefs(r.Current.Shares)
 	if r.Previous != nil {
-		p := envelopeRefs(r.Previous.Shares)
-		out.versions = append(out.versions, p.versions...)
-		out.broken = out.broken || p.broken
+		out.add(envelopeRefs(r.Previous.Shares))
 	}
-	slices.Sort(out.versions)
-	out.versions = slices.Compact(out.versions)
 	return out
 }
 
 func (r *nodeKeysRecord) refers() refs {
-	envelopes := [][]byte{r.IdentityEnvelope}
+	var envelopes [][]byte
+	if len(r.IdentityEnvelope) > 0 || r.Aux == nil { // a node on another host keeps its own
+		envelopes = append(envelopes, r.IdentityEnvelope)
+	}
 	if r.Aux != nil {
 		envelopes = append(envelopes, r.Aux.Envelope)
 	}
@@ -61,17 +88,19 @@ func envelopeRefs(envelopes [][]byte) refs {
 	for i, b := range envelopes {
 		e, err := hsm.ParseEnvelope(b)
 		if err != nil {
-			return refs{versions: out.versions, broken: true}
+			return refs{versions: out.versions, seals: out.seals, broken: true}
 		}
 		newest := uint32(0)
 		for _, s := range e.Seals() {
-			if s.Domain != hsm.DefaultDomain {
-				continue // another token's; its versions are counted there
+			if !isWrappingDomain(s.Domain) {
+				continue // a custodian's, who is asked for nothing here
 			}
 			newest = max(newest, s.Version)
-			if !slices.Contains(out.versions, s.Version) {
-				out.versions = append(out.versions, s.Version)
+			domain := hsm.DefaultDomain // one string for all
+			if s.Domain != domain {
+				domain = s.Domain
 			}
+			out.note(sealRef{domain, s.Version})
 		}
 		if i == 0 || newest < out.sealed {
 			out.sealed = newest

@@ -20,7 +20,13 @@ type refreshed struct {
 }
 
 // refreshAccount gives an account new shares, one call at a time per account.
-func (b *backend) refreshAccount(ctx context.Context, name string) (out *refreshed, err error) {
+func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, error) {
+	return b.refreshTo(ctx, name, nil)
+}
+
+// refreshTo is refreshAccount with new homes for the shares, which plan chooses for
+// the account as it is then; where it returns none, or is nil, they stay.
+func (b *backend) refreshTo(ctx context.Context, name string, plan func(Engine, *mpc.Account) ([]mpc.Home, error)) (out *refreshed, err error) {
 	release, err := b.busy.reserve(prefixAccounts+name, "is being refreshed")
 	if err != nil {
 		return nil, err
@@ -54,6 +60,13 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (out *refresh
 		return nil, err
 	}
 	begun := b.fit.begin()
+	want := successor{recipients: recipients}
+	if plan != nil {
+		if request.Homes, err = plan(eng, old); err != nil {
+			return nil, err
+		}
+		want.homes = request.Homes
+	}
 	res, err := eng.Refresh(ctx, request)
 	if err != nil {
 		return nil, err
@@ -61,7 +74,7 @@ func (b *backend) refreshAccount(ctx context.Context, name string) (out *refresh
 	if err := b.step(ctx, stepRefreshMade); err != nil {
 		return nil, err
 	}
-	next, err := b.nextEpoch(ctx, eng, old, res, lineage, request.Recipients, successor{recipients: recipients})
+	next, err := b.nextEpoch(ctx, eng, old, res, lineage, request.Recipients, want)
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +117,22 @@ func (b *backend) settled(ctx context.Context, name string) (Engine, *accountRec
 // nextEpoch makes an epoch of what a refresh returned, once every share of it
 // has been opened from the bytes that will be stored.
 func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, res *pool.KeyResult, lineage string, signed []byte, want successor) (*epochRecord, error) {
+	void := func(err error) error {
+		return fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+	}
+	homes := want.homes
+	if homes == nil {
+		homes = old.Homes
+	}
+	if err := checkLived(&res.Account, homes, old); err != nil {
+		return nil, void(err)
+	}
 	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
 	if err != nil {
-		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+		return nil, void(err)
 	}
 	if err := checkSuccessor(&old.Record, &res.Account.Record, want); err != nil {
-		return nil, fmt.Errorf("the refresh is void, the account keeps its shares: %w", err)
+		return nil, void(err)
 	}
 	account, err := next.account()
 	if err != nil {

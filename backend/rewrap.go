@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 	"vault-plugin-secrets-mpc/rotation"
 )
@@ -62,7 +63,7 @@ func (b *backend) rewrapAccount(ctx context.Context, name string) (out *accountR
 	if err := b.step(ctx, stepRewrapMade); err != nil {
 		return nil, err
 	}
-	envelopes, err := checkRewrapped(r.Current.Shares, res, newest.KeyVersion)
+	envelopes, err := checkRewrapped(old, res, newest.KeyVersion)
 	if err == nil {
 		err = checkRecipientSeals(envelopes, set)
 	}
@@ -91,19 +92,24 @@ func (b *backend) rewrapAccount(ctx context.Context, name string) (out *accountR
 }
 
 // checkRewrapped verifies the shape of what a rewrap returned: every share once,
-// each sealed anew, and to the newest version. Record and epoch are not the
-// nodes' to return, so they cannot differ.
-func checkRewrapped(old [][]byte, res *pool.RewrapResult, newest uint32) ([][]byte, error) {
+// each sealed anew, to the newest version and in the domain that it was sealed in.
+// Record and epoch are not the nodes' to return, so they cannot differ.
+func checkRewrapped(old *mpc.Account, res *pool.RewrapResult, newest uint32) ([][]byte, error) {
 	if res.WrappingVersion != newest {
 		return nil, fmt.Errorf("nodes sealed to version %d of the wrapping key, and %d is the newest: they have not been told yet, or storage is behind", res.WrappingVersion, newest)
 	}
-	envelopes, err := envelopesOf(res.Shares, len(old), newest)
+	envelopes, err := envelopesOf(res.Shares, len(old.Shares), newest, old.Homes)
 	if err != nil {
 		return nil, err
 	}
 	for i, e := range envelopes {
-		if slices.ContainsFunc(old, func(o []byte) bool { return bytes.Equal(o, e) }) {
+		if slices.ContainsFunc(old.Shares, func(o mpc.WrappedShare) bool { return bytes.Equal(o.Envelope, e) }) {
 			return nil, fmt.Errorf("nodes returned share %d as it was", i+1)
+		}
+		for _, was := range envelopeRefs([][]byte{old.Shares[i].Envelope}).seals {
+			if err := sealedOnce(e, was.domain); err != nil {
+				return nil, fmt.Errorf("share %d: %w", i+1, err)
+			}
 		}
 	}
 	return envelopes, nil

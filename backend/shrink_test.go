@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 )
 
@@ -32,7 +33,14 @@ func TestCanServe(t *testing.T) {
 		{"a node yet to come that does not count", []mpc.NodeIdentity{node(1), node(4)}, 1, true, false},
 	} {
 		a.NoSpares = c.noSpares
-		if got := canServe(a, c.nodes, c.fresh); got != c.want {
+		var sites []site
+		for _, id := range c.nodes {
+			sites = append(sites, site{identity: &id, domain: hsm.DefaultDomain})
+		}
+		for range c.fresh {
+			sites = append(sites, site{domain: hsm.DefaultDomain})
+		}
+		if got := canServe(a, sites); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -19,6 +19,12 @@ const (
 	stepRefreshChecked = "refresh: the next shares have been opened"
 	stepRefreshStored  = "refresh: the next shares are stored"
 
+	stepMoveSealed = "move: the shares are sealed to their new homes"
+
+	stepEnrolPrepared = "enrol: what the node will pin is stored"
+	stepEnrolPinned   = "enrol: the node has pinned this mount"
+	stepEnrolStored   = "enrol: the node is stored"
+
 	stepRewrapMade   = "rewrap: nodes have resealed the shares"
 	stepRewrapStored = "rewrap: the resealed shares are stored beside the old"
 
@@ -40,10 +46,15 @@ const (
 
 	stepAuthenticatorUnlocked = "authenticator: what is stored about failures is removed"
 
+	stepRotateDomain  = "rotate: the new wrapping key of one domain is in its token, and another's is not"
 	stepRotateMade    = "rotate: the new wrapping key is in the token"
 	stepRotateStored  = "rotate: the new wrapping key is stored"
 	stepRotateRetired = "rotate: the old wrapping keys are retired"
 	stepRotateApplied = "rotate: nodes have been told"
+
+	stepJoinMade    = "join: the wrapping key of a domain is in its token"
+	stepJoinStored  = "join: the wrapping key of a domain is stored"
+	stepJoinApplied = "join: nodes have been told"
 
 	stepNodeKeysRewrapped = "node keys: one node's keys are resealed"
 

@@ -21,6 +21,8 @@ var everyStep = []string{
 	stepSignMade, stepSignStored,
 	stepCustodyOffered,
 	stepRefreshMade, stepRefreshChecked, stepRefreshStored,
+	stepMoveSealed,
+	stepEnrolPrepared, stepEnrolPinned, stepEnrolStored,
 	stepRewrapMade, stepRewrapStored,
 	stepSettleChecked, stepSettleDropped, stepSettleBack, stepSettleWent,
 	stepRenameMarked, stepRenameArrived, stepRenameRemoved, stepRenameDone,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 	"vault-plugin-secrets-mpc/secret"
@@ -21,6 +22,9 @@ import (
 //	mount                       mountRecord
 //	config/hsm                  hsmRecord       holds the PIN; seal-wrapped
 //	config/nodes                nodesRecord
+//	config/remote-nodes/<node id>
+//	                            remoteNodeRecord
+//	config/coordinator          coordinatorRecord  holds a private key; seal-wrapped
 //	config/rotation             rotationRecord
 //	config/accounts             accountsConfigRecord
 //	wrapping-keys/<version>     wrappingRecord
@@ -49,6 +53,7 @@ const (
 	keyNodes          = prefixConfig + "nodes"
 	keyRotation       = prefixConfig + "rotation"
 	keyAccounts       = prefixConfig + "accounts"
+	prefixRemote      = prefixConfig + "remote-nodes/"
 	prefixWrapping    = "wrapping-keys/"
 	prefixNodeKeys    = "node-keys/"
 	prefixAccounts    = "accounts/"
@@ -66,7 +71,7 @@ const (
 	prefixAuthentic   = "authenticators/"
 	prefixAuthLocks   = "authenticator-locks/"
 	keyIdentityKeys   = "identity-keys"
-	recordVersion     = 5       // of every record type; 1 to 4 are still read
+	recordVersion     = 6       // of every record type; 1 to 5 are still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -167,6 +172,8 @@ type nodesRecord struct {
 	Local           int   `json:"local"`
 	SessionTimeout  int64 `json:"session_timeout_seconds"`
 	SessionsPerNode int   `json:"sessions_per_node"`
+	// Region is that of the local nodes; empty for none.
+	Region string `json:"region,omitempty"`
 }
 
 // rotationRecord is config/rotation.
@@ -214,7 +221,9 @@ const (
 	stateDestroyed wrappingState = "destroyed"
 )
 
-// wrappingRecord pins one version of a wrapping key in one token.
+// wrappingRecord pins one version of the wrapping key: the key of the default
+// domain, whose fields are empty where the version has none there, and those of
+// other domains. See domains.go.
 type wrappingRecord struct {
 	Version     int       `json:"version"`
 	KeyVersion  uint32    `json:"key_version"`
@@ -229,6 +238,38 @@ type wrappingRecord struct {
 	State     wrappingState `json:"state"`
 	Retired   time.Time     `json:"retired_time,omitzero"`
 	Destroyed time.Time     `json:"destroyed_time,omitzero"`
+
+	// Endorsement is for the default domain's key. KeyDestroyed and LeftBehind are
+	// its own where the version has keys in other domains.
+	Endorsement  *keyEndorsementRecord `json:"endorsement,omitempty"`
+	KeyDestroyed time.Time             `json:"key_destroyed_time,omitzero"`
+	LeftBehind   time.Time             `json:"left_behind_time,omitzero"`
+	// Domains are the keys in other domains, by the domain's name.
+	Domains []domainKeyRecord `json:"domains,omitempty"`
+}
+
+// domainKeyRecord pins the key of one wrapping domain in one version.
+type domainKeyRecord struct {
+	Domain      string                `json:"domain"`
+	TokenLabel  string                `json:"token_label,omitempty"`  // as a node
+	TokenSerial string                `json:"token_serial,omitempty"` // of the domain told
+	Suite       string                `json:"suite"`
+	ID          []byte                `json:"id"`
+	PublicKey   []byte                `json:"public_key"`
+	Label       string                `json:"label"`
+	Created     time.Time             `json:"created_time"`
+	Endorsement *keyEndorsementRecord `json:"endorsement,omitempty"`
+	// Destroyed is when a node of the domain looked for the key and found nothing.
+	Destroyed time.Time `json:"destroyed_time,omitzero"`
+	// LeftBehind is when the version was destroyed without it, since no node of the
+	// mount could reach its token any more.
+	LeftBehind time.Time `json:"left_behind_time,omitzero"`
+}
+
+// keyEndorsementRecord is a node's word for a key (hsm.EndorseKey).
+type keyEndorsementRecord struct {
+	Identity  string `json:"identity"` // hex
+	Signature []byte `json:"signature"`
 }
 
 // nodeKeysRecord is pool.NodeKeys.
@@ -329,6 +370,9 @@ type epochRecord struct {
 	// Lineage is the marker of the sparesRecord when the epoch began, empty
 	// where there was none.
 	Lineage string `json:"lineage,omitempty"`
+	// Homes says where each share lives, in index order; empty for an account whose
+	// shares all live in the default domain, in whatever region.
+	Homes []mpc.Home `json:"homes,omitempty"`
 }
 
 type endorsementRecord struct {
@@ -409,6 +453,11 @@ func decodeRecord(raw []byte, into storedRecord) error {
 			return err
 		}
 	}
+	if head.Version <= 5 {
+		if err := fromV5(into); err != nil {
+			return err
+		}
+	}
 	return into.check()
 }
 
@@ -450,7 +499,7 @@ func (r *pinRefusalRecord) check() error {
 }
 
 func (r *nodesRecord) check() error {
-	if r.Local < minLocalNodes || r.Local > maxLocalNodes || r.SessionTimeout < 1 ||
+	if r.Local < 0 || r.Local > maxLocalNodes || r.SessionTimeout < 1 || checkLabel("region", r.Region) != nil ||
 		r.SessionsPerNode < 1 || r.SessionsPerNode > maxSessionsPerNode {
 		return errors.New("is out of bounds")
 	}
@@ -493,14 +542,44 @@ func (r *sparesRecord) check() error {
 }
 
 func (r *wrappingRecord) check() error {
-	if r.KeyVersion == 0 || len(r.ID) == 0 || len(r.PublicKey) == 0 {
+	// A version has a key in the default domain, in others, or in both.
+	if r.KeyVersion == 0 || (len(r.ID) == 0 || len(r.PublicKey) == 0) && (len(r.Domains) == 0 || len(r.ID) != 0 || len(r.PublicKey) != 0) {
 		return errors.New("lacks version, ID or public key")
+	}
+	before := ""
+	for _, d := range r.Domains {
+		if err := checkDomainName(d.Domain); err != nil {
+			return err
+		}
+		if d.Domain == hsm.DefaultDomain || d.Domain <= before {
+			return errors.New("has keys of domains that are not in order")
+		}
+		if before = d.Domain; len(d.ID) == 0 || len(d.PublicKey) == 0 {
+			return fmt.Errorf("lacks ID or public key of domain %q", d.Domain)
+		}
+		if err := d.Endorsement.check(); err != nil {
+			return err
+		}
+	}
+	if err := r.Endorsement.check(); err != nil {
+		return err
 	}
 	switch r.State {
 	case stateLive, stateRetired, stateDestroying, stateDestroyed:
 		return nil
 	}
 	return errors.New("has no state that this version knows")
+}
+
+func (e *keyEndorsementRecord) check() error {
+	if e == nil {
+		return nil
+	}
+	if len(e.Signature) != 64 {
+		return errors.New("has an endorsement that is no signature")
+	}
+	_, err := mpc.ParseNodeIdentity(e.Identity)
+	return err
 }
 
 func (r *nodeKeysRecord) check() error {
@@ -573,7 +652,27 @@ func (e *epochRecord) account() (*mpc.Account, error) {
 			return nil, fmt.Errorf("exposes share %d of %d", index, record.Shares)
 		}
 	}
+	if err := homesFit(e.Homes, record.Shares); err != nil {
+		return nil, err
+	}
+	a.Homes = e.Homes
 	return a, nil
+}
+
+// homesFit demands a home for each share, or none at all.
+func homesFit(homes []mpc.Home, shares int) error {
+	if len(homes) == 0 {
+		return nil
+	}
+	if len(homes) != shares {
+		return fmt.Errorf("has homes for %d of %d shares", len(homes), shares)
+	}
+	for _, h := range homes {
+		if err := checkDomainName(h.Domain); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func parseExposures(in map[string]mpc.Index) (mpc.Exposures, error) {

@@ -54,6 +54,7 @@ func goldenRecords() map[string]storedRecord {
 	}
 	previous, current := epoch(6), epoch(7)
 	current.Rewrapped = at.Add(time.Hour)
+	current.Homes = []mpc.Home{{Domain: "default", Region: "us"}, {Domain: "eu", Region: "eu"}, {Domain: "ap"}}
 	mount := &mountRecord{Version: recordVersion, ID: [16]byte{0xab, 1}, Created: at}
 	mount.IDHex = hex.EncodeToString(mount.ID[:])
 	return map[string]storedRecord{
@@ -69,6 +70,17 @@ func goldenRecords() map[string]storedRecord {
 		"wrapping-key-destroyed": &wrappingRecord{Version: recordVersion, KeyVersion: 2, TokenSerial: testSerial, Domain: "default", Suite: "hpke-p256",
 			ID: []byte("fedcba9876543210"), PublicKey: append([]byte{4}, make([]byte, 64)...), Label: "mpc ab01 2", Created: at,
 			State: stateDestroyed, Retired: at.Add(24 * time.Hour), Destroyed: at.Add(200 * time.Hour)},
+		"wrapping-key-domains": &wrappingRecord{Version: recordVersion, KeyVersion: 4, TokenSerial: testSerial, Domain: "default", Suite: "hpke-p256",
+			ID: []byte("0123456789abcdee"), PublicKey: append([]byte{4}, make([]byte, 64)...), Label: "mpc ab01 4", Created: at,
+			State: stateDestroying, Retired: at.Add(24 * time.Hour), KeyDestroyed: at.Add(200 * time.Hour), LeftBehind: at.Add(201 * time.Hour),
+			Endorsement: &keyEndorsementRecord{Identity: nodeIdentity(1).String(), Signature: bytes.Repeat([]byte{1}, 64)},
+			Domains: []domainKeyRecord{
+				{Domain: "ap", TokenLabel: "ap-hsm", TokenSerial: "ap01", Suite: "rsa3072-oaep-sha256", ID: []byte("0123456789abcded"), PublicKey: []byte("DER"),
+					Label: "mpc ab01 4", Created: at.Add(time.Hour), LeftBehind: at.Add(200 * time.Hour)},
+				{Domain: "eu", Suite: "hpke-p256", ID: []byte("0123456789abcdec"), PublicKey: append([]byte{4}, make([]byte, 64)...), Label: "mpc ab01 4", Created: at,
+					Endorsement: &keyEndorsementRecord{Identity: nodeIdentity(9).String(), Signature: bytes.Repeat([]byte{9}, 64)}, Destroyed: at.Add(200 * time.Hour)}}},
+		"wrapping-key-remote": &wrappingRecord{Version: recordVersion, KeyVersion: 5, Created: at, State: stateLive,
+			Domains: []domainKeyRecord{{Domain: "eu", Suite: "hpke-p256", ID: []byte("0123456789abcdec"), PublicKey: append([]byte{4}, make([]byte, 64)...), Label: "mpc ab01 5", Created: at}}},
 		"node-keys": &nodeKeysRecord{Version: recordVersion, Identity: nodeIdentity(1).String(), IdentityEnvelope: []byte("seed"),
 			Aux: &auxRecord{Generation: 2, Made: at, Public: []byte("public"), Envelope: []byte("secret"), Receipts: map[string][]byte{"local-2#7": []byte("receipt")}}},
 		"account": &accountRecord{Version: recordVersion, ID: mpc.AccountID{1, 2, 3}.String(), Created: at, RefreshPeriod: 300, Presign: 5,
@@ -103,9 +115,23 @@ func goldenRecords() map[string]storedRecord {
 // newInV5 names the records that no version before 5 has.
 var newInV5 = []string{"identity", "asset", "authenticator", "authenticator-lock", "identity-keys", "identities-config"}
 
+// newInV6 names the records that no version before 6 has: of types that it has not,
+// or with fields that it has not.
+var newInV6 = []string{"wrapping-key-domains", "wrapping-key-remote"}
+
+// goldenV5 has what the records that version 5 wrote are read as.
+func goldenV5() map[string]storedRecord {
+	out := goldenRecords()
+	for _, name := range newInV6 {
+		delete(out, name)
+	}
+	out["account"].(*accountRecord).Current.Homes = nil
+	return out
+}
+
 // goldenV4 has what the records that version 4 wrote are read as.
 func goldenV4() map[string]storedRecord {
-	out := goldenRecords()
+	out := goldenV5()
 	for _, name := range newInV5 {
 		delete(out, name)
 	}
@@ -158,7 +184,7 @@ func empty(of storedRecord) storedRecord {
 
 // TestGoldenOlder: what older versions wrote is read for ever.
 func TestGoldenOlder(t *testing.T) {
-	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3(), "4": goldenV4()} {
+	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3(), "4": goldenV4(), "5": goldenV5()} {
 		for name, want := range records {
 			raw, err := os.ReadFile(filepath.Join(goldenDir+version, name+".json"))
 			if err != nil {
@@ -178,9 +204,13 @@ func TestGoldenOlder(t *testing.T) {
 		"2": {"hsm", "pin-refusal", "recovery", "recipient-set", "rotation", "account", "wrapping-key", "wrapping-key-destroyed", "accounts-config", "signed-request"},
 		"3": {"account", "accounts-config", "signed-request"},
 		"4": {"account"},
+		"5": {"account"},
 	}
 	for version := range changed {
-		changed[version] = append(changed[version], newInV5...)
+		changed[version] = append(changed[version], newInV6...)
+		if version != "5" {
+			changed[version] = append(changed[version], newInV5...)
+		}
 	}
 	for version, names := range changed {
 		for name, record := range goldenRecords() {
@@ -261,6 +291,7 @@ func TestDecodeRefuses(t *testing.T) {
 			"empty":          {},
 			"null":           []byte("null"),
 			"only version":   []byte("{" + today + "}"),
+			"only version 5": []byte(`{"version":5}`),
 			"only version 4": []byte(`{"version":4}`),
 			"only version 3": []byte(`{"version":3}`),
 			"only version 2": []byte(`{"version":2}`),

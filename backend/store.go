@@ -23,18 +23,27 @@ import (
 type store struct {
 	s      logical.Storage
 	spares *spareRule
+	// noLocal makes none the default number of local nodes. It does not change.
+	noLocal bool
 
 	accounts  *cache[*signable]       // by account name
 	exposures *cache[*addedExposures] // by account ID, hex
 	logins    *cache[*identityKeysRecord]
 	refs      *references
 	facts     *facts // about identities
+	// enrolled, where not nil, lists the wrapping domains of nodes on other hosts
+	// in place of what is stored; for tests.
+	enrolled func(context.Context) ([]wrappingDomain, error)
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet
 	nodesReads uint64       // changes with every invalidation
 	keys       *keyring     // nil: not read yet
 	keysReads  uint64
+
+	remotes      []remoteNodeRecord
+	remotesKnown bool
+	remotesReads uint64
 }
 
 // Bounds of the caches. An account of three shares takes about 3 KB.
@@ -139,6 +148,7 @@ func (s *store) invalidate(key string) {
 	s.refs.invalidate(key)
 	s.facts.invalidate(key)
 	s.forgetKeys(key)
+	s.forgetRemotes(key)
 	if key == keyIdentityKeys {
 		s.logins.drop(key)
 	}
@@ -157,6 +167,7 @@ func (s *store) written(key string, err error) {
 	}
 	s.facts.written(key, err)
 	s.forgetKeys(key)
+	s.forgetRemotes(key)
 	if key == keyIdentityKeys {
 		s.logins.wrote(key, err != nil)
 	}
@@ -208,6 +219,9 @@ func (s *store) nodesConfig(ctx context.Context) (nodesRecord, error) {
 		return nodesRecord{}, err
 	} else if !ok {
 		r = defaultNodes()
+		if s.noLocal {
+			r.Local = 0
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,8 +289,8 @@ func (s *store) PutNodeKeys(ctx context.Context, nodeID string, k *pool.NodeKeys
 }
 
 func checkNodeID(id string) error {
-	if id == "" || len(id) > 64 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return fmt.Errorf("node ID %q is not made of 1 to 64 of a-z, 0-9 and dash", clip(id))
+	if len(id) > maxNodeName || !nodeName.MatchString(id) {
+		return fmt.Errorf("node ID %q is not made of %s", clip(id), nodeNames)
 	}
 	return nil
 }

@@ -12,9 +12,29 @@ type tally struct {
 	accounts, nodeKeys, identityKeys int
 	// names are up to three of them, for people.
 	names []string
+	// domains counts the same by wrapping domain: a record may refer to keys of
+	// several.
+	domains map[string]*domainTally
 	// unreadable are records that may refer to anything.
 	unreadable []string
 	complete   bool
+}
+
+// domainTally is how many records refer to the key of one domain.
+type domainTally struct{ accounts, nodeKeys, identityKeys int }
+
+func (t *domainTally) total() int { return t.accounts + t.nodeKeys + t.identityKeys }
+
+// count adds a record by its storage key.
+func (t *domainTally) count(key string) {
+	switch {
+	case strings.HasPrefix(key, prefixAccounts):
+		t.accounts++
+	case key == keyIdentityKeys:
+		t.identityKeys++
+	default:
+		t.nodeKeys++
+	}
 }
 
 // free says that nothing refers to the version, for certain.
@@ -61,14 +81,9 @@ func (x *references) tallies() map[uint32]*tally {
 	}
 	add := func(key string, v uint32) {
 		t := at(v)
-		switch {
-		case strings.HasPrefix(key, prefixAccounts):
-			t.accounts++
-		case key == keyIdentityKeys:
-			t.identityKeys++
-		default:
-			t.nodeKeys++
-		}
+		var one domainTally
+		one.count(key)
+		t.accounts, t.nodeKeys, t.identityKeys = t.accounts+one.accounts, t.nodeKeys+one.nodeKeys, t.identityKeys+one.identityKeys
 		if len(t.names) < 3 {
 			t.names = append(t.names, key)
 		}
@@ -76,6 +91,16 @@ func (x *references) tallies() map[uint32]*tally {
 	for key, r := range x.entries {
 		for _, v := range r.versions {
 			add(key, v)
+		}
+		for _, s := range r.seals {
+			t := at(s.version)
+			if t.domains == nil {
+				t.domains = map[string]*domainTally{}
+			}
+			if t.domains[s.domain] == nil {
+				t.domains[s.domain] = &domainTally{}
+			}
+			t.domains[s.domain].count(key)
 		}
 		if r.broken {
 			out[0].unreadable = append(out[0].unreadable, key)
@@ -103,14 +128,35 @@ func (x *references) tally(version uint32) *tally {
 	return all[0]
 }
 
+// inDomain counts the records that refer to a domain's keys of any version. complete
+// says whether every record is known, and unreadable names those that may refer to
+// anything. For who is about to take a domain's last node away.
+func (x *references) inDomain(domain string) (t domainTally, names, unreadable []string, complete bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for key, r := range x.entries {
+		if slices.ContainsFunc(r.seals, func(s sealRef) bool { return s.domain == domain }) {
+			t.count(key)
+			names = append(names, key)
+		}
+		if r.broken {
+			unreadable = append(unreadable, key)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(unreadable)
+	return t, names, unreadable, x.complete && len(x.unsure) == 0
+}
+
 // behind lists the records under a prefix that are not all sealed to the
-// version or a newer one, those that cannot be read left out.
+// version or a newer one, those that cannot be read left out, and those that hold
+// nothing sealed.
 func (x *references) behind(prefix string, version uint32) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []string
 	for key, r := range x.entries {
-		if strings.HasPrefix(key, prefix) && r.sealed < version && !r.broken {
+		if strings.HasPrefix(key, prefix) && r.sealed < version && !r.broken && len(r.versions) > 0 {
 			out = append(out, key)
 		}
 	}

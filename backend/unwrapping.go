@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -65,7 +66,7 @@ func (b *backend) destroyVersion(ctx context.Context, version uint32) error {
 	switch {
 	case r == nil || r.State == stateDestroyed || r.State == stateLive:
 		return nil
-	case !ring.configured || r.TokenSerial != ring.serial:
+	case !ring.ours(r):
 		return nil // config/hsm names another token by now, in which it would look gone
 	case r.State == stateRetired && b.cfg.now().Before(r.Retired.Add(after)):
 		return nil // retire_after was raised meanwhile
@@ -73,6 +74,7 @@ func (b *backend) destroyVersion(ctx context.Context, version uint32) error {
 		return nil
 	}
 	record := *r
+	record.Version = recordVersion
 	if err := b.store.refs.doom(ctx, version); err != nil {
 		return fmt.Errorf("it is not destroyed: %w", err)
 	}
@@ -103,7 +105,7 @@ func (b *backend) destroyVersion(ctx context.Context, version uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := b.destroyKey(ctx, eng, &record); err != nil {
+	if err := b.destroyKeys(ctx, eng, ring, &record); err != nil {
 		return err
 	}
 	return b.prune(ctx)
@@ -141,27 +143,76 @@ func (b *backend) mayDestroy(ctx context.Context, r *wrappingRecord) error {
 	return err
 }
 
-// destroyKey has a node destroy the key pair of a version that is marked, and
-// stores that it is gone.
-func (b *backend) destroyKey(ctx context.Context, eng Engine, r *wrappingRecord) error {
-	key, err := r.key()
+// destroyKeys has a node of each domain destroy its key of a version that is marked,
+// and stores what is gone. A domain whose nodes are away does not keep the others
+// from it, and is tried again; one that no node of the mount names any more is left
+// behind.
+func (b *backend) destroyKeys(ctx context.Context, eng Engine, ring *keyring, r *wrappingRecord) error {
+	parts := slices.DeleteFunc(r.parts(), func(d domainKeyRecord) bool { return !d.Destroyed.IsZero() || !d.LeftBehind.IsZero() })
+	open := len(parts)
+	var failed []error
+	for _, d := range parts {
+		switch {
+		case !ring.reaches(r, &d):
+			b.log.Error("a wrapping key is left behind in a token that no node of this mount can reach any more: who has that token and an old copy of Vault's storage opens what was sealed to it. Destroy the key pair with the token's own tools",
+				"version", r.KeyVersion, "domain", d.Domain, "token_serial", d.TokenSerial, "label", d.Label, "key_id", fmt.Sprintf("%x", d.ID))
+			d.LeftBehind = b.cfg.now().UTC()
+		default:
+			if err := b.destroyKey(ctx, eng, r.KeyVersion, &d); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			if err := b.step(ctx, stepDestroyGone); err != nil {
+				return err
+			}
+			d.Destroyed = b.cfg.now().UTC()
+		}
+		next := r.with(d)
+		if open--; open == 0 {
+			next.State, next.Destroyed = stateDestroyed, b.cfg.now().UTC()
+		}
+		if err := b.store.put(ctx, wrappingKey(r.KeyVersion), next); err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+		*r = *next
+		if !d.Destroyed.IsZero() {
+			b.log.Info("a wrapping key was destroyed; nothing that was sealed to it can be opened any more", "version", r.KeyVersion, "domain", d.Domain, "label", d.Label)
+		}
+		if err := b.step(ctx, stepDestroyRecorded); err != nil {
+			return err
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// reaches says whether a node of this mount is to reach the token of a version's
+// key, now or when it is back.
+func (k *keyring) reaches(r *wrappingRecord, d *domainKeyRecord) bool {
+	if d.Domain == hsm.DefaultDomain && !k.holdsDefault(r) {
+		return false
+	}
+	return k.domain(d.Domain) != nil
+}
+
+// destroyKey has a node of the domain destroy a key pair.
+func (b *backend) destroyKey(ctx context.Context, eng Engine, version uint32, d *domainKeyRecord) error {
+	key, err := d.key(version)
 	if err != nil {
 		return err
 	}
+	err = domainReady(eng, d.Domain)
+	if err == nil {
+		err = eng.DestroyWrappingKey(ctx, key)
+	}
 	// Nothing there is what is wanted: an attempt before this one came so far.
-	if err := eng.DestroyWrappingKey(ctx, key); err != nil && !errors.Is(err, hsm.ErrKeyNotFound) {
-		return fmt.Errorf("the key pair labelled %q is not known to be gone from the token; it is tried again: %w", r.Label, err)
+	if err != nil && !errors.Is(err, hsm.ErrKeyNotFound) {
+		where := "the token"
+		if d.Domain != hsm.DefaultDomain {
+			where = fmt.Sprintf("the token of wrapping domain %q", d.Domain)
+		}
+		return fmt.Errorf("the key pair labelled %q is not known to be gone from %s; it is tried again: %w", d.Label, where, err)
 	}
-	if err := b.step(ctx, stepDestroyGone); err != nil {
-		return err
-	}
-	gone := *r
-	gone.State, gone.Destroyed = stateDestroyed, b.cfg.now().UTC()
-	if err := b.store.put(ctx, wrappingKey(r.KeyVersion), &gone); err != nil {
-		return err
-	}
-	b.log.Info("a wrapping key was destroyed; nothing that was sealed to it can be opened any more", "version", r.KeyVersion, "label", r.Label)
-	return b.step(ctx, stepDestroyRecorded)
+	return nil
 }
 
 // prune removes the oldest tombstones where there are too many. The highest

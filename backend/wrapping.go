@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/pool"
 	"vault-plugin-secrets-mpc/rotation"
 )
@@ -64,7 +63,10 @@ func (b *backend) wrappingPass(ctx context.Context) {
 		err = b.retire(ctx, ring)
 	}
 	b.report(chore{what: choreRead}, err)
-	if err != nil || ring.newest() == nil && len(ring.in(stateDestroying)) == 0 {
+	// A mount of nodes on other hosts only gets its first version here, unless their
+	// enrolment has made it. One that was ended is begun again by hand.
+	first := err == nil && !ring.configured && len(ring.domains) > 0 && len(ring.records) == 0 && b.keeper.ready(chore{what: choreMake})
+	if err != nil || ring.newest() == nil && len(ring.in(stateDestroying)) == 0 && !first {
 		return
 	}
 	b.tellRunner(ring)
@@ -72,13 +74,14 @@ func (b *backend) wrappingPass(ctx context.Context) {
 	if _, err := b.readyEngine(ctx); err != nil {
 		return // nodes/ says why
 	}
-	if b.makeIsDue(ring) {
+	if first || b.makeIsDue(ring) {
 		_, err := b.makeVersion(ctx)
 		b.report(chore{what: choreMake}, err)
 		if ring, err = b.store.keyring(ctx); err != nil {
 			return
 		}
 	}
+	b.joinDomains(ctx, ring)
 	b.rewrapNodeKeys(ctx, ring)
 	b.rewrapIdentityKeys(ctx, ring)
 	for _, r := range b.condemned(ring) {
@@ -124,7 +127,7 @@ func (b *backend) retire(ctx context.Context, ring *keyring) error {
 		if r.KeyVersion == newest.KeyVersion {
 			continue
 		}
-		r.State, r.Retired = stateRetired, b.cfg.now().UTC()
+		r.Version, r.State, r.Retired = recordVersion, stateRetired, b.cfg.now().UTC()
 		if err := b.store.put(ctx, wrappingKey(r.KeyVersion), &r); err != nil {
 			return err
 		}
@@ -225,8 +228,9 @@ type madeVersion struct {
 	warnings []string
 }
 
-// makeVersion has a node make the next version, stores it and tells the nodes.
-// It is the newest from the moment in which it is stored.
+// makeVersion has a node of every domain in use make its key of the next version,
+// stores them in one record and tells the nodes. The version is the newest from the
+// moment in which it is stored.
 func (b *backend) makeVersion(ctx context.Context) (*madeVersion, error) {
 	release, err := b.reserveWrapping("is being made or destroyed")
 	if err != nil {
@@ -235,68 +239,67 @@ func (b *backend) makeVersion(ctx context.Context) (*madeVersion, error) {
 	defer release()
 	b.store.forgetKeys(keyHSM) // as it is in storage
 	ring, err := b.store.keyring(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case !ring.configured:
+	}
+	return b.makeRound(ctx, ring)
+}
+
+// makeRound is makeVersion for a caller that has reserved the wrapping keys.
+func (b *backend) makeRound(ctx context.Context, ring *keyring) (*madeVersion, error) {
+	if len(ring.domains) == 0 {
 		return nil, pool.ErrNotConfigured
 	}
 	if n := len(ring.in(stateLive, stateRetired, stateDestroying)); n >= maxLiveVersions {
 		return nil, conflict("the wrapping key has %d versions that are not destroyed, and no more are made: see wrapping-keys/ for what refers to the oldest, and lower retire_after or raise rewrap_period in config/rotation", n)
 	}
-	suite, err := hsm.ParseSuite(ring.suite)
-	if err != nil {
-		return nil, fmt.Errorf("config/hsm: %w", err)
-	}
-	mount, err := b.store.mount(ctx)
+	maker, err := b.keyMaker(ctx, ring, b.keeper.highest(ring.highest())+1)
 	if err != nil {
 		return nil, err
 	}
-	if mount == nil {
-		return nil, errors.New("the mount's identity is missing from storage: restore it from a backup")
+	var names []string
+	for _, d := range ring.domains {
+		names = append(names, d.name)
 	}
-	eng, err := b.readyEngine(ctx)
-	if err != nil {
+	if err := domainReady(maker.eng, names...); err != nil {
+		var away *domainAwayError
+		if errors.As(err, &away) {
+			return nil, fmt.Errorf("no version was added, the present one stays in use, because every domain gets a key of it: %w", err)
+		}
 		return nil, err
 	}
-	made := &madeVersion{}
-	version := b.keeper.highest(ring.highest()) + 1
-	label := wrappingLabel(mount.IDHex, version)
-	if strays, err := eng.FindWrappingKeys(ctx, hsm.DefaultDomain, label); err != nil {
-		return nil, fmt.Errorf("nothing was made: looking for keys of that name in the token: %w", err)
-	} else if len(strays) > 0 {
-		made.warnings = append(made.warnings, fmt.Sprintf("the token holds %d other key(s) labelled %q, from an attempt that was interrupted or from another cluster that shares the token: they are not used and stay; destroy/%s lists them", len(strays), label, wrappingKeysName))
-		b.log.Warn("there are other wrapping keys of this name in the token; they are not used and stay", "label", label, "keys", len(strays))
-	}
-	var key *hsm.WrappingKey
-	fresh, err := eng.MakeWrappingKey(ctx, hsm.DefaultDomain, version, []hsm.Suite{suite})
-	if err == nil {
-		key = &fresh.Key
-		err = checkMade(key, version, suite)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("no version was added, the present one stays in use; if the HSM was interrupted, an unused key labelled %q may be left in it: %w", label, err)
+	record := &wrappingRecord{KeyVersion: maker.version, Created: b.cfg.now().UTC(), State: stateLive}
+	for i, name := range names {
+		part, err := maker.make(ctx, name)
+		if err != nil {
+			maker.undo(ctx)
+			return nil, fmt.Errorf("no version was added, the present one stays in use; if the HSM was interrupted, an unused key labelled %q may be left in it: %w", maker.label, err)
+		}
+		record = record.with(*part)
+		if i < len(names)-1 {
+			if err := b.step(ctx, stepRotateDomain); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := b.step(ctx, stepRotateMade); err != nil {
 		return nil, err
 	}
-	made.record = &wrappingRecord{
-		Version: recordVersion, KeyVersion: version, TokenSerial: ring.serial, Domain: key.Domain, Suite: key.Suite.String(),
-		ID: key.ID, PublicKey: key.PublicKey, Label: key.Label, Created: b.cfg.now().UTC(), State: stateLive,
-	}
-	return made, b.adopt(ctx, made.record)
+	return &madeVersion{record: record, warnings: maker.warnings}, b.adopt(ctx, record)
 }
 
 // adopt stores a new version, retires the others and tells the nodes.
 func (b *backend) adopt(ctx context.Context, r *wrappingRecord) error {
 	b.keeper.burn(r.KeyVersion)
 	if err := b.store.put(ctx, wrappingKey(r.KeyVersion), r); err != nil {
-		return fmt.Errorf("the wrapping key that was made is not used, an unused key labelled %q is left in the token: %w", r.Label, err)
+		return fmt.Errorf("the wrapping key that was made is not used, an unused key labelled %q is left in the token: %w", r.label(), err)
 	}
 	if err := b.step(ctx, stepRotateStored); err != nil {
 		return err
 	}
-	b.log.Info("a new wrapping key is in use", "version", r.KeyVersion, "suite", r.Suite, "label", r.Label)
+	for _, d := range r.parts() {
+		b.log.Info("a new wrapping key is in use", "version", r.KeyVersion, "domain", d.Domain, "suite", d.Suite, "label", d.Label)
+	}
 	ring, err := b.store.keyring(ctx)
 	if err == nil {
 		err = b.retire(ctx, ring)
@@ -316,17 +319,4 @@ func (b *backend) adopt(ctx context.Context, r *wrappingRecord) error {
 	b.tellRunner(ring)
 	b.keeper.Kick()
 	return nil
-}
-
-// checkMade verifies that a node made what it was asked for.
-func checkMade(key *hsm.WrappingKey, version uint32, suite hsm.Suite) error {
-	switch {
-	case key == nil:
-		return errors.New("a node was asked for a wrapping key and none came back")
-	case key.Version != version || key.Domain != hsm.DefaultDomain:
-		return fmt.Errorf("a node made version %d of domain %q instead of %d of %q", key.Version, key.Domain, version, hsm.DefaultDomain)
-	case key.Suite != suite:
-		return fmt.Errorf("a node made a key for %s, and config/hsm says %s", key.Suite, suite)
-	}
-	return key.Check()
 }

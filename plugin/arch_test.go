@@ -68,12 +68,13 @@ var arrows = map[string][]string{
 	"client":      {},
 	"examples/go": {"client"},
 
-	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc/daemon", "mpc/node", "mpc/nodelink", "mpc/pool"},
+	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc", "mpc/daemon", "mpc/nodepb", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
 	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor": {"hsm/modules"},
 	"plugin/e2e":           {},
+	"plugin/e2e/netlab":    {},
 	"scripts/vulncheck":    {},
 }
 

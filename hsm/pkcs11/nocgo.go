@@ -11,6 +11,10 @@ import (
 	"vault-plugin-secrets-mpc/secret"
 )
 
+// Available says whether this program can load PKCS#11 modules. Without cgo it
+// cannot, and Open always fails.
+const Available = false
+
 var errNoCgo = fmt.Errorf("%w: this program was built without cgo and cannot load one; use the build with cgo, or remote nodes", ErrModule)
 
 // Token cannot be had without cgo.

@@ -290,7 +290,9 @@ const (
 	NodeStarting   NodeState = "starting"
 	NodeReady      NodeState = "ready"
 	NodeRestarting NodeState = "restarting"
-	// NodeFailed will not be retried before the settings change (wrong PIN).
+	// NodeFailed needs a person. A local node is not tried again before the settings
+	// change (wrong PIN); a remote one, which shows another certificate or identity
+	// than was enrolled, is looked at every few seconds.
 	NodeFailed NodeState = "failed"
 	// NodeDraining finishes its sessions and then ends: it leaves the pool.
 	NodeDraining NodeState = "draining"

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
@@ -35,6 +36,10 @@ type job struct {
 	background bool
 	n, count   int // shares in all, shares needed
 	seen       mpc.Exposures
+	// where the shares live. For shares that are only to be made, plans says where
+	// they are to live if these nodes are all there are, and what that is worth.
+	where siting
+	plans func(nodes []candidate) (siting, mpc.Guarantee)
 	// noSpares allows only nodes that seen shows with a share.
 	noSpares bool
 	expose   func(ctx context.Context, added mpc.Exposures) error
@@ -153,15 +158,9 @@ func (j *job) choose(ctx context.Context) (chosen []assignment, release func(), 
 	}()
 	rested := false
 	for {
-		nodes, configured, changed, err := j.pool.ready()
+		ready, configured, changed, err := j.pool.candidates()
 		if err != nil {
 			return nil, nil, err
-		}
-		var ready []candidate
-		for _, n := range nodes {
-			if c, ok := n.candidate(); ok {
-				ready = append(ready, c)
-			}
 		}
 		w, forgives := j.plan(ready)
 		if w == nil {
@@ -211,16 +210,7 @@ func (j *job) explain(ready []candidate, configured int) error {
 			return err
 		}
 	}
-	names := map[mpc.NodeIdentity]string{}
-	for _, n := range j.pool.all() {
-		if c, ok := n.candidate(); ok {
-			names[c.identity] = c.id
-		}
-	}
-	var reason error = &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured}
-	if e := unserved(j.n, j.seen, j.noSpares, ready, names); e != nil && len(ready) >= j.count {
-		reason = e
-	}
+	reason := j.tooFew(ready, configured)
 	if j.last.err != nil {
 		reason = j.last.err
 	}
@@ -230,6 +220,40 @@ func (j *job) explain(ready []candidate, configured int) error {
 		}
 	}
 	return reason
+}
+
+// tooFew says which nodes are missing for a placement.
+func (j *job) tooFew(ready []candidate, configured int) error {
+	var known []candidate
+	few := &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured}
+	isReady, remote := map[string]bool{}, false
+	for _, c := range ready {
+		isReady[c.id] = true
+	}
+	for _, n := range j.pool.all() {
+		c, ok := n.candidate()
+		if ok {
+			known = append(known, c)
+		}
+		remote = remote || n.remote != nil
+		if !isReady[n.id] {
+			few.WaitsFor = append(few.WaitsFor, n.described())
+		}
+	}
+	if !remote {
+		few.WaitsFor = nil
+	}
+	if len(ready) < j.count || j.plans != nil {
+		return few
+	}
+	r, _ := j.rule(ready, nil)
+	e := r.unserved(j.noSpares, ready, known)
+	if e == nil {
+		return few
+	}
+	settings, _ := j.pool.currentSettings()
+	e.Local = (e.Domain == "" || e.Domain == hsm.DefaultDomain) && (!r.where.regions || e.Region == settings.LocalRegion)
+	return e
 }
 
 // clients finds the connection to each chosen node. It returns false when one
@@ -319,6 +343,14 @@ func (j *job) learn(ctx context.Context) error {
 		if j.busy++; j.background && j.busy >= maxBusy {
 			return &BusyError{}
 		}
+	case nodepb.Failure_BELOW_FLOOR, nodepb.Failure_SWITCHED_OFF:
+		j.doubts.bar(reporter, fmt.Errorf("%w: %w", failureKind(f), j.last.err))
+	case nodepb.Failure_DRAINING:
+		if n := j.pool.node(reporter); n != nil {
+			n.noteEnding()
+		}
+		j.doubts.excuse(reporter)
+		j.attempts--
 	}
 	return nil
 }

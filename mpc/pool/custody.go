@@ -38,7 +38,9 @@ type CustodyRequest struct {
 	Hash        mpc.HashAlgorithm
 	Derivation  mpc.Derivation
 
-	// Of a refresh; see RefreshRequest. NextCustody is the custody key of the new
+	// Of a refresh; see RefreshRequest. Homes moves shares as there.
+	Homes []mpc.Home
+	// NextCustody is the custody key of the new
 	// epoch, an uncompressed P-256 point; mostly that of the present one.
 	Recipients, OldRecipients []byte
 	NextCustody               []byte
@@ -136,7 +138,7 @@ func (p *Pool) custodyJob(r *CustodyRequest) (*job, error) {
 	case !record.HasCustody():
 		return nil, errors.New("pool: the account has no user custody")
 	}
-	j := &job{pool: p, operation: r.Operation, account: record.AccountID, n: record.Shares,
+	j := &job{pool: p, operation: r.Operation, account: record.AccountID, n: record.Shares, where: sitingOf(&r.Account),
 		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose}
 	if j.seen == nil {
 		j.seen = mpc.Exposures{}
@@ -168,27 +170,21 @@ func (p *Pool) custodyJob(r *CustodyRequest) (*job, error) {
 // where there are no others.
 func (j *job) settle(ctx context.Context, avoid map[string]bool) ([]assignment, error) {
 	for {
-		nodes, configured, changed, err := j.pool.ready()
+		ready, configured, changed, err := j.pool.candidates()
 		if err != nil {
 			return nil, err
 		}
-		var ready, good []candidate
-		for _, n := range nodes {
-			c, ok := n.candidate()
-			if !ok {
-				continue
-			}
-			ready = append(ready, c)
-			if !avoid[c.id] {
-				good = append(good, c)
-			}
-		}
+		good := slices.DeleteFunc(slices.Clone(ready), func(c candidate) bool { return avoid[c.id] })
 		spares := j.count
 		if j.noSpares {
 			spares = 0
 		}
 		for _, candidates := range [][]candidate{good, ready} {
-			if _, chosen := fewestSpares(j.n, j.count, j.seen, candidates, nil, spares, j.compatible); chosen != nil {
+			r, _ := j.rule(candidates, nil)
+			if s, chosen := r.fewestSpares(candidates, spares); chosen != nil {
+				if near := r.nearest(candidates, s); near != nil {
+					return near, nil
+				}
 				return chosen, nil
 			}
 		}
@@ -355,14 +351,21 @@ func (p *Pool) runSign(ctx context.Context, j *job, o *CustodyOffer, releases ma
 func (p *Pool) runRefresh(ctx context.Context, j *job, o *CustodyOffer, releases map[mpc.Index][]byte, result *CustodyResult) error {
 	r := &o.Request
 	encoded := r.Account.Record.Marshal()
-	j.need, j.accept = j.n, hasRecord
+	m, err := p.move(&r.Account, r.Homes)
+	if err != nil {
+		return err
+	}
+	if err := m.possible(j); err != nil {
+		return err
+	}
+	j.need, j.accept, j.describe = j.n, hasRecord, m.describe
 	j.start = func(a assignment, members []*nodepb.Member) *nodepb.Start {
 		id := o.releaseID(a.index)
 		return &nodepb.Start{
 			Operation: custody.OpRefresh, Members: members, Self: uint32(a.index), Record: encoded,
 			Envelope:   r.Account.Shares[a.index-1].Envelope,
 			Recipients: r.Recipients, OldRecipients: r.OldRecipients,
-			WrappingVersion: p.sealingVersion(members), CustodyKey: r.NextCustody,
+			WrappingVersion: m.version(members), SealTo: m.keys(a, members), CustodyKey: r.NextCustody,
 			ReleaseId: id[:], Release: releases[a.index],
 		}
 	}
@@ -370,7 +373,10 @@ func (p *Pool) runRefresh(ctx context.Context, j *job, o *CustodyOffer, releases
 	if err := j.once(ctx, o); err != nil {
 		return err
 	}
-	return isSuccessor(&r.Account.Record, &result.Key.Account.Record)
+	if err := isSuccessor(&r.Account.Record, &result.Key.Account.Record); err != nil {
+		return err
+	}
+	return m.finish(ctx, &result.Key.Account)
 }
 
 func (o *CustodyOffer) releaseID(i mpc.Index) custody.ReleaseID {

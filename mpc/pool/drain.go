@@ -50,6 +50,13 @@ func (n *poolNode) mark(draining bool) {
 	n.draining, n.since = n.drains > 0, time.Now()
 }
 
+// setRegion gives a running node another label.
+func (n *poolNode) setRegion(region string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.region = region
+}
+
 // leaveLocked takes a node out of the pool. It stays visible in Nodes while it
 // finishes its sessions. The caller holds p.mu.
 func (p *Pool) leaveLocked(n *poolNode) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 )
 
@@ -30,6 +31,13 @@ var (
 	// ErrShareUnusable: a wrapped share did not open or does not match its
 	// public share.
 	ErrShareUnusable = errors.New("wrapped share unusable")
+	// ErrBelowFloor: a node on another host has worked with a newer record of the
+	// account, or with another one of the same epoch.
+	ErrBelowFloor = errors.New("a node has seen a newer state of this account: if Vault was restored from a snapshot on purpose, the operator of the node's host lowers its floor (node floor lower)")
+	// ErrSwitchedOff: the operator of a node's host does not allow the operation.
+	ErrSwitchedOff = errors.New("switched off by the operator of the node's host, in its node.hcl")
+	// ErrDraining: the node is about to end and takes nothing new.
+	ErrDraining = errors.New("the node is about to end and takes nothing new; it is asked again when it is back")
 	// ErrUnknownNode: the pool has no node of that name.
 	ErrUnknownNode = errors.New("no such node")
 	// ErrClosed: the pool is shutting down.
@@ -57,20 +65,50 @@ func (e *BusyError) Error() string {
 }
 
 // TooFewNodesError: fewer healthy nodes than shares or signers needed.
-type TooFewNodesError struct{ Ready, Needed, Configured int }
+type TooFewNodesError struct {
+	Ready, Needed, Configured int
+	// WaitsFor names the nodes that are not ready, with where they are; empty in a
+	// pool of local nodes.
+	WaitsFor []string
+}
 
 func (e *TooFewNodesError) Error() string {
-	return fmt.Sprintf("%d of %d nodes are ready, %d are needed", e.Ready, e.Configured, e.Needed)
+	s := fmt.Sprintf("%d of %d nodes are ready, %d are needed", e.Ready, e.Configured, e.Needed)
+	if len(e.WaitsFor) > 0 {
+		s += "; not ready: " + strings.Join(e.WaitsFor, ", ")
+	}
+	return s
 }
 
 // NoEligibleNodeError: the placement rule leaves a share without a node.
 type NoEligibleNodeError struct {
 	Index mpc.Index
+	// Domain is the wrapping domain that the share is sealed to, and Region where it
+	// lives, empty where it may be served anywhere in the domain.
+	Domain, Region string
+	// Local says that more local nodes would help.
+	Local bool
 	// WaitsFor names the nodes that may serve the share but are not ready.
 	WaitsFor []string
 	// NoSpares: only nodes known to have the share may serve it, since what
 	// is known of the account may be incomplete (mpc.Account.NoSpares).
 	NoSpares bool
+}
+
+// where is the share with its home, as far as that is not where all shares are.
+func (e *NoEligibleNodeError) where() string {
+	s := fmt.Sprintf("share %d", e.Index)
+	var home []string
+	if e.Region != "" {
+		home = append(home, fmt.Sprintf("region %q", e.Region))
+	}
+	if e.Domain != "" && e.Domain != hsm.DefaultDomain {
+		home = append(home, fmt.Sprintf("wrapping domain %q", e.Domain))
+	}
+	if len(home) > 0 {
+		s += " (" + strings.Join(home, ", ") + ")"
+	}
+	return s
 }
 
 func (e *NoEligibleNodeError) Error() string {
@@ -79,14 +117,16 @@ func (e *NoEligibleNodeError) Error() string {
 		if len(e.WaitsFor) > 0 {
 			which = strings.Join(e.WaitsFor, ", ") + " not ready"
 		}
-		return fmt.Sprintf("share %d may only be served by nodes that are known to have it until the account's next refresh: %s",
-			e.Index, which)
+		return fmt.Sprintf("%s may only be served by nodes that are known to have it until the account's next refresh: %s",
+			e.where(), which)
 	}
-	if len(e.WaitsFor) == 0 {
-		return fmt.Sprintf("no node of the pool may serve share %d in this epoch: raise local in config/nodes to what it was", e.Index)
+	switch {
+	case len(e.WaitsFor) > 0:
+		return fmt.Sprintf("%s can only be served by %s, and none of them is ready", e.where(), strings.Join(e.WaitsFor, ", "))
+	case e.Local:
+		return fmt.Sprintf("no node of the pool may serve %s in this epoch: raise local in config/nodes to what it was", e.where())
 	}
-	return fmt.Sprintf("share %d can only be served by %s, and none of them is ready",
-		e.Index, strings.Join(e.WaitsFor, ", "))
+	return fmt.Sprintf("no node of the pool may serve %s in this epoch: enrol the node that was taken away again, or one more there", e.where())
 }
 
 // RefusedError: a node says that the request is wrong in itself. Another node

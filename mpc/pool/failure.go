@@ -41,6 +41,12 @@ func failureKind(f *nodepb.Failure) error {
 		return ErrWrappingKey
 	case nodepb.Failure_SHARE_UNUSABLE:
 		return ErrShareUnusable
+	case nodepb.Failure_BELOW_FLOOR:
+		return ErrBelowFloor
+	case nodepb.Failure_SWITCHED_OFF:
+		return ErrSwitchedOff
+	case nodepb.Failure_DRAINING:
+		return ErrDraining
 	}
 	return nil
 }

@@ -1,13 +1,16 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
@@ -18,6 +21,7 @@ import (
 // asked have ended, for those that follow. The reply may hold a session key:
 // it is the caller's to wipe.
 func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error) {
+	domain := p.identityDomain(r)
 	tried := map[uint64]bool{} // processes, by their number
 	var last, gone error
 	for {
@@ -25,6 +29,7 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 		if err != nil {
 			return nil, err
 		}
+		nodes = slices.DeleteFunc(nodes, func(n *poolNode) bool { return n.domain != domain })
 		first := int(p.logins.Add(1) % uint64(max(len(nodes), 1)))
 		for i := range nodes {
 			n := nodes[(first+i)%len(nodes)]
@@ -33,7 +38,7 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 				continue
 			}
 			tried[number] = true
-			reply, err := askIdentity(ctx, client, r)
+			reply, err := askIdentity(ctx, client, domain, r)
 			var refused *RefusedError
 			switch {
 			case err == nil:
@@ -59,12 +64,30 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 			if gone != nil {
 				return nil, fmt.Errorf("%w: %w", ctx.Err(), gone)
 			}
-			return nil, p.noNode(ctx.Err())
+			return nil, p.noNode(domain, ctx.Err())
 		}
 	}
 }
 
-func askIdentity(ctx context.Context, client nodepb.NodeClient, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error) {
+// identityDomain is the wrapping domain whose nodes can open the identity keys. New
+// ones are made in the default domain, unless the pool has no node of it.
+func (p *Pool) identityDomain(r *nodepb.IdentityRequest) string {
+	if len(r.GetKeysEnvelope()) > 0 {
+		return cmp.Or(domainOf(r.GetKeysEnvelope()), hsm.DefaultDomain)
+	}
+	least := ""
+	for _, n := range p.all() {
+		if n.domain == hsm.DefaultDomain {
+			return n.domain
+		}
+		if least == "" || n.domain < least {
+			least = n.domain
+		}
+	}
+	return cmp.Or(least, hsm.DefaultDomain)
+}
+
+func askIdentity(ctx context.Context, client nodepb.NodeClient, domain string, r *nodepb.IdentityRequest) (*nodepb.IdentityReply, error) {
 	reply, err := client.Identity(ctx, r)
 	if err != nil {
 		return nil, err
@@ -79,7 +102,7 @@ func askIdentity(ctx context.Context, client nodepb.NodeClient, r *nodepb.Identi
 		version = r.GetRewrap().GetWrappingVersion()
 	}
 	if version != 0 {
-		if err := sealedTo(reply.GetKeysEnvelope(), version); err != nil {
+		if err := sealedTo(reply.GetKeysEnvelope(), domain, version); err != nil {
 			return nil, fmt.Errorf("the identity keys that it sealed: %w", err)
 		}
 	}

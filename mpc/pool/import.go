@@ -35,10 +35,16 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 	if err != nil {
 		return nil, err
 	}
+	settings, _ := p.currentSettings()
+	homes := func([]candidate) (siting, mpc.Guarantee) { return siting{}, mpc.Guarantee{} }
+	if settings.spreads() {
+		p.awaitStarting(ctx)
+		homes = planner(record.Threshold, record.Shares, nil, r.Exposures)
+	}
 	nodes, version, err := p.holders(ctx, RewrapRequest{
 		Account: mpc.Account{Record: *record, Exposures: r.Exposures},
 		Expose:  r.Expose,
-	})
+	}, homes)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +60,11 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 		if !bytes.Equal(share.GetRecord(), record.Marshal()) || !mpc.VerifyEndorsement(c.identity, record, share.GetEndorsement()) {
 			return nil, fmt.Errorf("%s arrived at another public record", node.id)
 		}
-		if err := sealedTo(share.GetEnvelope(), version); err != nil {
+		if err := sealedTo(share.GetEnvelope(), node.domain, version); err != nil {
 			return nil, fmt.Errorf("share %d on %s: %w", i, node.id, err)
+		}
+		if settings.spreads() {
+			result.Account.Homes = append(result.Account.Homes, mpc.Home{Domain: c.domain, Region: c.region})
 		}
 		result.Account.Shares = append(result.Account.Shares, mpc.WrappedShare{Index: i, Envelope: share.GetEnvelope()})
 		result.Account.Exposures[c.identity] = i

@@ -17,8 +17,9 @@ var errIncompleteShares = errors.New("pool: the account's shares are incomplete"
 
 // Create makes a new key among Shares nodes.
 func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) {
-	if settings, ok := p.currentSettings(); ok && settings.Local < r.Shares {
-		return nil, &TooFewNodesError{Ready: settings.Local, Needed: r.Shares, Configured: settings.Local}
+	settings, ok := p.currentSettings()
+	if all := settings.nodesIn(r.Domains); ok && all < r.Shares {
+		return nil, &TooFewNodesError{Ready: all, Needed: r.Shares, Configured: all}
 	}
 	j := &job{
 		pool: p, operation: "create", n: r.Shares, count: r.Shares, need: r.Shares, accept: hasRecord, seen: mpc.Exposures{},
@@ -32,32 +33,53 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 			}
 		},
 	}
+	if ok && (settings.spreads() || len(r.Domains) > 0) {
+		p.awaitStarting(ctx)
+		j.plans = planner(r.Threshold, r.Shares, r.Domains, nil)
+	}
 	var result *KeyResult
 	j.check = agreed(&result)
-	if _, _, err := j.run(ctx); err != nil {
+	chosen, _, err := j.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if settings.spreads() {
+		result.Account.Homes = homesOf(chosen)
+	}
+	if err := sealedAtHome(&result.Account); err != nil {
 		return nil, err
 	}
 	return result, nil
 }
 
-// Refresh makes the next share epoch of an account among all n shares.
+// Refresh makes the next share epoch of an account among all n shares. Where
+// shares move to other homes, the result's exposures also name, for each of them, a
+// node of the new home that will open it to check it.
 func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error) {
 	record := r.Account.Record.Marshal()
 	n := r.Account.Record.Shares
 	if len(r.Account.Shares) != n {
 		return nil, errIncompleteShares
 	}
+	m, err := p.move(&r.Account, r.Homes)
+	if err != nil {
+		return nil, err
+	}
 	j := &job{
 		pool: p, operation: "refresh", account: r.Account.Record.AccountID, n: n, count: n, need: n, accept: hasRecord,
+		where: sitingOf(&r.Account), describe: m.describe,
 		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "refresh", Members: members, Self: uint32(a.index), Record: record,
 				Envelope:   r.Account.Shares[a.index-1].Envelope,
 				Recipients: r.Recipients, OldRecipients: r.OldRecipients,
-				WrappingVersion: p.sealingVersion(members),
+				WrappingVersion: m.version(members), SealTo: m.keys(a, members),
 			}
 		},
+	}
+	if err := m.possible(j); err != nil {
+		return nil, err
 	}
 	var result *KeyResult
 	j.check = agreed(&result)
@@ -65,6 +87,9 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 		return nil, err
 	}
 	if err := isSuccessor(&r.Account.Record, &result.Account.Record); err != nil {
+		return nil, err
+	}
+	if err := m.finish(ctx, &result.Account); err != nil {
 		return nil, err
 	}
 	p.supersede(&result.Account.Record)
@@ -172,6 +197,7 @@ func (p *Pool) signInFull(ctx context.Context, r *SignRequest, check func(*nodep
 	encoded := record.Marshal()
 	j := &job{
 		pool: p, operation: "sign", account: record.AccountID, n: record.Shares, count: record.Threshold, need: 1,
+		where: sitingOf(&r.Account),
 		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
@@ -218,8 +244,9 @@ func signResult(s *mpc.Signature, o *nodepb.Outcome, chosen []assignment) *SignR
 // does not open; other errors mean that the check could not be made.
 func (p *Pool) OpenCheck(ctx context.Context, a mpc.Account) error {
 	record := a.Record.Marshal()
+	where := sitingOf(&a)
 	for _, share := range a.Shares {
-		client, id, err := p.holder(ctx, a.Exposures, share.Index)
+		client, id, err := p.holder(ctx, a.Exposures, where, share.Index)
 		if err != nil {
 			return err
 		}
@@ -234,15 +261,15 @@ func (p *Pool) OpenCheck(ctx context.Context, a mpc.Account) error {
 	return nil
 }
 
-// holder waits for a ready node that has seen share i.
-func (p *Pool) holder(ctx context.Context, seen mpc.Exposures, i mpc.Index) (nodepb.NodeClient, string, error) {
+// holder waits for a ready node that has seen share i and can open it.
+func (p *Pool) holder(ctx context.Context, seen mpc.Exposures, where siting, i mpc.Index) (nodepb.NodeClient, string, error) {
 	for {
 		nodes, _, changed, err := p.ready()
 		if err != nil {
 			return nil, "", err
 		}
 		for _, n := range nodes {
-			if c, ok := n.candidate(); ok && seen[c.identity] == i {
+			if c, ok := n.candidate(); ok && seen[c.identity] == i && where.may(i, c) {
 				if client := n.client(); client != nil {
 					return client, n.id, nil
 				}
@@ -251,7 +278,8 @@ func (p *Pool) holder(ctx context.Context, seen mpc.Exposures, i mpc.Index) (nod
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, "", fmt.Errorf("no node that holds share %d became ready: %w", i, ctx.Err())
+			e := &NoEligibleNodeError{Index: i, Domain: where.home(i).Domain, Region: where.home(i).Region}
+			return nil, "", fmt.Errorf("no node that holds %s became ready: %w", e.where(), ctx.Err())
 		}
 	}
 }

@@ -1,9 +1,10 @@
 package pool
 
 import (
-	"math/bits"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"vault-plugin-secrets-mpc/mpc"
 )
@@ -14,6 +15,9 @@ type candidate struct {
 	identity mpc.NodeIdentity
 	// domain is the wrapping domain of its token, region its label.
 	domain, region string
+	// rtt is the smoothed time of a status call to a node on another host, 0 for a
+	// local one.
+	rtt time.Duration
 }
 
 // assignment says which node serves which share in one session.
@@ -29,25 +33,37 @@ type assignment struct {
 // with each other the first try succeeds.
 const maxPlacementSteps = 20_000
 
+// rule is what a placement has to keep to: which of an account's shares are to be
+// served, and by whom each may be.
+type rule struct {
+	n, count int           // shares in all, shares needed
+	seen     mpc.Exposures // a node serves no share but the one it has seen
+	avoid    map[mpc.Index]bool
+	// where the shares live: a node of another home cannot open them, or must not.
+	where siting
+	// compatible, where not nil, tells whether two nodes can work together.
+	compatible func(a, b candidate) bool
+}
+
 // place chooses count shares at random out of 1…n and a node for each, so that
-// no node serves a share other than the one it has already seen in this epoch.
-// Per share it prefers a node that has seen it, else takes one that has seen
-// none, maxSpares of them at most. compatible, where not nil, tells whether two
-// nodes can work together. It returns nil when there is no such choice.
-func place(n, count int, seen mpc.Exposures, ready []candidate, avoid map[mpc.Index]bool, maxSpares int,
-	compatible func(a, b candidate) bool) []assignment {
+// no node serves a share other than the one it has already seen in this epoch,
+// nor one that lives elsewhere. Per share it prefers a node that has seen it, else
+// takes one that has seen none, maxSpares of them at most. It returns nil when
+// there is no such choice.
+func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 	byIndex := make(map[mpc.Index][]candidate)
-	var spares []candidate
+	spares := make(map[mpc.Home][]candidate)
 	for _, c := range shuffled(ready) {
-		if i, ok := seen[c.identity]; ok {
+		if i, ok := r.seen[c.identity]; !ok {
+			home := r.where.of(c)
+			spares[home] = append(spares[home], c)
+		} else if r.where.may(i, c) {
 			byIndex[i] = append(byIndex[i], c)
-		} else {
-			spares = append(spares, c)
 		}
 	}
-	indices := make([]mpc.Index, 0, n)
-	for _, i := range rand.Perm(n) {
-		if !avoid[mpc.Index(i+1)] {
+	indices := make([]mpc.Index, 0, r.n)
+	for _, i := range rand.Perm(r.n) {
+		if !r.avoid[mpc.Index(i+1)] {
 			indices = append(indices, mpc.Index(i+1))
 		}
 	}
@@ -56,18 +72,18 @@ func place(n, count int, seen mpc.Exposures, ready []candidate, avoid map[mpc.In
 	used := map[string]bool{}
 	steps, spent := 0, 0
 	clash := func(c candidate) bool {
-		return used[c.id] || compatible != nil && slices.ContainsFunc(chosen, func(a assignment) bool { return !compatible(a.node, c) })
+		return used[c.id] || r.compatible != nil && slices.ContainsFunc(chosen, func(a assignment) bool { return !r.compatible(a.node, c) })
 	}
 	var search func(k int) bool
 	search = func(k int) bool {
-		if len(chosen) == count {
+		if len(chosen) == r.count {
 			return true
 		}
-		if len(indices)-k < count-len(chosen) {
+		if len(indices)-k < r.count-len(chosen) {
 			return false
 		}
 		i := indices[k]
-		options := append(slices.Clip(byIndex[i]), spares...)
+		options := append(slices.Clip(byIndex[i]), spares[r.where.home(i)]...)
 		for o, c := range options {
 			if steps++; steps > maxPlacementSteps {
 				return false
@@ -102,23 +118,51 @@ func place(n, count int, seen mpc.Exposures, ready []candidate, avoid map[mpc.In
 	return chosen
 }
 
-// fewestSpares returns the least number of spares with which place succeeds, if
-// that is most or less. A spare is precious: it can serve one share only until
-// the next refresh, and may be all that is left when a node dies.
-func fewestSpares(n, count int, seen mpc.Exposures, ready []candidate, avoid map[mpc.Index]bool, most int,
-	compatible func(a, b candidate) bool) (spares int, first []assignment) {
-	var held uint32 // bit i: a ready node has seen share i
-	unseen := 0
+// spares counts how many spares a placement takes at least and at most. It leaves
+// out of account that nodes may not be able to work together; without that, and
+// where the first number is not above the second, there is a placement.
+func (r *rule) spares(ready []candidate) (least, most int) {
+	type tally struct{ shares, held, unseen int }
+	homes := map[mpc.Home]*tally{}
+	at := func(h mpc.Home) *tally {
+		if homes[h] == nil {
+			homes[h] = &tally{}
+		}
+		return homes[h]
+	}
+	var held uint32 // bit i: a ready node of its home has seen share i
 	for _, c := range ready {
-		if i, ok := seen[c.identity]; !ok {
-			unseen++
-		} else if !avoid[i] {
+		if i, ok := r.seen[c.identity]; !ok {
+			at(r.where.of(c)).unseen++
+		} else if int(i) <= r.n && r.where.may(i, c) {
 			held |= 1 << i
 		}
 	}
-	least := max(0, count-bits.OnesCount32(held))
-	for spares = least; spares <= min(most, unseen, count); spares++ {
-		if first = place(n, count, seen, ready, avoid, spares, compatible); first != nil {
+	for i := mpc.Index(1); int(i) <= r.n; i++ {
+		if r.avoid[i] {
+			continue
+		}
+		t := at(r.where.home(i))
+		t.shares++
+		if held&(1<<i) != 0 {
+			t.held++
+		}
+	}
+	all, free := 0, 0
+	for t := range maps.Values(homes) {
+		all += t.held
+		free += min(t.unseen, t.shares-t.held)
+	}
+	return max(0, r.count-all), min(free, r.count)
+}
+
+// fewestSpares returns the least number of spares with which place succeeds, if
+// that is most or less. A spare is precious: it can serve one share only until
+// the next refresh, and may be all that is left when a node dies.
+func (r *rule) fewestSpares(ready []candidate, most int) (spares int, first []assignment) {
+	least, free := r.spares(ready)
+	for spares = least; spares <= min(most, free); spares++ {
+		if first = r.place(ready, spares); first != nil {
 			return spares, first
 		}
 	}
@@ -131,37 +175,39 @@ func shuffled(in []candidate) []candidate {
 	return out
 }
 
-// unserved names a share that no ready node may serve, and the nodes that
-// could if they were ready, to explain a failed placement. names maps
-// identities to node IDs.
-func unserved(n int, seen mpc.Exposures, noSpares bool, ready []candidate, names map[mpc.NodeIdentity]string) *NoEligibleNodeError {
+// unserved names a share that no ready node may serve, and the nodes that could if
+// they were ready, to explain a failed placement; nil where there is none. known
+// are all nodes of the pool with an identity.
+func (r *rule) unserved(noSpares bool, ready, known []candidate) *NoEligibleNodeError {
 	isReady := map[mpc.NodeIdentity]bool{}
-	spare := false
+	spare := map[mpc.Home]int{} // ready nodes that have seen nothing
 	for _, c := range ready {
 		isReady[c.identity] = true
-		if _, ok := seen[c.identity]; !ok {
-			spare = !noSpares
+		if _, ok := r.seen[c.identity]; !ok && !noSpares {
+			spare[r.where.of(c)]++
 		}
 	}
-	if spare {
-		return nil
-	}
-	for i := mpc.Index(1); int(i) <= n; i++ {
+	var first *NoEligibleNodeError
+	for i := mpc.Index(1); int(i) <= r.n; i++ {
 		served := false
-		e := &NoEligibleNodeError{Index: i, NoSpares: noSpares}
-		for identity, index := range seen {
-			if index != i {
+		home := r.where.home(i)
+		e := &NoEligibleNodeError{Index: i, NoSpares: noSpares, Domain: home.Domain, Region: home.Region}
+		for _, c := range known {
+			index, ok := r.seen[c.identity]
+			if !r.where.may(i, c) || ok && index != i || !ok && (noSpares || isReady[c.identity]) {
 				continue
 			}
-			served = served || isReady[identity]
-			if name := names[identity]; name != "" {
-				e.WaitsFor = append(e.WaitsFor, name)
-			}
+			served = served || ok && isReady[c.identity]
+			e.WaitsFor = append(e.WaitsFor, c.id)
 		}
-		if !served {
+		if !served && spare[home] > 0 {
+			spare[home]--
+			served = true
+		}
+		if !served && first == nil {
 			slices.Sort(e.WaitsFor)
-			return e
+			first = e
 		}
 	}
-	return nil
+	return first
 }

@@ -46,7 +46,8 @@ func TestPlace(t *testing.T) {
 		}
 		least := max(0, count-len(held))
 		possible := usable >= count && least <= spares
-		got, chosen := fewestSpares(n, count, seen, ready, avoid, count, nil)
+		r := &rule{n: n, count: count, seen: seen, avoid: avoid}
+		got, chosen := r.fewestSpares(ready, count)
 		if (chosen != nil) != possible || possible && got != least {
 			t.Fatalf("%d of %d, held %v, %d spares, avoid %v: %d spares, %v", count, n, held, spares, avoid, got, chosen)
 		}
@@ -72,7 +73,7 @@ func TestPlace(t *testing.T) {
 		if spent > got {
 			t.Fatalf("%d spares spent, allowed %d", spent, got)
 		}
-		if _, over := fewestSpares(n, count, seen, ready, avoid, least-1, nil); over != nil {
+		if _, over := r.fewestSpares(ready, least-1); over != nil {
 			t.Fatal("a placement with more spares than allowed")
 		}
 	}
@@ -90,8 +91,9 @@ func TestPlaceCompatible(t *testing.T) {
 		seen[c.identity] = mpc.Index(k + 1)
 		ready = append(ready, c)
 	}
+	r := &rule{n: 5, count: 3, seen: seen, compatible: func(a, b candidate) bool { return a.id != "local-1" && b.id != "local-1" }}
 	for range 200 {
-		chosen := place(5, 3, seen, ready, nil, 0, func(a, b candidate) bool { return a.id != "local-1" && b.id != "local-1" })
+		chosen := r.place(ready, 0)
 		if len(chosen) != 3 {
 			t.Fatal("no placement")
 		}
@@ -101,7 +103,8 @@ func TestPlaceCompatible(t *testing.T) {
 			}
 		}
 	}
-	if place(5, 2, seen, ready, nil, 0, func(a, b candidate) bool { return false }) != nil {
+	r = &rule{n: 5, count: 2, seen: seen, compatible: func(a, b candidate) bool { return false }}
+	if r.place(ready, 0) != nil {
 		t.Fatal("nodes that cannot work together were put together")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ type Config struct {
 	Logger hclog.Logger
 	// Launcher starts node processes; by default it runs Executable with Env.
 	Launcher Launcher
+	// Dialer connects to nodes on other hosts; by default over mpc/nodelink.
+	Dialer Dialer
 	// Executable is run with the argument "node" to start a local node;
 	// default /proc/self/exe, since the file may have been replaced since its
 	// checksum was verified.
@@ -102,6 +105,9 @@ func New(cfg Config) *Pool {
 	if cfg.Launcher == nil {
 		cfg.Launcher = subprocesses{executable: cfg.Executable, env: cfg.Env, logger: cfg.Logger}
 	}
+	if cfg.Dialer == nil {
+		cfg.Dialer = links{}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Pool{
 		cfg:          cfg,
@@ -133,7 +139,9 @@ func New(cfg Config) *Pool {
 // before Apply returns; a node that cannot take them is started again.
 //
 // A node that leaves the pool, or is renewed for a new PIN, first finishes its
-// sessions, for 30 seconds at most.
+// sessions, for 30 seconds at most. A node on another host is connected to anew
+// when its address, certificate, labels or identity changes, or its wrapping
+// domain has another key of the same version; the other nodes go on.
 func (p *Pool) Apply(ctx context.Context, s Settings) error {
 	if err := p.apply(s); err != nil {
 		return err
@@ -146,12 +154,12 @@ func (p *Pool) Apply(ctx context.Context, s Settings) error {
 }
 
 func (p *Pool) apply(s Settings) error {
-	if s.Local < mpc.MinThreshold || len(s.WrappingKeys) == 0 || s.Token.Module == "" {
-		return errors.New("pool: incomplete settings")
+	if err := s.check(); err != nil {
+		return err
 	}
-	s.Token.PIN = s.Token.PIN.Clone()
+	s.Token.PIN, s.Client = s.Token.PIN.Clone(), s.Client.clone()
 	s.WrappingKeys, s.Authority = slices.Clone(s.WrappingKeys), slices.Clone(s.Authority)
-	s.Recipients = slices.Clone(s.Recipients)
+	s.Remote, s.Endorsements, s.Recipients = slices.Clone(s.Remote), slices.Clone(s.Endorsements), slices.Clone(s.Recipients)
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,18 +179,27 @@ func (p *Pool) apply(s Settings) error {
 		p.refusedPIN = s.Token.Refused
 	}
 	var later []string
+	wanted := map[string]bool{}
 	for i := 1; i <= s.Local; i++ {
 		id := LocalNodeID(i)
+		wanted[id] = true
 		switch n := p.nodes[id]; {
 		case n == nil, renew:
-			p.startNodeLocked(id)
+			p.startNodeLocked(id, nil)
 		case p.refusedPIN == nil && n.wantsLogin(s.Token):
 			later = append(later, id)
 		}
+		p.nodes[id].setRegion(s.LocalRegion)
+	}
+	for k := range s.Remote {
+		r := &s.Remote[k]
+		wanted[r.ID] = true
+		if n := p.nodes[r.ID]; n == nil || !sameRemote(n.remote, r) || !sameConnection(*old, s, r.Domain) {
+			p.startNodeLocked(r.ID, r)
+		}
 	}
 	for id, n := range p.nodes {
-		var i int
-		if _, err := fmt.Sscanf(id, "local-%d", &i); err != nil || i > s.Local {
+		if !wanted[id] {
 			p.leaveLocked(n)
 		}
 	}
@@ -212,8 +229,9 @@ func (p *Pool) renewOneByOne(s *Settings, ids []string) {
 			resume()
 			return
 		}
-		p.startNodeLocked(id)
+		p.startNodeLocked(id, nil)
 		n := p.nodes[id]
+		n.setRegion(s.LocalRegion)
 		p.mu.Unlock()
 		timeout := time.NewTimer(renewTimeout)
 		for !n.isReady() {
@@ -242,17 +260,53 @@ func (p *Pool) renewOneByOne(s *Settings, ids []string) {
 // every server of a cluster.
 func LocalNodeID(i int) string { return fmt.Sprintf("local-%d", i) }
 
-// sameKeys reports whether running nodes can go on under the new settings, but
-// for the PIN.
+// isLocal reports whether a name is one that LocalNodeID gives.
+func isLocal(id string) bool {
+	i, err := strconv.Atoi(strings.TrimPrefix(id, "local-"))
+	return err == nil && i > 0 && id == LocalNodeID(i)
+}
+
+// check finds what no pool can run with. A pool without any node is none of that:
+// the last remote one may have been taken away.
+func (s *Settings) check() error {
+	switch {
+	case s.Local < 0, s.Local == 0 && s.MountID == [16]byte{},
+		s.Local > 0 && (s.Token.Module == "" || len(keysOf(s.WrappingKeys, hsm.DefaultDomain)) == 0),
+		s.Local == 1 && len(s.Remote) == 0: // no account has fewer than two shares
+		return errors.New("pool: incomplete settings")
+	}
+	seen := map[string]bool{}
+	for _, r := range s.Remote {
+		switch {
+		case r.ID == "", isLocal(r.ID), seen[r.ID]:
+			return fmt.Errorf("pool: a remote node cannot have the name %q", r.ID)
+		case r.Identity == mpc.NodeIdentity{}, r.Domain == "":
+			return fmt.Errorf("pool: %s has not been enrolled", r.ID)
+		}
+		seen[r.ID] = true
+	}
+	return nil
+}
+
+// sameKeys reports whether running local nodes can go on under the new settings,
+// but for the PIN.
 func sameKeys(a, b Settings) bool {
 	return a.MountID == b.MountID && a.Token.Module == b.Token.Module &&
 		a.Token.Label == b.Token.Label && a.Token.Serial == b.Token.Serial &&
-		bytes.Equal(a.Authority, b.Authority) && compatibleKeys(a.WrappingKeys, b.WrappingKeys)
+		bytes.Equal(a.Authority, b.Authority) && compatibleKeys(a.WrappingKeys, b.WrappingKeys, hsm.DefaultDomain)
+}
+
+// sameConnection reports whether the connection to a remote node of that domain
+// can go on under the new settings, as far as they are not the node's own.
+func sameConnection(a, b Settings, domain string) bool {
+	return a.MountID == b.MountID && a.Client.same(b.Client) && bytes.Equal(a.Authority, b.Authority) &&
+		compatibleKeys(a.WrappingKeys, b.WrappingKeys, domain)
 }
 
 // startNodeLocked replaces the node of that name by a new supervised one, which
-// waits for the old one's end, so that a name has one process at most.
-func (p *Pool) startNodeLocked(id string) {
+// waits for the old one's end, so that a name has one process at most. remote is
+// nil for a local node.
+func (p *Pool) startNodeLocked(id string, remote *RemoteNode) {
 	old := p.nodes[id]
 	if old != nil {
 		old.cancel() // its goroutine stops the process and ends
@@ -261,6 +315,9 @@ func (p *Pool) startNodeLocked(id string) {
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	n := &poolNode{pool: p, id: id, domain: hsm.DefaultDomain, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
+	if remote != nil {
+		n.remote, n.domain, n.region = remote, remote.Domain, remote.Region
+	}
 	p.nodes[id] = n
 	p.wg.Add(1)
 	go func() {
@@ -375,6 +432,23 @@ func (p *Pool) ready() (nodes []*poolNode, configured int, changed <-chan struct
 		}
 	}
 	return nodes, len(all), changed, nil
+}
+
+// candidates returns the nodes that could serve a share now, and otherwise what
+// ready does. A node whose token has no wrapping key yet is ready for nothing but
+// to make one.
+func (p *Pool) candidates() (ready []candidate, configured int, changed <-chan struct{}, err error) {
+	nodes, configured, changed, err := p.ready()
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	ready = make([]candidate, 0, len(nodes))
+	for _, n := range nodes {
+		if c, ok := n.candidate(); ok && (n.remote == nil || n.newestKey() > 0) {
+			ready = append(ready, c)
+		}
+	}
+	return ready, configured, changed, nil
 }
 
 // launch starts a node process; the caller stops it.

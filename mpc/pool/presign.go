@@ -39,6 +39,7 @@ func (p *Pool) Presign(ctx context.Context, r PresignRequest) error {
 	j := &job{
 		pool: p, operation: "presign", account: record.AccountID, background: true,
 		n: record.Shares, count: record.Threshold, need: record.Threshold,
+		where: sitingOf(&r.Account),
 		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		accept: func(o *nodepb.Outcome) error {
 			if len(o.GetSessionId()) != len(made.session) {

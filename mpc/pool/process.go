@@ -50,6 +50,8 @@ type process struct {
 	Process
 	client nodepb.NodeClient
 	number uint64
+	// remote says that it is a connection to another host.
+	remote bool
 }
 
 // subprocess is one node started by go-plugin.
@@ -140,6 +142,9 @@ func (p *process) waitExit(ctx context.Context, every time.Duration) error {
 	defer t.Stop()
 	for {
 		if p.Exited() {
+			if p.remote {
+				return errors.New("the connection to the node has ended")
+			}
 			return errors.New("the node process ended")
 		}
 		select {

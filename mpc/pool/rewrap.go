@@ -18,7 +18,8 @@ func (p *Pool) Rewrap(ctx context.Context, r RewrapRequest) (*RewrapResult, erro
 	if len(r.Account.Shares) != r.Account.Record.Shares {
 		return nil, errIncompleteShares
 	}
-	nodes, version, err := p.holders(ctx, r)
+	where := sitingOf(&r.Account)
+	nodes, version, err := p.holders(ctx, r, func([]candidate) (siting, mpc.Guarantee) { return where, mpc.Guarantee{} })
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +38,7 @@ func (p *Pool) Rewrap(ctx context.Context, r RewrapRequest) (*RewrapResult, erro
 			err = fromFailure(reply.GetFailure())
 		}
 		if err == nil {
-			err = sealedTo(reply.GetEnvelope(), version)
+			err = sealedTo(reply.GetEnvelope(), n.domain, version)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("share %d on %s: %w", share.Index, n.id, err)
@@ -47,33 +48,29 @@ func (p *Pool) Rewrap(ctx context.Context, r RewrapRequest) (*RewrapResult, erro
 	return result, nil
 }
 
-// holders chooses a ready node for each share, by the placement rule, and the
-// version of the wrapping key that all of them have. It waits until that is
-// possible.
-func (p *Pool) holders(ctx context.Context, r RewrapRequest) ([]*poolNode, uint32, error) {
+// holders chooses a ready node for each share, by the placement rule and by where
+// the shares live, and the version of the wrapping key that all of them have. It
+// waits until that is possible.
+func (p *Pool) holders(ctx context.Context, r RewrapRequest, where func([]candidate) (siting, mpc.Guarantee)) ([]*poolNode, uint32, error) {
 	n := r.Account.Record.Shares
+	j := &job{pool: p, operation: "rewrap", n: n, count: n, seen: r.Account.Exposures, noSpares: r.Account.NoSpares}
 	for {
-		ready, configured, changed, err := p.ready()
+		candidates, configured, changed, err := p.candidates()
 		if err != nil {
 			return nil, 0, err
-		}
-		var candidates []candidate
-		for _, node := range ready {
-			if c, ok := node.candidate(); ok {
-				candidates = append(candidates, c)
-			}
 		}
 		spares := n
 		if r.Account.NoSpares {
 			spares = 0
 		}
-		if _, chosen := fewestSpares(n, n, r.Account.Exposures, candidates, nil, spares, nil); chosen != nil {
+		j.where, _ = where(candidates)
+		rule, _ := j.rule(candidates, nil)
+		if _, chosen := rule.fewestSpares(candidates, spares); chosen != nil {
 			return p.exposeHolders(ctx, r, chosen)
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			j := &job{pool: p, operation: "rewrap", n: n, count: n, seen: r.Account.Exposures, noSpares: r.Account.NoSpares}
 			return nil, 0, j.fail(j.explain(candidates, configured))
 		}
 	}
@@ -109,32 +106,39 @@ func (p *Pool) exposeHolders(ctx context.Context, r RewrapRequest, chosen []assi
 }
 
 // sealedTo checks what anyone can see of an envelope.
-func sealedTo(envelope []byte, version uint32) error {
+func sealedTo(envelope []byte, domain string, version uint32) error {
 	seals, err := hsm.Seals(envelope)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(seals, func(s hsm.SealedKey) bool { return s.Domain == hsm.DefaultDomain && s.Version == version }) {
-		return fmt.Errorf("it is not sealed to version %d of the wrapping key", version)
+	if !slices.ContainsFunc(seals, func(s hsm.SealedKey) bool { return s.Domain == domain && s.Version == version }) {
+		return fmt.Errorf("it is not sealed to version %d of the wrapping key of %q", version, domain)
 	}
 	return nil
 }
 
 // RewrapNodeKeys has the named node reseal its own keys to the newest version of
-// the wrapping key, and stores them. For a node that has left the pool a process
-// is started for this alone.
+// its domain's wrapping key, and stores them. A node on another host keeps its
+// identity itself and reseals its auxiliary keys. For a local node that has left
+// the pool a process is started for this alone.
 func (p *Pool) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 	settings, ok := p.currentSettings()
 	if !ok {
 		return ErrNotConfigured
 	}
-	version := settings.WrappingKeys[len(settings.WrappingKeys)-1].Version
 	if n := p.node(nodeID); n != nil {
 		client := n.client()
 		if client == nil {
-			return fmt.Errorf("%s is not running: %w", nodeID, ErrNodeGone)
+			return fmt.Errorf("%s is not running: %w", n.described(), ErrNodeGone)
 		}
-		return p.rewrapKeys(ctx, client, nodeID, version)
+		return p.rewrapKeys(ctx, client, nodeID, n.remote != nil, keysOf(settings.WrappingKeys, n.domain))
+	}
+	if !isLocal(nodeID) {
+		return fmt.Errorf("%w: %s, whose keys only itself can reseal", ErrUnknownNode, nodeID)
+	}
+	own := keysOf(settings.WrappingKeys, hsm.DefaultDomain)
+	if len(own) == 0 || settings.Token.Module == "" {
+		return fmt.Errorf("the keys of %s cannot be resealed: %w for local nodes", nodeID, ErrNotConfigured)
 	}
 	proc, err := p.launch(nodeID)
 	if err != nil {
@@ -146,7 +150,7 @@ func (p *Pool) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 		return err
 	}
 	request := &nodepb.SetupRequest{NodeId: nodeID, MountId: settings.MountID[:], Authority: settings.Authority,
-		WrappingKeys: wrappingKeysToWire(settings.WrappingKeys), Identity: keys.Identity[:], IdentityEnvelope: keys.IdentityEnvelope}
+		WrappingKeys: wrappingKeysToWire(own), Identity: keys.Identity[:], IdentityEnvelope: keys.IdentityEnvelope}
 	err = p.logIn(ctx, func(t Token) error {
 		request.Token = tokenToWire(t)
 		reply, err := proc.client.Setup(ctx, request)
@@ -158,15 +162,20 @@ func (p *Pool) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 	if err != nil {
 		return err
 	}
-	return p.rewrapKeys(ctx, proc.client, nodeID, version)
+	return p.rewrapKeys(ctx, proc.client, nodeID, false, own)
 }
 
-// rewrapKeys reads, reseals and stores a node's keys.
-func (p *Pool) rewrapKeys(ctx context.Context, client nodepb.NodeClient, nodeID string, version uint32) error {
+// rewrapKeys reads, reseals and stores a node's keys. own are the wrapping keys of
+// its domain.
+func (p *Pool) rewrapKeys(ctx context.Context, client nodepb.NodeClient, nodeID string, remote bool, own []hsm.WrappingKey) error {
 	keys, err := p.cfg.Store.NodeKeys(ctx, nodeID)
-	if err != nil || keys == nil {
+	if err != nil || keys == nil || remote && keys.Aux == nil {
 		return err
 	}
+	if len(own) == 0 {
+		return fmt.Errorf("resealing the keys of %s: %w: its domain has none yet", nodeID, ErrWrappingKey)
+	}
+	domain, version := own[len(own)-1].Domain, own[len(own)-1].Version
 	request := &nodepb.RewrapOwnRequest{WrappingVersion: version, IdentityEnvelope: keys.IdentityEnvelope}
 	if keys.Aux != nil {
 		request.AuxEnvelope, request.AuxGeneration = keys.Aux.Envelope, keys.Aux.Generation
@@ -175,11 +184,11 @@ func (p *Pool) rewrapKeys(ctx context.Context, client nodepb.NodeClient, nodeID 
 	if err == nil {
 		err = fromFailure(reply.GetFailure())
 	}
-	if err == nil {
-		err = sealedTo(reply.GetIdentityEnvelope(), version)
+	if err == nil && !remote {
+		err = sealedTo(reply.GetIdentityEnvelope(), domain, version)
 	}
 	if err == nil && keys.Aux != nil {
-		err = sealedTo(reply.GetAuxEnvelope(), version)
+		err = sealedTo(reply.GetAuxEnvelope(), domain, version)
 	}
 	if err != nil {
 		return fmt.Errorf("resealing the keys of %s: %w", nodeID, err)
@@ -188,7 +197,9 @@ func (p *Pool) rewrapKeys(ctx context.Context, client nodepb.NodeClient, nodeID 
 		if !bytes.Equal(stored.IdentityEnvelope, keys.IdentityEnvelope) {
 			return errKeysChanged
 		}
-		stored.IdentityEnvelope = reply.GetIdentityEnvelope()
+		if !remote {
+			stored.IdentityEnvelope = reply.GetIdentityEnvelope()
+		}
 		if keys.Aux == nil {
 			return nil
 		}

@@ -169,14 +169,16 @@ func (r *router) handle(e event) bool {
 // the bad message, so either the blamed or the reporter is bad, and nobody is
 // put out of the pool for it. A node that is busy, or misses something that it
 // can be given, has not failed; nor has one without the presignature it was
-// asked for. What a refusal and a share that does not open mean is for the job
-// to say, which knows whether others agree.
+// asked for, nor one whose own host keeps it from taking part. What a refusal and
+// a share that does not open mean is for the job to say, which knows whether others
+// agree.
 func (r *router) fail(l *link, f *nodepb.Failure) bool {
 	r.result.failure, r.result.reporter = f, l.index
 	r.result.err = fmt.Errorf("%s: %s", l.node.id, failureText(f))
 	switch f.GetReason() {
 	case nodepb.Failure_REFUSED, nodepb.Failure_SHARE_UNUSABLE, nodepb.Failure_BUSY,
-		nodepb.Failure_AUX_PENDING, nodepb.Failure_UNPINNED, nodepb.Failure_PRESIGNATURE_GONE:
+		nodepb.Failure_AUX_PENDING, nodepb.Failure_UNPINNED, nodepb.Failure_PRESIGNATURE_GONE,
+		nodepb.Failure_BELOW_FLOOR, nodepb.Failure_SWITCHED_OFF, nodepb.Failure_DRAINING:
 		return true
 	}
 	r.result.suspects, r.result.likely = []mpc.Index{l.index}, l.index

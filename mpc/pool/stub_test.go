@@ -199,7 +199,7 @@ func startStubs(t *testing.T, local int, change func(*Config)) *stubPool {
 	t.Helper()
 	w := newStubWorld(t)
 	f := &stubPool{world: w, store: &stubStore{world: w, keys: map[string]NodeKeys{}},
-		settings: Settings{MountID: [16]byte{1}, Local: local, WrappingKeys: []hsm.WrappingKey{{Version: 1}},
+		settings: Settings{MountID: [16]byte{1}, Local: local, WrappingKeys: []hsm.WrappingKey{{Domain: hsm.DefaultDomain, Version: 1}},
 			Token: Token{Module: "stub", Label: "stub", PIN: secret.New([]byte("1234"))}}}
 	f.open(t, change)
 	t.Cleanup(func() {

@@ -36,13 +36,15 @@ const hsmOK = "ok"
 type poolNode struct {
 	pool *Pool
 	id   string
-	// domain is the wrapping domain of its token, region its label.
-	domain, region string
-	cancel         context.CancelFunc
-	done           chan struct{} // closed when supervise has returned
+	// remote says where a node on another host is; nil for a local one.
+	remote *RemoteNode
+	domain string // the wrapping domain of its token
+	cancel context.CancelFunc
+	done   chan struct{} // closed when supervise has returned
 
-	mu    sync.Mutex
-	state NodeState
+	mu     sync.Mutex
+	region string // its label
+	state  NodeState
 	// draining keeps the node from new sessions; it will be stopped.
 	draining  bool
 	drains    int // reasons for that
@@ -64,6 +66,12 @@ type poolNode struct {
 	restarts      int
 	wrapping      []hsm.WrappingKey // that the process was given
 	aux           nodeAux
+	// mute counts the status calls in a row that had no answer; ending is set
+	// while a remote node says that it is about to end.
+	mute   int
+	ending bool
+	rtt    time.Duration // of status calls, smoothed
+	skew   time.Duration // the node's clock minus this one's
 }
 
 // supervise runs until ctx ends.
@@ -75,26 +83,19 @@ func (n *poolNode) supervise(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if errors.Is(err, ErrPINIncorrect) || errors.Is(err, ErrPINLocked) {
+		if n.remote == nil && isPIN(err) {
 			// Trying again could lock the token: wait for another PIN.
 			n.setState(NodeFailed, err)
 			n.pool.cfg.Logger.Error("node stopped: the token refuses the PIN", "node", n.id)
 			n.pool.awaitPIN(ctx)
 			continue
 		}
-		n.setState(NodeRestarting, err)
-		if time.Since(started) > stableAfter {
-			pause = n.pool.cfg.RestartMin
-		}
-		n.pool.cfg.Logger.Warn("node ended and will be started again", "node", n.id, "error", err, "pause", pause.String())
+		pause = n.report(err, pause, time.Since(started))
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 		}
-		pause = min(2*pause, n.pool.cfg.RestartMax)
-		if errors.Is(err, ErrHSMUnavailable) {
-			pause = min(pause, tokenPause) // it may be back at any moment
-		}
+		pause = n.nextPause(err, pause)
 		n.mu.Lock()
 		n.restarts++
 		n.mu.Unlock()
@@ -102,9 +103,62 @@ func (n *poolNode) supervise(ctx context.Context) {
 	n.setState(NodeRestarting, nil)
 }
 
+// report shows why the process ended, or could not be set up, and returns the
+// pause before the next one.
+func (n *poolNode) report(err error, pause, ran time.Duration) time.Duration {
+	state, log := NodeRestarting, n.pool.cfg.Logger.Warn
+	if n.remote != nil && lasts(err) {
+		state = NodeFailed
+	}
+	n.mu.Lock()
+	if n.remote != nil && err != nil && n.lastError == err.Error() {
+		log = n.pool.cfg.Logger.Debug // it may be away for long
+	}
+	n.mu.Unlock()
+	n.setState(state, err)
+	if ran > stableAfter {
+		pause = n.pool.cfg.RestartMin
+	}
+	what := "node ended and will be started again"
+	if n.remote != nil {
+		what = "node on another host is not connected; trying again"
+	}
+	log(what, "node", n.id, "error", err, "pause", pause.String())
+	return pause
+}
+
+func (n *poolNode) nextPause(err error, pause time.Duration) time.Duration {
+	pause = min(2*pause, n.pool.cfg.RestartMax)
+	if errors.Is(err, ErrHSMUnavailable) {
+		pause = min(pause, tokenPause) // it may be back at any moment
+	}
+	if n.remote != nil {
+		pause = min(pause, remotePause)
+	}
+	return pause
+}
+
+// launch starts a local node's process, or connects to a remote node.
+func (n *poolNode) launch(ctx context.Context) (*process, error) {
+	if n.remote == nil {
+		return n.pool.launch(n.id)
+	}
+	settings, ok := n.pool.currentSettings()
+	if !ok {
+		return nil, ErrNotConfigured
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	running, err := n.pool.cfg.Dialer.Dial(ctx, *n.remote, settings.Client)
+	if err != nil {
+		return nil, err
+	}
+	return &process{Process: running, client: running.Client(), number: n.pool.started.Add(1), remote: true}, nil
+}
+
 // runOnce starts the process, sets the node up and watches it until it ends.
 func (n *poolNode) runOnce(ctx context.Context) error {
-	proc, err := n.pool.launch(n.id)
+	proc, err := n.launch(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,8 +194,13 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	if err != nil {
 		return fmt.Errorf("loading the node's keys: %w", err)
 	}
+	own := keysOf(settings.WrappingKeys, n.domain)
 	request := &nodepb.SetupRequest{NodeId: n.id, MountId: settings.MountID[:], Authority: settings.Authority,
-		WrappingKeys: wrappingKeysToWire(settings.WrappingKeys)}
+		WrappingKeys: wrappingKeysToWire(own)}
+	fresh := keys == nil
+	if n.remote != nil {
+		keys, fresh = n.storedFor(keys)
+	}
 	if keys != nil {
 		request.Identity, request.IdentityEnvelope = keys.Identity[:], keys.IdentityEnvelope
 		if keys.Aux != nil {
@@ -150,13 +209,18 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	}
 	var reply *nodepb.SetupReply
 	var used Token
-	err = n.pool.logIn(ctx, func(t Token) error {
-		used, request.Token = t, tokenToWire(t)
-		if reply, err = proc.client.Setup(ctx, request); err != nil {
-			return err
-		}
-		return fromFailure(reply.GetFailure())
-	})
+	if n.remote != nil {
+		request.Identity, request.IdentityEnvelope = nil, nil
+		reply, err = n.attach(ctx, proc, request)
+	} else {
+		err = n.pool.logIn(ctx, func(t Token) error {
+			used, request.Token = t, tokenToWire(t)
+			if reply, err = proc.client.Setup(ctx, request); err != nil {
+				return err
+			}
+			return fromFailure(reply.GetFailure())
+		})
+	}
 	if errors.Is(err, ErrTokenNotFound) || errors.Is(err, ErrModule) {
 		// The settings were good once: a probe has found the token with them.
 		return fmt.Errorf("%w: %w", ErrHSMUnavailable, err)
@@ -170,10 +234,13 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	identity := mpc.NodeIdentity(reply.GetIdentity())
 	if keys == nil {
 		keys = &NodeKeys{Identity: identity, IdentityEnvelope: reply.GetIdentityEnvelope()}
+	}
+	if fresh {
 		if err := n.pool.cfg.Store.PutNodeKeys(ctx, n.id, keys); err != nil {
 			return fmt.Errorf("storing the node's identity: %w", err)
 		}
 	}
+	asked := time.Now()
 	state, err := proc.client.Status(ctx, &nodepb.StatusRequest{})
 	if err != nil {
 		return err
@@ -181,8 +248,10 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 
 	n.mu.Lock()
 	n.proc, n.identity, n.version, n.lastError = proc, identity, reply.GetVersion(), ""
+	n.mute, n.rtt = 0, 0
+	n.noteAnswer(state, asked, time.Now())
 	n.login, n.pinRefused = used, false
-	n.hsm, n.wrapping = state.GetHsm(), settings.WrappingKeys
+	n.hsm, n.wrapping = state.GetHsm(), own
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
 		n.aux = nodeAux{keys: keys.Aux, hash: auxHash(keys.Aux.Public), progress: 100, state: auxReady}
@@ -192,7 +261,7 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 		n.detach()
 		return err
 	}
-	if now, ok := n.pool.currentSettings(); ok && !now.Token.samePIN(used) {
+	if now, ok := n.pool.currentSettings(); ok && n.remote == nil && !now.Token.samePIN(used) {
 		// Apply may have looked before this node could be seen as logged in.
 		n.detach()
 		return errors.New("the PIN was changed while the node logged in")
@@ -322,7 +391,7 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 func (n *poolNode) pollStatus(ctx context.Context, proc *process) {
 	t := time.NewTicker(statusEvery)
 	defer t.Stop()
-	mute, away := 0, 0
+	away := 0
 	for {
 		select {
 		case <-t.C:
@@ -330,17 +399,21 @@ func (n *poolNode) pollStatus(ctx context.Context, proc *process) {
 			return
 		}
 		call, cancel := context.WithTimeout(ctx, statusTimeout)
+		asked := time.Now()
 		s, err := proc.client.Status(call, &nodepb.StatusRequest{})
+		answered := time.Now()
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
 		n.mu.Lock()
+		before := n.usableLocked()
 		if err != nil {
-			mute++
+			n.mute++
 			n.lastError = "the node does not answer"
 		} else {
-			mute, away = 0, away+1
+			n.mute, away = 0, away+1
+			n.noteAnswer(s, asked, answered)
 			n.hsm, n.sessions, n.pinRefused = s.GetHsm(), int(s.GetSessions()), s.GetPinRefused()
 			if n.hsm == hsmOK || n.pinRefused {
 				away = 0 // a new login would only cost another try of the PIN
@@ -348,9 +421,13 @@ func (n *poolNode) pollStatus(ctx context.Context, proc *process) {
 			n.presignatures = int(s.GetPresignatures())
 			n.aux.noteProgress(int(s.GetAuxProgress()))
 		}
-		refused, login := n.pinRefused, n.login
+		refused, login, mute := n.pinRefused, n.login, n.mute
+		turned := n.usableLocked() != before
 		n.mu.Unlock()
-		if refused {
+		if turned {
+			n.pool.notify()
+		}
+		if refused && n.remote == nil {
 			n.pool.refuseLater(login)
 		}
 		if mute >= mutePolls || away >= awayPolls {
@@ -361,10 +438,35 @@ func (n *poolNode) pollStatus(ctx context.Context, proc *process) {
 	}
 }
 
+// noteAnswer takes what a status call says of the way to the node and of its
+// clock. The caller holds n.mu.
+func (n *poolNode) noteAnswer(s *nodepb.StatusReply, asked, answered time.Time) {
+	n.ending = n.remote != nil && s.GetDraining()
+	took := answered.Sub(asked)
+	if n.rtt == 0 {
+		n.rtt = took
+	} else {
+		n.rtt += (took - n.rtt) / 4 // half of a change shows after three calls
+	}
+	if ms := s.GetTimeUnixMs(); ms != 0 {
+		// The node looked at its clock somewhere in between.
+		n.skew = time.UnixMilli(ms).Sub(asked.Add(took / 2))
+	}
+}
+
+// noteEnding keeps new sessions away from a node that has said that it is about to
+// end, until its next status call.
+func (n *poolNode) noteEnding() {
+	n.mu.Lock()
+	n.ending = n.remote != nil
+	n.mu.Unlock()
+	n.pool.notify()
+}
+
 // detach marks the node as not usable: its process has ended.
 func (n *poolNode) detach() {
 	n.mu.Lock()
-	n.proc, n.sessions, n.presignatures, n.hsm = nil, 0, 0, ""
+	n.proc, n.sessions, n.presignatures, n.hsm, n.ending = nil, 0, 0, "", false
 	if n.state == NodeReady {
 		n.state, n.since = NodeRestarting, time.Now()
 	}
@@ -391,7 +493,14 @@ func (n *poolNode) setState(s NodeState, err error) {
 func (n *poolNode) isReady() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.state == NodeReady && !n.draining && n.proc != nil && !n.proc.Exited()
+	return n.usableLocked()
+}
+
+// usableLocked is isReady for callers that hold n.mu. A node on another host gets
+// nothing new from the first status call on that it does not answer: a session with
+// it would hang, while others may be asked.
+func (n *poolNode) usableLocked() bool {
+	return n.state == NodeReady && !n.draining && n.proc != nil && !n.proc.Exited() && (n.remote == nil || n.mute == 0 && !n.ending)
 }
 
 // trouble returns what keeps the node from using its token, if anything does.
@@ -408,7 +517,7 @@ func (n *poolNode) trouble() error {
 func (n *poolNode) wantsLogin(wanted Token) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.proc != nil && (n.pinRefused || !n.login.samePIN(wanted))
+	return n.remote == nil && n.proc != nil && (n.pinRefused || !n.login.samePIN(wanted))
 }
 
 func (t Token) samePIN(o Token) bool {
@@ -446,17 +555,35 @@ func (n *poolNode) incarnation() uint64 {
 func (n *poolNode) candidate() (candidate, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return candidate{id: n.id, identity: n.identity, domain: n.domain, region: n.region}, n.identity != mpc.NodeIdentity{}
+	c := candidate{id: n.id, identity: n.identity, domain: n.domain, region: n.region}
+	if n.remote != nil {
+		c.rtt = n.rtt // of local nodes, it says only how busy this host is
+	}
+	return c, n.identity != mpc.NodeIdentity{}
+}
+
+// described is the node's name and, of a remote one, where it is.
+func (n *poolNode) described() string {
+	switch {
+	case n.remote == nil:
+		return n.id
+	case n.remote.Region == "":
+		return fmt.Sprintf("%s (wrapping domain %q)", n.id, n.remote.Domain)
+	}
+	return fmt.Sprintf("%s (region %q, wrapping domain %q)", n.id, n.remote.Region, n.remote.Domain)
 }
 
 func (n *poolNode) status() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Presignatures: n.presignatures, Restarts: n.restarts,
-		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status()}
+		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status(), Domain: n.domain, Region: n.region, RTT: n.rtt, ClockSkew: n.skew}
+	if n.remote != nil {
+		s.Remote, s.Address, s.Zone = true, n.remote.Address, n.remote.Zone
+	}
 	if n.proc != nil {
 		s.PID = n.proc.PID()
-		if n.draining {
+		if n.draining || n.ending {
 			s.State = NodeDraining
 		}
 	}

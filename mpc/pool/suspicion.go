@@ -32,6 +32,9 @@ type doubts struct {
 	// unusable holds, per share, the nodes that could not open it. Again one
 	// may lie; without another node to ask it is believed all the same.
 	unusable map[mpc.Index]map[string]bool
+	// barred holds the nodes whose own host keeps them from this operation, by its
+	// floor or a switch, and what they said. Others may serve.
+	barred map[string]error
 }
 
 type suspicion struct {
@@ -70,6 +73,13 @@ func (d *doubts) refuse(node string, err error) {
 	d.refused[node], d.refusal = true, err
 }
 
+func (d *doubts) bar(node string, err error) {
+	if d.barred == nil {
+		d.barred = map[string]error{}
+	}
+	d.barred[node] = err
+}
+
 func (d *doubts) unopened(i mpc.Index, node string) {
 	if d.unusable == nil {
 		d.unusable = map[mpc.Index]map[string]bool{}
@@ -97,6 +107,9 @@ func (d *doubts) final(n, count int) error {
 	switch {
 	case d.refusal != nil:
 		return d.refusal
+	case len(d.barred) > 0:
+		// Of several, the first by name: the same each time.
+		return d.barred[slices.Min(slices.Collect(maps.Keys(d.barred)))]
 	case len(d.unusable) > n-count:
 		return ErrShareUnusable
 	}
@@ -116,7 +129,7 @@ func (j *job) plan(ready []candidate) (w *wish, forgives bool) {
 				return true // it can serve no other share
 			}
 		}
-		return d.refused[c.id]
+		return d.refused[c.id] || d.barred[c.id] != nil
 	})
 	w, forgives = j.planShares(eligible, d.broken(1))
 	if w == nil && len(d.unusable) > 0 {
@@ -130,12 +143,13 @@ func (j *job) plan(ready []candidate) (w *wish, forgives bool) {
 // possible; only to get by without suspects it adds one, so that whoever makes
 // sessions fail costs the account one spare for each.
 func (j *job) planShares(eligible []candidate, avoid map[mpc.Index]bool) (*wish, bool) {
-	spares, first := fewestSpares(j.n, j.count, j.seen, eligible, avoid, j.count, j.compatible)
+	r, worth := j.rule(eligible, avoid)
+	spares, first := r.fewestSpares(eligible, j.count)
 	if first == nil {
 		return nil, false
 	}
 	if len(j.doubts.suspects) == 0 {
-		return j.wish(eligible, avoid, spares, first), false
+		return j.wish(r, eligible, spares, first), false
 	}
 	ranked := shuffled(eligible)
 	slices.SortStableFunc(ranked, func(a, b candidate) int {
@@ -147,28 +161,49 @@ func (j *job) planShares(eligible []candidate, avoid map[mpc.Index]bool) (*wish,
 		clean = len(ranked)
 	}
 	for k := max(clean, j.count); k < len(ranked); k++ {
-		if s, first := fewestSpares(j.n, j.count, j.seen, ranked[:k], avoid, spares+1, j.compatible); first != nil {
-			return j.wish(ranked[:k], avoid, s, first), k > clean
+		some, theirs := j.rule(ranked[:k], avoid)
+		if theirs != worth {
+			continue // shares would be spread worse than they can be
+		}
+		if s, first := some.fewestSpares(ranked[:k], spares+1); first != nil {
+			return j.wish(some, ranked[:k], s, first), k > clean
 		}
 	}
-	return j.wish(eligible, avoid, spares, first), clean < len(ranked)
+	return j.wish(r, eligible, spares, first), clean < len(ranked)
+}
+
+// rule is what a placement of this job has to keep to. For shares that are only to
+// be made, it depends on who could get them; then it comes with what the homes that
+// were planned for them are worth.
+func (j *job) rule(candidates []candidate, avoid map[mpc.Index]bool) (*rule, mpc.Guarantee) {
+	r := &rule{n: j.n, count: j.count, seen: maps.Clone(j.seen), avoid: avoid, where: j.where, compatible: j.compatible}
+	if j.plans == nil {
+		return r, mpc.Guarantee{}
+	}
+	var worth mpc.Guarantee
+	r.where, worth = j.plans(candidates)
+	return r, mpc.Guarantee{RegionCompromise: worth.RegionCompromise, RegionLoss: worth.RegionLoss,
+		DomainCompromise: worth.DomainCompromise, DomainLoss: worth.DomainLoss}
 }
 
 // wish asks for a placement among the candidates. That a node is busy is no
-// reason to use another spare. first is a placement for the case that all its
-// nodes are free.
-func (j *job) wish(candidates []candidate, avoid map[mpc.Index]bool, spares int, first []assignment) *wish {
+// reason to use another spare, but to use one that is farther away. first is a
+// placement for the case that all its nodes are free.
+func (j *job) wish(r *rule, candidates []candidate, spares int, first []assignment) *wish {
 	w := &wish{count: j.count}
 	for _, c := range candidates {
 		w.nodes = append(w.nodes, c.id)
 	}
-	n, count, seen, compatible := j.n, j.count, maps.Clone(j.seen), j.compatible
+	if farApart(candidates) {
+		if near := r.nearest(candidates, spares); near != nil {
+			first = near
+		}
+	}
 	w.place = func(free func(string) bool) []assignment {
 		if !slices.ContainsFunc(first, func(a assignment) bool { return !free(a.node.id) }) {
 			return first
 		}
-		now := slices.DeleteFunc(slices.Clone(candidates), func(c candidate) bool { return !free(c.id) })
-		return place(n, count, seen, now, avoid, spares, compatible)
+		return r.nearest(slices.DeleteFunc(slices.Clone(candidates), func(c candidate) bool { return !free(c.id) }), spares)
 	}
 	return w
 }

@@ -26,17 +26,28 @@ type KeyRequest struct {
 // over: they look for it in the token and try it.
 const keysTimeout = 5 * time.Second
 
-// compatibleKeys reports whether a running node can go from one list of
-// wrapping keys to the other: a version that is in both is the same key.
-func compatibleKeys(a, b []hsm.WrappingKey) bool {
-	for _, x := range a {
-		for _, y := range b {
-			if x.Version == y.Version && (x.Domain != y.Domain || !bytes.Equal(x.ID, y.ID)) {
+// compatibleKeys reports whether a running node of the domain can go from one list
+// of wrapping keys to the other: a version that is in both is the same key.
+func compatibleKeys(a, b []hsm.WrappingKey, domain string) bool {
+	for _, x := range keysOf(a, domain) {
+		for _, y := range keysOf(b, domain) {
+			if x.Version == y.Version && !bytes.Equal(x.ID, y.ID) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// keysOf returns the keys of one domain: a node is handed no others, since it could
+// do nothing with them.
+func keysOf(keys []hsm.WrappingKey, domain string) (own []hsm.WrappingKey) {
+	for _, k := range keys {
+		if k.Domain == domain {
+			own = append(own, k)
+		}
+	}
+	return own
 }
 
 func sameVersions(a, b []hsm.WrappingKey) bool {
@@ -68,10 +79,11 @@ func (n *poolNode) takeWrappingKeys(ctx context.Context) error {
 	n.mu.Lock()
 	proc, has := n.proc, n.wrapping
 	n.mu.Unlock()
-	if !ok || proc == nil || sameVersions(has, settings.WrappingKeys) {
+	wanted := keysOf(settings.WrappingKeys, n.domain)
+	if !ok || proc == nil || sameVersions(has, wanted) {
 		return nil
 	}
-	reply, err := proc.client.SetWrappingKeys(ctx, &nodepb.SetWrappingKeysRequest{WrappingKeys: wrappingKeysToWire(settings.WrappingKeys)})
+	reply, err := proc.client.SetWrappingKeys(ctx, &nodepb.SetWrappingKeysRequest{WrappingKeys: wrappingKeysToWire(wanted)})
 	if err == nil {
 		err = fromFailure(reply.GetFailure())
 	}
@@ -79,9 +91,12 @@ func (n *poolNode) takeWrappingKeys(ctx context.Context) error {
 		return err
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.proc == proc {
-		n.wrapping = settings.WrappingKeys
+		n.wrapping = wanted
+	}
+	n.mu.Unlock()
+	if len(has) == 0 {
+		n.pool.notify() // shares may be sealed to its token from now on
 	}
 	return nil
 }
@@ -100,10 +115,15 @@ func (n *poolNode) stopProcess() {
 func (n *poolNode) newestKey() uint32 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.wrapping) == 0 {
+	return newestOf(n.wrapping)
+}
+
+// newestOf is the newest version among the keys of one domain, 0 for none.
+func newestOf(keys []hsm.WrappingKey) uint32 {
+	if len(keys) == 0 {
 		return 0
 	}
-	return n.wrapping[len(n.wrapping)-1].Version
+	return keys[len(keys)-1].Version
 }
 
 // sealingVersion is the newest version that all members have: for a moment
@@ -144,19 +164,23 @@ func (p *Pool) anyNode(ctx context.Context, domain string, call func(candidate, 
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return p.noNode(ctx.Err())
+			return p.noNode(domain, ctx.Err())
 		}
 	}
 }
 
-// noNode says why no node is ready.
-func (p *Pool) noNode(err error) error {
+// noNode says why no node of the wrapping domain is ready.
+func (p *Pool) noNode(domain string, err error) error {
+	of := ""
+	if domain != hsm.DefaultDomain {
+		of = fmt.Sprintf(" of wrapping domain %q", domain)
+	}
 	for _, n := range p.all() {
-		if trouble := n.trouble(); trouble != nil {
-			return fmt.Errorf("no node is ready; %s: %w", n.id, trouble)
+		if trouble := n.trouble(); trouble != nil && n.domain == domain {
+			return fmt.Errorf("no node%s is ready; %s: %w", of, n.id, trouble)
 		}
 	}
-	return fmt.Errorf("no node is ready: %w", err)
+	return fmt.Errorf("no node%s is ready: %w", of, err)
 }
 
 // MadeKey is a version of a domain's wrapping key and the word for it of the node

@@ -18,6 +18,7 @@ import (
 
 	"vault-plugin-secrets-mpc/backend"
 	"vault-plugin-secrets-mpc/hsm/modules"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc/node"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -53,6 +54,9 @@ func serve() int {
 			Version:   "v" + version,
 			Modules:   os.Getenv(modules.Variable),
 			Authority: os.Getenv(node.AuthorityVariable),
+			Enroller:  enroller{},
+			// Set where this program cannot load a token's module.
+			NoLocalNodes: noLocalNodes(),
 			NewEngine: func(c backend.EngineConfig) backend.Engine {
 				return pool.New(pool.Config{
 					Store: c.Store, Logger: c.Logger, Env: nodeEnv(os.Environ()),
@@ -68,6 +72,14 @@ func serve() int {
 		return 1
 	}
 	return 0
+}
+
+// noLocalNodes says why this program runs no nodes on this host; empty where it can.
+func noLocalNodes() string {
+	if pkcs11.Available {
+		return ""
+	}
+	return "this build of the plugin was made without cgo and cannot load a PKCS#11 module"
 }
 
 // exitWithVault ends this process when its parent changes: a Vault that was

@@ -16,6 +16,10 @@ import (
 // serveNode runs one local MPC node until its parent is gone.
 func serveNode() int {
 	logger := newLogger("")
+	if !pkcs11.Available {
+		logger.Error("not started: a node needs a token, and " + noLocalNodes())
+		return 2
+	}
 	if err := nodelink.ExitWithParent(func() { os.Exit(0) }); err != nil {
 		logger.Error("not started", "error", err)
 		return 2
