@@ -198,7 +198,7 @@ func (p *Pool) signInFull(ctx context.Context, r *SignRequest, check func(*nodep
 	j := &job{
 		pool: p, operation: "sign", account: record.AccountID, n: record.Shares, count: record.Threshold, need: 1,
 		where: sitingOf(&r.Account),
-		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
+		seen:  maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		start: func(a assignment, members []*nodepb.Member) *nodepb.Start {
 			return &nodepb.Start{
 				Operation: "sign", Members: members, Self: uint32(a.index), Record: encoded,

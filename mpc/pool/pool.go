@@ -143,6 +143,7 @@ func New(cfg Config) *Pool {
 // when its address, certificate, labels or identity changes, or its wrapping
 // domain has another key of the same version; the other nodes go on.
 func (p *Pool) Apply(ctx context.Context, s Settings) error {
+	before, had := p.currentSettings()
 	if err := p.apply(s); err != nil {
 		return err
 	}
@@ -150,6 +151,9 @@ func (p *Pool) Apply(ctx context.Context, s Settings) error {
 		p.sched.setLimit(now.SessionsPerNode)
 	}
 	p.shareWrappingKeys(ctx)
+	if had && len(s.Remote) > 0 && !bytes.Equal(before.Recipients, s.Recipients) {
+		p.introduce(ctx) // nodes on other hosts take the peers that the set names
+	}
 	return nil
 }
 

@@ -40,7 +40,7 @@ func (p *Pool) Presign(ctx context.Context, r PresignRequest) error {
 		pool: p, operation: "presign", account: record.AccountID, background: true,
 		n: record.Shares, count: record.Threshold, need: record.Threshold,
 		where: sitingOf(&r.Account),
-		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
+		seen:  maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose,
 		accept: func(o *nodepb.Outcome) error {
 			if len(o.GetSessionId()) != len(made.session) {
 				return errors.New("a malformed session ID")

@@ -7,6 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -374,7 +377,11 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 			defer wg.Done()
 			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 			defer cancel()
-			if _, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members, Recipients: recipients}); err != nil {
+			_, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members, Recipients: recipients})
+			if err != nil && n.disagrees(err) {
+				return
+			}
+			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed[n.id] = fmt.Errorf("introducing nodes to %s: %w", n.id, err)
@@ -383,6 +390,25 @@ func (p *Pool) introduce(ctx context.Context) map[string]error {
 	}
 	wg.Wait()
 	return failed
+}
+
+// disagrees deals with a node that has pinned another identity for one of the
+// others. One on another host goes on: it works with those that it knows, and says
+// in sessions what its operator can do. A local one has the name from a node that
+// was taken away since and enrolled anew; its next process pins what there is now.
+func (n *poolNode) disagrees(err error) bool {
+	if status.Code(err) != codes.FailedPrecondition {
+		return false
+	}
+	n.mu.Lock()
+	proc := n.proc
+	n.lastError = clip(status.Convert(err).Message())
+	n.mu.Unlock()
+	n.pool.cfg.Logger.Warn("a node does not take another's identity", "node", n.id, "error", err)
+	if n.remote == nil && proc != nil {
+		proc.Stop()
+	}
+	return true
 }
 
 // pollStatus keeps the figures people see up to date, and ends the process when
