@@ -27,8 +27,12 @@ import (
 )
 
 // TestMain lets this test binary be the node that the pool starts: real
-// subprocesses with real PKCS#11 sessions, as in production.
+// subprocesses with real PKCS#11 sessions, as in production. It can also be a node
+// on another host; see remote_test.go.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && runHost(os.Args[1], os.Args[2]) {
+		os.Exit(0)
+	}
 	if len(os.Args) == 2 && os.Args[1] == "node" {
 		if err := nodelink.ExitWithParent(func() { os.Exit(0) }); err != nil {
 			os.Exit(2)
@@ -166,7 +170,7 @@ func (f *fixture) sign(t *testing.T, a mpc.Account, l *ledger, message []byte) *
 }
 
 func hashFor(a mpc.Account) mpc.HashAlgorithm {
-	if a.Record.Algorithm == mpc.BIP340Secp256k1 {
+	if !a.Record.Algorithm.IsECDSA() {
 		return mpc.HashNone
 	}
 	return mpc.HashSHA256
