@@ -31,7 +31,7 @@ type document struct {
 }
 
 func parseDocument(path string, text []byte) (*document, error) {
-	file, err := parser.Parse(text)
+	file, err := parser.ParseDontErrorOnDuplicateKeys(text)
 	if err != nil {
 		// The parser's text has a position and the kind of token, not its content.
 		if e, ok := errors.AsType[*parser.PosError](err); ok {

@@ -24,6 +24,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc/node"
 	"vault-plugin-secrets-mpc/mpc/nodelink"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 const testPIN = "pin-8d2f71c0"
@@ -282,3 +283,9 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func pinHex(pin [32]byte) string { return hex.EncodeToString(pin[:]) }
+
+func secretOf(b []byte) *secret.Bytes { return secret.New(b) }
+
+func configFor(h *host) pkcs11.Config {
+	return pkcs11.Config{Label: "fake", PIN: secret.Copy([]byte(testPIN))}
+}

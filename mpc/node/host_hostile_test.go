@@ -220,7 +220,7 @@ func TestStrangers(t *testing.T) {
 	h.signs(a)
 
 	// What the host's operator and the authority change counts at once.
-	delete(h.known["n1"], "n3")
+	h.pin("n1", "n3", nil)
 	h.refuses(h.session(h.signing(a), handing(a.envelopes)), nodepb.Failure_UNPINNED, `node peers add "n3"`)
 	set, _ := h.set(1, h.people.authority, nil, nil)
 	strangers := newCustodians(t, 0)
@@ -233,7 +233,8 @@ func TestStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.signs(a)
-	h.known["n1"]["n3"] = mpc.NodeIdentity(evilPublic) // the host knows better than the authority
+	stranger := mpc.NodeIdentity(evilPublic)
+	h.pin("n1", "n3", &stranger) // the host knows better than the authority
 	h.refuses(h.session(h.signing(a), handing(a.envelopes)), nodepb.Failure_REFUSED, "another identity")
 }
 

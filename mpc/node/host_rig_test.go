@@ -27,6 +27,7 @@ type hosts struct {
 	people  *custodians // the authority, and who rebuilds accounts
 	domains map[string]*testDomain
 	of      map[string]*Host // by node
+	mu      sync.Mutex       // for known
 	known   map[string]map[string]mpc.NodeIdentity
 	floors  map[string]*testFloor
 	counts  *counts
@@ -122,6 +123,8 @@ func newHosts(t *testing.T, domains ...string) *hosts {
 		h.ids, h.known[id], h.floors[id] = append(h.ids, id), map[string]mpc.NodeIdentity{}, &testFloor{known: map[mpc.AccountID]mpc.PublicRecord{}}
 		h.of[id] = &Host{ID: id, MountID: [16]byte(mount), Token: h.domains[domain].open(t), Identity: private, Domain: domain, Region: "r-" + domain, Zone: "z",
 			Authority: h.people.public(), Floor: h.floors[id], Peer: func(peer string) (mpc.NodeIdentity, bool) {
+				h.mu.Lock()
+				defer h.mu.Unlock()
 				known, ok := h.known[id][peer]
 				return known, ok
 			}}
@@ -156,6 +159,37 @@ func (h *hosts) attach(id string) {
 		h.t.Fatal(err, reply.GetFailure())
 	}
 	h.setups[id] = reply
+}
+
+// switchOn gives a node's host other switches and attaches anew.
+func (h *hosts) switchOn(id string, s Switches) {
+	h.t.Helper()
+	host := *h.of[id]
+	host.Switches = s
+	h.of[id] = &host
+	h.attach(id)
+}
+
+// pin has a host pin another identity for a peer, or none.
+func (h *hosts) pin(id, peer string, identity *mpc.NodeIdentity) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if delete(h.known[id], peer); identity != nil {
+		h.known[id][peer] = *identity
+	}
+}
+
+// forget lowers a floor as far as it goes.
+func (f *testFloor) forget(id mpc.AccountID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.known, id)
+}
+
+func (f *testFloor) epoch(id mpc.AccountID) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.known[id].Epoch
 }
 
 // setup is an honest coordinator's request.

@@ -145,8 +145,8 @@ func (p Peer) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// check judges the other side's certificates, the leaf first. Its time is looked
-// at first, so that an expired certificate is not reported as a wrong one.
+// check judges the other side's certificates, the leaf first. The time is looked at
+// before the CA, so that an expired certificate is not reported as a wrong one.
 func (p Peer) check(whose string, certs []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUsage, now time.Time) error {
 	if len(certs) == 0 {
 		return fmt.Errorf("%w: none was shown", ErrWrongPeer)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -56,8 +57,9 @@ func nodeCommand(args []string, out, errOut io.Writer) int {
   vault-plugin-secrets-mpc node status`,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usage("say what to do: serve, enrol, status, check, peers or floor; see --help")
+		Args:              cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return usage("%q is no command: say serve, enrol, status, check, peers or floor; see --help", args)
 		},
 	}
 	root.PersistentFlags().StringVarP(&n.config, "config", "c", defaultConfig, "path of node.hcl")
@@ -127,11 +129,30 @@ the process with 4, so that the service manager starts a new one.`,
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
-			return daemon.Run(ctx, daemon.Config{Settings: s, Version: "v" + version, Logger: logger, OpenToken: openToken, Reload: hup})
+			defer context.AfterFunc(ctx, func() { notify(logger, "STOPPING=1") })()
+			return daemon.Run(ctx, daemon.Config{Settings: s, Version: "v" + version, Logger: logger, OpenToken: openToken, Reload: hup,
+				Started: func(net.Addr) { notify(logger, "READY=1") }})
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "log-json", false, "write the log as JSON lines")
 	return c
+}
+
+// notify tells systemd, where it has started this process, what has become of it
+// (sd_notify, Type=notify).
+func notify(logger hclog.Logger, state string) {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return
+	}
+	c, err := net.Dial("unixgram", socket) // a leading @ is an abstract socket for Go as well
+	if err == nil {
+		_, err = io.WriteString(c, state)
+		c.Close()
+	}
+	if err != nil {
+		logger.Warn("systemd could not be told", "state", state, "error", err)
+	}
 }
 
 func (n *nodeCommands) enrolCommand() *cobra.Command {
