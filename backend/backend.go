@@ -53,9 +53,6 @@ type Config struct {
 	elapsed func() time.Duration
 	// step is called between two steps of an operation; see steps.go.
 	step func(ctx context.Context, name string) error
-	// enrolled takes the place of the stored list of nodes on other hosts, as far as
-	// wrapping domains go; see store.remoteDomains.
-	enrolled func(ctx context.Context) ([]wrappingDomain, error)
 }
 
 // backend is one mount.
@@ -171,7 +168,6 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	b.spares = newSpareRule(cfg.now, b.active, log)
 	b.store = newStore(conf.StorageView, b.spares)
 	b.store.noLocal = cfg.NoLocalNodes != ""
-	b.store.enrolled = cfg.enrolled
 	b.grave = newGraveyard()
 	b.stock = newPresigner(presignConfig{
 		Source:   b,

@@ -27,54 +27,34 @@ import (
 //     can destroy it from here, and it must not keep the others from being
 //     destroyed. wrapping-keys/:version says so, and so does the log.
 
-// wrappingDomain is a domain that is in use.
-type wrappingDomain struct {
-	name string
-	// tokens are those that nodes on other hosts said are theirs: one, or the
-	// members of a cluster. Empty where that is not known.
-	tokens []tokenRecord
-}
-
-// checkDomainName says whether a wrapping domain may have that name. Names of
-// recovery recipients, which envelopes keep beside it, have a colon in them.
-func checkDomainName(name string) error {
-	if name == "" || len(name) > hsm.MaxDomain || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
-		return fmt.Errorf("a wrapping domain's name is made of 1 to %d of a-z, 0-9, dash, dot and underscore, unlike %q", hsm.MaxDomain, clip(name))
-	}
-	return nil
-}
-
 // isWrappingDomain says whether a seal of that domain is to a key of this mount's
 // tokens, and not to a recovery recipient.
 func isWrappingDomain(domain string) bool { return !recovery.IsRecipientDomain(domain) }
 
-// remoteDomains lists the domains that enrolled nodes on other hosts name, by name.
-func (s *store) remoteDomains(ctx context.Context) ([]wrappingDomain, error) {
-	if s.enrolled != nil {
-		return s.enrolled(ctx)
-	}
+// remoteDomains lists the domains that enrolled nodes on other hosts name.
+func (s *store) remoteDomains(ctx context.Context) ([]string, error) {
 	nodes, err := s.remoteNodes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var out []wrappingDomain
+	var out []string
 	for _, n := range nodes {
-		if !slices.ContainsFunc(out, func(d wrappingDomain) bool { return d.name == n.Domain }) {
-			out = append(out, wrappingDomain{name: n.Domain})
+		if !slices.Contains(out, n.Domain) {
+			out = append(out, n.Domain)
 		}
 	}
+	slices.SortFunc(out, compareDomains)
 	return out, nil
 }
 
 // domainsInUse lists the domains that this mount uses: the default one first, then
 // by name. conf is nil where config/hsm is not written.
-func (s *store) domainsInUse(ctx context.Context, conf *hsmRecord) ([]wrappingDomain, error) {
+func (s *store) domainsInUse(ctx context.Context, conf *hsmRecord) ([]string, error) {
 	out, err := s.remoteDomains(ctx)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(out, func(a, b wrappingDomain) int { return compareDomains(a.name, b.name) })
-	if conf == nil || len(out) > 0 && out[0].name == hsm.DefaultDomain {
+	if conf == nil || s.noLocal || slices.Contains(out, hsm.DefaultDomain) {
 		return out, nil
 	}
 	if len(out) > 0 { // perhaps no node of this host is left
@@ -82,11 +62,11 @@ func (s *store) domainsInUse(ctx context.Context, conf *hsmRecord) ([]wrappingDo
 		if err != nil {
 			return nil, err
 		}
-		if nodes.Local == 0 || s.noLocal {
+		if nodes.Local == 0 {
 			return out, nil
 		}
 	}
-	return slices.Insert(out, 0, wrappingDomain{name: hsm.DefaultDomain}), nil
+	return slices.Insert(out, 0, hsm.DefaultDomain), nil
 }
 
 // compareDomains orders names of domains, the default one first.
@@ -102,15 +82,8 @@ func compareDomains(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// domain returns a domain that is in use, else nil.
-func (k *keyring) domain(name string) *wrappingDomain {
-	for i := range k.domains {
-		if k.domains[i].name == name {
-			return &k.domains[i]
-		}
-	}
-	return nil
-}
+// uses says whether a domain is in use.
+func (k *keyring) uses(domain string) bool { return slices.Contains(k.domains, domain) }
 
 // domainAwayError: domains whose keys are needed have no node that is ready.
 type domainAwayError struct {
@@ -200,8 +173,8 @@ func (k *keyring) lacking() []string {
 	}
 	var out []string
 	for _, d := range k.domains {
-		if k.part(newest, d.name) == nil {
-			out = append(out, d.name)
+		if k.part(newest, d) == nil {
+			out = append(out, d)
 		}
 	}
 	return out

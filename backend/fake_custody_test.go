@@ -154,7 +154,7 @@ func (f *fakeEngine) RunCustody(ctx context.Context, o *pool.CustodyOffer, relea
 	next := r.Account.Record
 	f.nextEpoch(&next)
 	next.Custody = mpc.CustodyHash(r.NextCustody)
-	res := f.result(next, r.Account.Homes)
+	res := f.result(next)
 	if f.mismatch != nil {
 		f.mismatch(res)
 	}

@@ -51,14 +51,9 @@ type fakeEngine struct {
 
 	rewrapMismatch func(*pool.RewrapResult)
 	makeMismatch   func(*hsm.WrappingKey)
-	down           bool // no node is ready
-
-	// remote are the wrapping domains of nodes on other hosts, one node each; away
-	// are the domains whose nodes are not ready. The shares of new accounts go to the
-	// domains of spread in turn, where it is not empty.
-	remote, spread []string
-	away           map[string]bool
-	seed           ed25519.PrivateKey // of the node that endorses keys; nil: none does
+	down           bool               // no node is ready
+	away           map[string]bool    // nodes on other hosts that are not
+	endorser       ed25519.PrivateKey // of the node that endorses keys; nil: none does
 
 	stock    map[mpc.AccountID][][32]byte // record hashes of presignatures
 	used     func(mpc.AccountID)
@@ -99,7 +94,7 @@ func nodeIdentity(i int) mpc.NodeIdentity { return mpc.NodeIdentity{byte(i), 0xa
 func (f *fakeEngine) Apply(ctx context.Context, s pool.Settings) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if string(s.Token.PIN.Expose()) != testPIN {
+	if s.Local > 0 && string(s.Token.PIN.Expose()) != testPIN {
 		f.t.Errorf("Apply got another PIN than the one that was accepted")
 	}
 	f.applied = append(f.applied, s)
@@ -196,10 +191,10 @@ func (f *fakeEngine) pause(ctx context.Context, what string) error {
 }
 
 // result makes the epoch of the record and remembers who saw what.
-func (f *fakeEngine) result(r mpc.PublicRecord, homes []mpc.Home) *pool.KeyResult {
+func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
 	hash := r.Hash()
 	res := &pool.KeyResult{
-		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}, Homes: homes},
+		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}},
 		SessionID:       sha256.Sum256(append([]byte("session"), r.EpochID[:]...)),
 		WrappingVersion: f.sealTo(),
 	}
@@ -209,8 +204,6 @@ func (f *fakeEngine) result(r mpc.PublicRecord, homes []mpc.Home) *pool.KeyResul
 		made := envelope(index, hash, res.WrappingVersion)
 		if r.HasCustody() {
 			made = custodyEnvelope(fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
-		} else if len(homes) > 0 {
-			made = fakeSealed(homes[i-1].Domain, fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
 		}
 		res.Account.Shares = append(res.Account.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 		res.Account.Exposures[nodeIdentity(i)] = index
@@ -251,26 +244,6 @@ func (f *fakeEngine) opened(envelope, content []byte) bool {
 	return err == nil && !brokenSeal(envelope) && bytes.Equal(e.Ciphertext, append(content, make([]byte, 16)...)) && f.opensIn(e.Seals()[0].Domain, e.Seals()[0].Version)
 }
 
-// homes deals the shares of a new account; the caller holds f.mu.
-func (f *fakeEngine) homes(shares int) []mpc.Home {
-	var out []mpc.Home
-	for i := range shares {
-		if len(f.spread) > 0 {
-			d := f.spread[i%len(f.spread)]
-			out = append(out, mpc.Home{Domain: d, Region: "region of " + d})
-		}
-	}
-	return out
-}
-
-// isAway says whether a domain has no node that is ready; the caller holds f.mu.
-func (f *fakeEngine) isAway(domain string) error {
-	if f.away[domain] || domain != hsm.DefaultDomain && !slices.Contains(f.remote, domain) {
-		return &pool.TooFewNodesError{Needed: 1, Configured: f.nodes}
-	}
-	return nil
-}
-
 func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.KeyResult, error) {
 	if err := f.pause(ctx, "create"); err != nil {
 		return nil, err
@@ -293,7 +266,16 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 		r.Custody = mpc.CustodyHash(q.Custody)
 	}
 	f.nextEpoch(&r)
-	res := f.result(r, f.homes(r.Shares))
+	res := f.result(r)
+	if f.spreads() {
+		homes, err := mpc.PlanHomes(r.Threshold, r.Shares, f.places(q.Domains))
+		if err != nil {
+			return nil, err
+		}
+		if err := f.settle(res, homes, nil); err != nil {
+			return nil, err
+		}
+	}
 	if f.mismatch != nil {
 		f.mismatch(res)
 	}
@@ -322,11 +304,6 @@ func (f *fakeEngine) use(a *mpc.Account, node mpc.NodeIdentity, index mpc.Index)
 		f.t.Errorf("node %v opens share %d after share %d of one epoch", node, index, old)
 	}
 	seen[node] = index
-	for _, s := range envelopeRefs([][]byte{a.Shares[index-1].Envelope}).seals {
-		if f.isAway(s.domain) != nil {
-			return &pool.NoEligibleNodeError{Index: index, WaitsFor: []string{s.domain + "-1"}}
-		}
-	}
 	if !f.opened(a.Shares[index-1].Envelope, fmt.Appendf(nil, "share %d of %x", index, a.Record.Hash())) {
 		return fmt.Errorf("share %d: %w", index, pool.ErrShareUnusable)
 	}
@@ -348,7 +325,10 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 		var node mpc.NodeIdentity
 		number := 0
 		for n := 1; n <= 16; n++ {
-			if q.Account.Exposures[nodeIdentity(n)] == index {
+			f.mu.Lock()
+			lives := f.lives(&q.Account, nodeIdentity(n), index)
+			f.mu.Unlock()
+			if q.Account.Exposures[nodeIdentity(n)] == index && lives {
 				node, number = nodeIdentity(n), n
 			}
 		}
@@ -467,11 +447,12 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 	}
 	r := q.Account.Record
 	f.nextEpoch(&r)
-	homes := q.Account.Homes
-	if q.Homes != nil {
-		homes = q.Homes
+	res := f.result(r)
+	if homes := f.homesAfter(&q); homes != nil {
+		if err := f.settle(res, homes, &q.Account); err != nil {
+			return nil, err
+		}
 	}
-	res := f.result(r, homes)
 	if f.garbage {
 		f.garbage = false
 		res.Account.Shares[0].Envelope = fakeEnvelope([]byte("garbage"), res.WrappingVersion)
@@ -493,6 +474,9 @@ func (f *fakeEngine) OpenCheck(_ context.Context, a mpc.Account) error {
 
 func (f *fakeEngine) openAll(a *mpc.Account) error {
 	for node, index := range a.Exposures {
+		if !f.lives(a, node, index) {
+			continue
+		}
 		if err := f.use(a, node, index); err != nil {
 			return err
 		}
@@ -509,12 +493,12 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, domain string, version
 	if f.makeErr != nil {
 		return nil, f.makeErr
 	}
-	if err := f.isAway(domain); err != nil {
-		f.t.Errorf("a wrapping key was asked for in domain %q, which is away", domain)
-		return nil, err
-	}
-	if (len(suites) != 1 || suites[0] != hsm.SuiteHPKEP256) && domain == hsm.DefaultDomain {
+	if len(suites) != 1 && domain == hsm.DefaultDomain || suites[0] != hsm.SuiteHPKEP256 {
 		f.t.Errorf("a wrapping key was asked for with the suites %v", suites)
+	}
+	if !f.serves(domain) {
+		f.t.Errorf("a wrapping key was asked for in domain %q, which has no node that is ready", domain)
+		return nil, &pool.TooFewNodesError{Needed: 1}
 	}
 	mountID := f.settings().MountID
 	key := f.makeKey(mountID, domain, version)
@@ -522,9 +506,9 @@ func (f *fakeEngine) MakeWrappingKey(ctx context.Context, domain string, version
 		f.makeMismatch(key)
 	}
 	made := &pool.MadeKey{Key: *key, Endorsement: pool.KeyEndorsement{Domain: domain, Version: version}}
-	if f.seed != nil {
-		made.Endorsement.Identity = mpc.NodeIdentity(f.seed.Public().(ed25519.PublicKey))
-		made.Endorsement.Signature = hsm.EndorseKey(f.seed, mountID, *key)
+	if f.endorser != nil {
+		made.Endorsement.Identity = mpc.NodeIdentity(f.endorser.Public().(ed25519.PublicKey))
+		made.Endorsement.Signature = hsm.EndorseKey(f.endorser, mountID, *key)
 	}
 	return made, nil
 }
@@ -538,14 +522,20 @@ func (f *fakeEngine) DestroyWrappingKey(ctx context.Context, key hsm.WrappingKey
 	if f.destroyErr != nil {
 		return f.destroyErr
 	}
-	if err := f.isAway(key.Domain); err != nil {
-		return err
+	if !f.serves(key.Domain) {
+		f.t.Errorf("a wrapping key was to be destroyed in domain %q, which has no node that is ready", key.Domain)
+		return &pool.TooFewNodesError{Needed: 1}
 	}
 	if _, ok := f.token[string(key.ID)]; !ok {
 		return fmt.Errorf("version %d: %w", key.Version, hsm.ErrKeyNotFound)
 	}
 	delete(f.token, string(key.ID))
 	return nil
+}
+
+// serves says whether a domain has a node that is ready; the caller holds f.mu.
+func (f *fakeEngine) serves(domain string) bool {
+	return slices.ContainsFunc(f.all(), func(n fakeSite) bool { return n.home.Domain == domain })
 }
 
 func (f *fakeEngine) FindWrappingKeys(ctx context.Context, domain, label string) ([]pool.KeyObject, error) {
@@ -589,6 +579,15 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rewraps++
+	for i := range q.Account.Homes {
+		held := false
+		for node, index := range q.Account.Exposures {
+			held = held || int(index) == i+1 && f.lives(&q.Account, node, index)
+		}
+		if !held {
+			return nil, &pool.NoEligibleNodeError{Index: mpc.Index(i + 1), Domain: q.Account.Homes[i].Domain}
+		}
+	}
 	if err := f.openAll(&q.Account); err != nil {
 		return nil, err
 	}
@@ -596,7 +595,7 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	hash := q.Account.Record.Hash()
 	for i := range q.Account.Record.Shares {
 		index := mpc.Index(i + 1)
-		was := envelopeRefs([][]byte{q.Account.Shares[i].Envelope}).seals[0].domain
+		was := sealedDomain(q.Account.Shares[i].Envelope)
 		made := fakeSealed(was, fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
 		if q.Account.Record.HasCustody() {
 			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
@@ -629,8 +628,7 @@ func (f *fakeEngine) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 		k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
 	}
 	if k.Aux != nil {
-		was := envelopeRefs([][]byte{k.Aux.Envelope}).seals[0].domain
-		k.Aux.Envelope = fakeSealed(was, []byte("aux"), to)
+		k.Aux.Envelope = fakeSealed(sealedDomain(k.Aux.Envelope), []byte("aux"), to)
 	}
 	return keys.PutNodeKeys(ctx, nodeID, k)
 }
@@ -648,26 +646,18 @@ func (f *fakeEngine) Nodes() []pool.NodeStatus {
 		state = pool.NodeRestarting
 	}
 	for i := 1; i <= f.nodes; i++ {
+		region := ""
+		if len(f.applied) > 0 {
+			region = f.settings().LocalRegion
+		}
 		out = append(out, pool.NodeStatus{
-			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok",
+			ID: fmt.Sprintf("local-%d", i), State: state, Version: "v0.1.0", PID: 100 + i, HSM: "ok", Region: region,
 			Presignatures: 7,
 			Aux: pool.AuxStatus{State: "renewing", Generation: 3, Progress: 40, Peers: 4, PeersReady: 2,
 				Made: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
-			Domain: hsm.DefaultDomain,
 		})
-		if f.away[hsm.DefaultDomain] {
-			out[i-1].State = pool.NodeRestarting
-		}
 	}
-	for i, domain := range f.remote {
-		n := pool.NodeStatus{ID: domain + "-1", State: pool.NodeReady, HSM: "ok", Remote: true, Domain: domain, Region: "region of " + domain,
-			Identity: nodeIdentity(100 + i).String(), Aux: pool.AuxStatus{State: "ready"}}
-		if f.down || f.away[domain] {
-			n.State = pool.NodeRestarting
-		}
-		out = append(out, n)
-	}
-	return out
+	return append(out, f.remote(state)...)
 }
 
 func (f *fakeEngine) Close(context.Context) error {

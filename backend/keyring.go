@@ -19,7 +19,7 @@ type keyring struct {
 	configured bool // the rest of the first line is from config/hsm
 	serial     string
 	suite      string
-	domains    []wrappingDomain // in use, the default one first
+	domains    []string         // in use, the default one first
 	records    []wrappingRecord // all versions, ascending, of any token
 	clocks     rotationRecord
 }
@@ -92,7 +92,7 @@ func (k *keyring) ours(r *wrappingRecord) bool {
 }
 
 // holdsDefault says that the version's key in the default domain is in the token in
-// use. Without config/hsm that is what nodes on other hosts say.
+// use. Without config/hsm that is the one that nodes on other hosts have.
 func (k *keyring) holdsDefault(r *wrappingRecord) bool {
 	if len(r.ID) == 0 {
 		return false
@@ -100,9 +100,7 @@ func (k *keyring) holdsDefault(r *wrappingRecord) bool {
 	if k.configured {
 		return r.TokenSerial == k.serial
 	}
-	d := k.domain(hsm.DefaultDomain)
-	return d != nil && (r.TokenSerial == "" || len(d.tokens) == 0 ||
-		slices.ContainsFunc(d.tokens, func(t tokenRecord) bool { return t.Serial == r.TokenSerial }))
+	return k.uses(hsm.DefaultDomain)
 }
 
 // parts returns the version's keys, the default domain's first.

@@ -289,12 +289,12 @@ func (b *backend) strays(ctx context.Context, eng Engine, ring *keyring, mountID
 	}
 	out := []map[string]any{}
 	for _, d := range ring.domains {
-		if err := domainReady(eng, d.name); err != nil && d.name != hsm.DefaultDomain {
+		if err := domainReady(eng, d); err != nil && d != hsm.DefaultDomain {
 			return out, false, err
 		}
 		for version := newest; version > 0; version-- {
 			label := wrappingLabel(mountIDHex, version)
-			found, err := eng.FindWrappingKeys(ctx, d.name, label)
+			found, err := eng.FindWrappingKeys(ctx, d, label)
 			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 				return out, false, err
 			}
@@ -304,7 +304,7 @@ func (b *backend) strays(ctx context.Context, eng Engine, ring *keyring, mountID
 			for _, k := range found {
 				id := hex.EncodeToString(k.ID)
 				out = append(out, map[string]any{
-					"domain": d.name, "label": label, "key_id": id, "private": k.Private, "public": k.Public,
+					"domain": d, "label": label, "key_id": id, "private": k.Private, "public": k.Public,
 					"command": fmt.Sprintf("pkcs11-tool --module MODULE --login --delete-object --type privkey --id %s; pkcs11-tool --module MODULE --login --delete-object --type pubkey --id %s", id, id),
 				})
 			}

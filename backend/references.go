@@ -68,7 +68,7 @@ func (r *accountRecord) refers() refs {
 
 func (r *nodeKeysRecord) refers() refs {
 	var envelopes [][]byte
-	if len(r.IdentityEnvelope) > 0 || r.Aux == nil { // a node on another host keeps its own
+	if len(r.IdentityEnvelope) > 0 { // a node on another host keeps its own
 		envelopes = append(envelopes, r.IdentityEnvelope)
 	}
 	if r.Aux != nil {

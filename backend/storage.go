@@ -548,7 +548,7 @@ func (r *wrappingRecord) check() error {
 	}
 	before := ""
 	for _, d := range r.Domains {
-		if err := checkDomainName(d.Domain); err != nil {
+		if err := checkDomain(d.Domain); err != nil {
 			return err
 		}
 		if d.Domain == hsm.DefaultDomain || d.Domain <= before {
@@ -668,7 +668,7 @@ func homesFit(homes []mpc.Home, shares int) error {
 		return fmt.Errorf("has homes for %d of %d shares", len(homes), shares)
 	}
 	for _, h := range homes {
-		if err := checkDomainName(h.Domain); err != nil {
+		if err := checkDomain(h.Domain); err != nil {
 			return err
 		}
 	}

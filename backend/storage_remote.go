@@ -90,6 +90,14 @@ func (r *coordinatorRecord) check() error {
 	return nil
 }
 
+// Version 5 knew local nodes only, and no regions.
+func (r *nodesRecord) fromV5() error {
+	if r.Region != "" || r.Local < minLocalNodes {
+		return errNotItsVersion
+	}
+	return nil
+}
+
 // node returns the record for the pool.
 func (r *remoteNodeRecord) node() (pool.RemoteNode, error) {
 	n := pool.RemoteNode{ID: r.ID, Address: r.Address, Region: r.Region, Zone: r.Zone, Domain: r.Domain,

@@ -81,6 +81,12 @@ func goldenRecords() map[string]storedRecord {
 					Endorsement: &keyEndorsementRecord{Identity: nodeIdentity(9).String(), Signature: bytes.Repeat([]byte{9}, 64)}, Destroyed: at.Add(200 * time.Hour)}}},
 		"wrapping-key-remote": &wrappingRecord{Version: recordVersion, KeyVersion: 5, Created: at, State: stateLive,
 			Domains: []domainKeyRecord{{Domain: "eu", Suite: "hpke-p256", ID: []byte("0123456789abcdec"), PublicKey: append([]byte{4}, make([]byte, 64)...), Label: "mpc ab01 5", Created: at}}},
+		"nodes-remote": &nodesRecord{Version: recordVersion, Local: 0, SessionTimeout: 20, SessionsPerNode: 24, Region: "eu"},
+		"remote-node": &remoteNodeRecord{Version: recordVersion, ID: "eu-1", Address: "eu-1.example.com:8300", Region: "eu", Zone: "eu-a", Domain: "eu",
+			Identity: nodeIdentity(9).String(), Pin: strings.Repeat("9f", 32), Enrolled: at},
+		"remote-node-ca": &remoteNodeRecord{Version: recordVersion, ID: "us-1", Address: "10.1.0.7:8300", Domain: "default",
+			Identity: nodeIdentity(8).String(), Pin: strings.Repeat("8f", 32), CA: "pem", ServerName: "us-1.example.com", Enrolled: at},
+		"coordinator": &coordinatorRecord{Version: recordVersion, Certificate: "pem", Key: "pem", Made: true, Updated: at},
 		"node-keys": &nodeKeysRecord{Version: recordVersion, Identity: nodeIdentity(1).String(), IdentityEnvelope: []byte("seed"),
 			Aux: &auxRecord{Generation: 2, Made: at, Public: []byte("public"), Envelope: []byte("secret"), Receipts: map[string][]byte{"local-2#7": []byte("receipt")}}},
 		"account": &accountRecord{Version: recordVersion, ID: mpc.AccountID{1, 2, 3}.String(), Created: at, RefreshPeriod: 300, Presign: 5,
@@ -117,7 +123,7 @@ var newInV5 = []string{"identity", "asset", "authenticator", "authenticator-lock
 
 // newInV6 names the records that no version before 6 has: of types that it has not,
 // or with fields that it has not.
-var newInV6 = []string{"wrapping-key-domains", "wrapping-key-remote"}
+var newInV6 = []string{"wrapping-key-domains", "wrapping-key-remote", "nodes-remote", "remote-node", "remote-node-ca", "coordinator"}
 
 // goldenV5 has what the records that version 5 wrote are read as.
 func goldenV5() map[string]storedRecord {

@@ -31,9 +31,6 @@ type store struct {
 	logins    *cache[*identityKeysRecord]
 	refs      *references
 	facts     *facts // about identities
-	// enrolled, where not nil, lists the wrapping domains of nodes on other hosts
-	// in place of what is stored; for tests.
-	enrolled func(context.Context) ([]wrappingDomain, error)
 
 	mu         sync.Mutex
 	nodes      *nodesRecord // nil: not read yet

@@ -191,7 +191,7 @@ func (k *keyring) reaches(r *wrappingRecord, d *domainKeyRecord) bool {
 	if d.Domain == hsm.DefaultDomain && !k.holdsDefault(r) {
 		return false
 	}
-	return k.domain(d.Domain) != nil
+	return k.uses(d.Domain)
 }
 
 // destroyKey has a node of the domain destroy a key pair.

@@ -257,11 +257,7 @@ func (b *backend) makeRound(ctx context.Context, ring *keyring) (*madeVersion, e
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, d := range ring.domains {
-		names = append(names, d.name)
-	}
-	if err := domainReady(maker.eng, names...); err != nil {
+	if err := domainReady(maker.eng, ring.domains...); err != nil {
 		var away *domainAwayError
 		if errors.As(err, &away) {
 			return nil, fmt.Errorf("no version was added, the present one stays in use, because every domain gets a key of it: %w", err)
@@ -269,14 +265,14 @@ func (b *backend) makeRound(ctx context.Context, ring *keyring) (*madeVersion, e
 		return nil, err
 	}
 	record := &wrappingRecord{KeyVersion: maker.version, Created: b.cfg.now().UTC(), State: stateLive}
-	for i, name := range names {
+	for i, name := range ring.domains {
 		part, err := maker.make(ctx, name)
 		if err != nil {
 			maker.undo(ctx)
 			return nil, fmt.Errorf("no version was added, the present one stays in use; if the HSM was interrupted, an unused key labelled %q may be left in it: %w", maker.label, err)
 		}
 		record = record.with(*part)
-		if i < len(names)-1 {
+		if i < len(ring.domains)-1 {
 			if err := b.step(ctx, stepRotateDomain); err != nil {
 				return nil, err
 			}

@@ -45,7 +45,7 @@ func (b *backend) joinDomain(ctx context.Context, domain string) error {
 	}
 	newest := ring.newest()
 	switch {
-	case ring.domain(domain) == nil:
+	case !ring.uses(domain):
 		return fmt.Errorf("no node of this mount is of wrapping domain %q", clip(domain))
 	case newest == nil || domain == hsm.DefaultDomain && len(newest.ID) > 0 && !ring.holdsDefault(newest):
 		_, err := b.makeRound(ctx, ring)

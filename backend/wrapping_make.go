@@ -30,7 +30,7 @@ func (b *backend) keyMaker(ctx context.Context, ring *keyring, version uint32) (
 		return nil, err
 	}
 	for _, d := range ring.domains { // before a node is asked
-		if _, err := ring.suites(d.name); err != nil {
+		if _, err := ring.suites(d); err != nil {
 			return nil, err
 		}
 	}
@@ -71,8 +71,10 @@ func (m *keyMaker) make(ctx context.Context, domain string) (*domainKeyRecord, e
 	m.made = append(m.made, made.Key)
 	part := &domainKeyRecord{Domain: domain, Suite: made.Key.Suite.String(), ID: made.Key.ID, PublicKey: made.Key.PublicKey,
 		Label: made.Key.Label, Created: m.b.cfg.now().UTC()}
-	if d := m.ring.domain(domain); d != nil && len(d.tokens) > 0 {
-		part.TokenLabel, part.TokenSerial = d.tokens[0].Label, d.tokens[0].Serial
+	for _, n := range m.eng.Nodes() {
+		if n.Remote && domainOf(n) == domain && n.Token.Serial != "" {
+			part.TokenLabel, part.TokenSerial = n.Token.Label, n.Token.Serial
+		}
 	}
 	if domain == hsm.DefaultDomain && m.ring.configured {
 		part.TokenSerial = m.ring.serial

@@ -319,6 +319,9 @@ type NodeStatus struct {
 	Address      string
 	Region, Zone string
 	Domain       string
+	// Token is what a node on another host said of its token, label and serial
+	// number.
+	Token TokenInfo
 	// RTT is the time of a status call, smoothed; 0 before the first.
 	RTT time.Duration
 	// ClockSkew is the node's clock minus this one's, as far as the time of a call

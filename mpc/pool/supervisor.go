@@ -42,6 +42,7 @@ type poolNode struct {
 	// remote says where a node on another host is; nil for a local one.
 	remote *RemoteNode
 	domain string // the wrapping domain of its token
+	token  TokenInfo
 	cancel context.CancelFunc
 	done   chan struct{} // closed when supervise has returned
 
@@ -254,6 +255,7 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	n.mute, n.rtt = 0, 0
 	n.noteAnswer(state, asked, time.Now())
 	n.login, n.pinRefused = used, false
+	n.token = TokenInfo{Label: reply.GetToken().GetLabel(), Serial: reply.GetToken().GetSerial()}
 	n.hsm, n.wrapping = state.GetHsm(), own
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
@@ -603,7 +605,7 @@ func (n *poolNode) status() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := NodeStatus{ID: n.id, State: n.state, Version: n.version, Sessions: n.sessions, Presignatures: n.presignatures, Restarts: n.restarts,
-		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status(), Domain: n.domain, Region: n.region, RTT: n.rtt, ClockSkew: n.skew}
+		HSM: n.hsm, LastError: n.lastError, Since: n.since, Aux: n.aux.status(), Domain: n.domain, Token: n.token, Region: n.region, RTT: n.rtt, ClockSkew: n.skew}
 	if n.remote != nil {
 		s.Remote, s.Address, s.Zone = true, n.remote.Address, n.remote.Zone
 	}
