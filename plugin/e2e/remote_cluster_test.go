@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -188,7 +189,7 @@ func (r *remoteTest) slowNode(t *testing.T) {
 	// Until the pool has measured it.
 	r.await(t, time.Minute, "round trip of 400 ms or more to us-1 and us-2", func() bool {
 		nodes := r.engine.nodes(t)
-		return integer(nodes["us-1"], "rtt_ms") >= 400 && integer(nodes["us-2"], "rtt_ms") >= 400
+		return milliseconds(nodes["us-1"], "rtt_ms") >= 400*time.Millisecond && milliseconds(nodes["us-2"], "rtt_ms") >= 400*time.Millisecond
 	})
 	used, signatures := 0, 20
 	for i := range signatures {
@@ -242,11 +243,9 @@ func (r *remoteTest) lostRegion(t *testing.T) {
 		r.sign(t, fmt.Sprint("region-", i), "without the region")
 	}
 	_, err := r.client.write(t.Context(), "accounts/region-0/refresh", nil)
-	if err == nil {
-		t.Error("a refresh without the nodes of a region, which hold one of the shares, succeeds")
-	} else {
-		checkRefusal(t, "a refresh without a region", err, tooManyOrGone(err), "share")
-	}
+	// It says which share it waits for, and which nodes could serve it.
+	checkRefusal(t, "a refresh without a region, which holds one of the shares", err, http.StatusServiceUnavailable,
+		"share ", "region \""+lostRegion+"\"", lostRegion+"-1", lostRegion+"-2")
 	r.lab.Mend(gone, rest)
 	t.Logf("ready %v after the region came back", r.awaitReady(t, true, r.names(lostRegion)...))
 	r.refresh(t, "region-0")

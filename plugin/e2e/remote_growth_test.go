@@ -3,28 +3,15 @@
 package e2e_test
 
 import (
-	"errors"
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/hashicorp/vault/api"
 
 	"vault-plugin-secrets-mpc/plugin/e2e"
 )
 
 // waitGrowth is how long a pool may take to let a node go.
 const waitGrowth = time.Minute
-
-// tooManyOrGone is the status of a refusal that will pass, whichever of the two
-// it is: the text is what counts.
-func tooManyOrGone(err error) int {
-	var answer *api.ResponseError
-	if errors.As(err, &answer) && (answer.StatusCode == tooMany || answer.StatusCode == conflictNow) {
-		return answer.StatusCode
-	}
-	return tooMany
-}
 
 // growth: a node joins and leaves while the others sign on. Nothing is
 // restarted.

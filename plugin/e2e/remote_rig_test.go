@@ -197,3 +197,13 @@ func signers(answer map[string]any) []string {
 	}
 	return names
 }
+
+// milliseconds reads a time of an answer; what is not there is 0.
+func milliseconds(answer map[string]any, field string) time.Duration {
+	n, _ := answer[field].(json.Number)
+	ms, err := n.Float64()
+	if err != nil {
+		return 0
+	}
+	return time.Duration(ms * float64(time.Millisecond))
+}

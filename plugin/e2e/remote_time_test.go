@@ -83,8 +83,7 @@ func TestRemoteTime(t *testing.T) {
 			r.awaitReady(t, true, "us-1")
 			// Minutes of the daemon's clock, and a minute for a slow machine.
 			r.await(t, time.Minute, fmt.Sprint("clock skew of ", skew), func() bool {
-				n := r.engine.nodes(t)["us-1"]
-				shown := time.Duration(integer(n, "clock_skew_ms")) * time.Millisecond
+				shown := milliseconds(r.engine.nodes(t)["us-1"], "clock_skew_ms")
 				return (shown - skew).Abs() < time.Minute
 			})
 			r.refresh(t, "time-2") // needs all three
