@@ -19,6 +19,8 @@ ARGS ?=
 # How long make soak goes on, and the seed that repeats an earlier run's choices.
 DURATION ?= 5m
 SOAK_SEED ?=
+# With a number, make soak runs that many nodes as daemons in a network lab.
+REMOTE ?=
 # Packages of the end-to-end suite.
 E2E_PACKAGES ?= ./plugin/e2e/...
 
@@ -35,7 +37,7 @@ CLI := bin/mpckms
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## check Go and gcc; install SoftHSM, OpenSSL and gcc (apt, as root)
@@ -69,7 +71,7 @@ dev-stop: ## stop the Vault that make dev started
 	@scripts/dev.sh stop
 
 .PHONY: test
-test: setup build lint unit race e2e ## everything CI runs
+test: setup build lint unit race e2e test-cluster ## everything CI runs
 	@echo "make test: passed"
 
 .PHONY: unit
@@ -91,6 +93,14 @@ e2e: build ## end-to-end tests on a real Vault and SoftHSM
 	@vault=$$(scripts/vault.sh); set -x; \
 	MPC_VAULT_BIN=$$vault MPC_PLUGIN_DIR='$(CURDIR)/bin/plugins' MPC_CLI_BIN='$(CURDIR)/$(CLI)' MPC_PLUGIN_VERSION='v$(VERSION)' MPC_FAULTS_PLUGIN_DIR='$(CURDIR)/bin/faults' \
 		CGO_ENABLED=1 go test -tags e2e -count=1 -timeout 60m $(ARGS) $(E2E_PACKAGES)
+
+.PHONY: test-cluster
+test-cluster: build ## nodes on hosts of their own, 50 ms apart: loss, partitions, drains (needs root; else skipped)
+	@scripts/test-cluster.sh $(ARGS)
+
+.PHONY: bench-cluster
+bench-cluster: build ## figures of remote nodes by their number, 3, 5 and 9, near and 50 ms apart
+	@scripts/test-cluster.sh --bench
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, govulncheck
@@ -128,8 +138,8 @@ bench: setup build ## measure engine, raw libraries and transit in one run (QUIC
 	@scripts/bench.sh
 
 .PHONY: soak
-soak: build ## kill, seal, reload and rotate at random for DURATION (5m), then verify every account
-	@scripts/soak.sh '$(DURATION)' '$(SOAK_SEED)'
+soak: build ## kill, seal, reload and rotate at random for DURATION (5m), then verify every account (REMOTE=3: node daemons)
+	@scripts/soak.sh '$(DURATION)' '$(SOAK_SEED)' '$(REMOTE)'
 
 .PHONY: clean
 clean: ## stop a dev Vault and remove bin/ (keeps the cached vault)

@@ -48,7 +48,7 @@ func TestFactoryIsInert(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := runtime.NumGoroutine(); n != before {
+	if n := runtime.NumGoroutine(); n > before { // fewer: one of an earlier test has ended meanwhile
 		t.Errorf("%d goroutines before, %d after", before, n)
 	}
 	if v := lb.(logical.PluginVersioner).PluginVersion().Version; v != "v1.2.3" {

@@ -74,6 +74,7 @@ var arrows = map[string][]string{
 	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor": {"hsm/modules"},
 	"plugin/e2e":           {},
+	"plugin/e2e/netlab":    {},
 	"scripts/vulncheck":    {},
 }
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# soak.sh DURATION [SEED]: has clients create accounts, sign and refresh on a
+# soak.sh DURATION [SEED [REMOTE]]: has clients create accounts, sign and refresh on a
 # real Vault while nodes, plugin and Vault are killed, Vault is sealed, the
 # plugin reloaded, wrapping keys rotated, the token taken away and the pool
-# changed, all at random. At the end every account must have its key, open all
+# changed, all at random. With REMOTE, that many nodes are daemons with networks
+# of their own, 50 ms apart, that are killed, drained and cut off; this needs
+# root and /dev/net/tun. At the end every account must have its key, open all
 # its shares and sign. The last line says what was done and what was lost; exit
 # code 1 if anything was. Needs a built plugin.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export MPC_SOAK_DURATION=$1 MPC_SOAK_SEED=${2:-}
+export MPC_SOAK_DURATION=$1 MPC_SOAK_SEED=${2:-} MPC_SOAK_REMOTE=${3:-}
 MPC_VAULT_BIN=$(scripts/vault.sh)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

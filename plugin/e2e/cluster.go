@@ -31,13 +31,19 @@ const votersTimeout = 60 * time.Second
 // StartCluster starts n servers for one test and stops them when it ends.
 func (h *Harness) StartCluster(t testing.TB, n int) *Cluster {
 	t.Helper()
+	return h.StartClusterIn(t, nil, n)
+}
+
+// StartClusterIn is StartCluster in a network other than this process's own.
+func (h *Harness) StartClusterIn(t testing.TB, network Network, n int) *Cluster {
+	t.Helper()
 	c := &Cluster{}
 	t.Cleanup(func() {
 		if err := c.close(); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := h.startCluster(c, n); err != nil {
+	if err := h.startCluster(c, network, n); err != nil {
 		t.Fatalf("starting a cluster: %v", err)
 	}
 	for _, v := range c.Servers {
@@ -46,7 +52,7 @@ func (h *Harness) StartCluster(t testing.TB, n int) *Cluster {
 	return c
 }
 
-func (h *Harness) startCluster(c *Cluster, n int) (err error) {
+func (h *Harness) startCluster(c *Cluster, network Network, n int) (err error) {
 	if c.dir, err = h.tempDir(); err != nil {
 		return err
 	}
@@ -54,7 +60,7 @@ func (h *Harness) startCluster(c *Cluster, n int) (err error) {
 		return err
 	}
 	for i := range n {
-		opts := Options{Storage: Raft, member: member{node: fmt.Sprintf("server-%d", i+1), token: &c.Token}}
+		opts := Options{Storage: Raft, Network: network, member: member{node: fmt.Sprintf("server-%d", i+1), token: &c.Token}}
 		if i > 0 {
 			opts.member.leader = c.Servers[0]
 		}

@@ -187,7 +187,10 @@ func (v *Vault) command(t testing.TB, binary string, args []string) Result {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Join(v.Dir, "home"), "VAULT_ADDR=" + v.Addr, "VAULT_TOKEN=" + v.RootToken}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := start(v.opts.Network, cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
 		t.Fatalf("%s %s: %v", filepath.Base(binary), strings.Join(args, " "), err)
 	}

@@ -23,7 +23,7 @@ type disturbance struct {
 	do    func(s *soak, t *testing.T, c *client, random *rand.Rand) error
 }
 
-var disturbances = []disturbance{
+var localDisturbances = []disturbance{
 	{"rotations", 2, (*soak).rotateWrapping},
 	{"node kills", 3, (*soak).killNode},
 	{"plugin kills", 1, (*soak).killPlugin},
@@ -32,6 +32,14 @@ var disturbances = []disturbance{
 	{"seals", 1, (*soak).sealAndUnseal},
 	{"token outages", 1, (*soak).takeToken},
 	{"pool changes", 1, (*soak).changePool},
+}
+
+// disturbances is the deck of this run.
+func (s *soak) disturbances() []disturbance {
+	if s.remote != nil {
+		return remoteDisturbances
+	}
+	return localDisturbances
 }
 
 // errNothingToDo: the disturbance found nothing to disturb.
@@ -48,7 +56,7 @@ func (s *soak) conduct(t *testing.T, c *client) {
 	var deck []disturbance
 	for time.Since(s.started) < s.duration {
 		if len(deck) == 0 {
-			for _, d := range disturbances {
+			for _, d := range s.disturbances() {
 				for range d.times {
 					deck = append(deck, d)
 				}

@@ -21,6 +21,7 @@ const (
 	soakDurationEnv = "MPC_SOAK_DURATION" // set by scripts/soak.sh
 	soakSeedEnv     = "MPC_SOAK_SEED"
 	soakSummaryEnv  = "MPC_SOAK_SUMMARY" // file for the last line
+	soakRemoteEnv   = "MPC_SOAK_REMOTE"  // number of daemons in a network lab, instead of local nodes
 	soakSmoke       = 20 * time.Second   // without soakDurationEnv: does the soak itself work?
 	soakClients     = 3
 	soakPeriod      = 20 * time.Second // refresh_period of the mount
@@ -35,6 +36,7 @@ const (
 // answered.
 type soak struct {
 	*engine
+	remote    *remoteCluster // nil: the nodes are local
 	ledger    *ledger
 	seed      uint64
 	duration  time.Duration
@@ -101,7 +103,11 @@ func newSoak(t *testing.T) *soak {
 	}
 	s.most = min(10+int(s.duration/(4*time.Second)), 400)
 	s.mostECDSA = s.most / 4
-	s.engine = sharedRaft(t)
+	if text := os.Getenv(soakRemoteEnv); text != "" {
+		s.startRemote(t, text)
+	} else {
+		s.engine = sharedRaft(t)
+	}
 	return s
 }
 
@@ -149,6 +155,10 @@ func (s *soak) run(t *testing.T) {
 // a node that would go has a share that no other may serve: a refresh of all
 // gives them to those that stay.
 func (s *soak) settle(t *testing.T, c *client) {
+	if s.remote != nil {
+		s.remote.awaitReady(t, true, s.remote.names("")...)
+		return
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	err := retry(ctx, func() error {
@@ -204,7 +214,7 @@ func (s *soak) counts() string {
 		thousands(int(s.signatures.Load())) + " signatures",
 		thousands(s.refreshes()) + " refreshes",
 	}
-	for _, d := range disturbances {
+	for _, d := range s.disturbances() {
 		parts = append(parts, fmt.Sprintf("%s %s", thousands(disturbed[d.name]), d.name))
 	}
 	return strings.Join(append(parts, thousands(int(s.refused.Load()))+" requests refused"), ", ")

@@ -96,3 +96,23 @@ func (t Token) TakeAway() (back func() error, err error) {
 	}
 	return func() error { return os.Rename(tokens+".away", tokens) }, nil
 }
+
+// NewToken makes a token in a store of its own, as on a host of its own. Its
+// folder is removed when the test ends.
+func (h *Harness) NewToken(t testing.TB, label string) Token {
+	t.Helper()
+	dir, err := h.tempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	token, err := newToken(dir, label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,8 @@ type Options struct {
 	MoreModules string
 	// AllowSHA1 puts SoftHSM on the list with its RSA, which is for tests.
 	AllowSHA1 bool
+	// Network, where not nil, is where the server and the commands run.
+	Network Network
 
 	member member
 }
@@ -57,6 +60,21 @@ type member struct {
 	node   string // Raft node ID; empty: "e2e"
 	token  *Token // shared with the other servers
 	leader *Vault // whose cluster to join; nil: found one
+}
+
+// Network is a place for processes whose network is not this process's own: a
+// site of package netlab.
+type Network interface {
+	Start(cmd *exec.Cmd) error
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// start starts a command in a network, or in this process's own.
+func start(n Network, cmd *exec.Cmd) error {
+	if n == nil {
+		return cmd.Start()
+	}
+	return n.Start(cmd)
 }
 
 // Vault is one running server. Methods may be called concurrently, except
@@ -142,6 +160,13 @@ func (v *Vault) bringUp() error {
 	cfg.Address = v.Addr
 	cfg.MaxRetries = 0 // a 5xx is a result
 	cfg.Timeout = 90 * time.Second
+	if v.opts.Network != nil {
+		transport, ok := cfg.HttpClient.Transport.(*http.Transport)
+		if !ok {
+			return fmt.Errorf("the API client has a transport %T", cfg.HttpClient.Transport)
+		}
+		transport.DialContext = v.opts.Network.DialContext
+	}
 	if v.Client, err = api.NewClient(cfg); err != nil {
 		return err
 	}
@@ -218,7 +243,7 @@ func (v *Vault) launch() error {
 	// A session, and so a group, of its own: it names Vault, its plugins and
 	// their nodes together, also when they have become orphans.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := start(v.opts.Network, cmd); err != nil {
 		return err
 	}
 	exited := make(chan struct{})
