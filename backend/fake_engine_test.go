@@ -19,6 +19,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 const (
@@ -70,6 +71,7 @@ type fakeEngine struct {
 	rewraps, nodeRewraps                              int
 	store                                             pool.KeyStore
 
+	enroller      *fakeEnroller
 	identityErr   error
 	identityReply func(*nodepb.IdentityRequest, *nodepb.IdentityReply)
 	identityCalls int
@@ -86,6 +88,8 @@ func newFake(t *testing.T) *fakeEngine {
 		keys:  map[mpc.AccountID]*fakeKey{},
 		seen:  map[mpc.EpochID]map[mpc.NodeIdentity]mpc.Index{},
 		stock: map[mpc.AccountID][][32]byte{},
+
+		enroller: &fakeEnroller{t: t, nodes: map[string]*EnrolAnswer{}},
 	}
 }
 
@@ -446,6 +450,9 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 		return nil, err
 	}
 	r := q.Account.Record
+	if set, err := recovery.ParseSignedSet(q.Recipients); err == nil && len(set.Unverified().Recipients) == 0 {
+		r.RecipientsHash = set.Hash() // nothing is sealed to it
+	}
 	f.nextEpoch(&r)
 	res := f.result(r)
 	if homes := f.homesAfter(&q); homes != nil {
@@ -600,6 +607,7 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 		if q.Account.Record.HasCustody() {
 			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
 		}
+		made = inDomain(made, sealedDomain(q.Account.Shares[i].Envelope))
 		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 	}
 	if f.garbage && !q.Account.Record.HasCustody() {

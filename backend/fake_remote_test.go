@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodelink"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -124,16 +126,23 @@ func (f *fakeEngine) settle(res *pool.KeyResult, homes []mpc.Home, old *mpc.Acco
 		if !found {
 			return &pool.NoEligibleNodeError{Index: i, Domain: h.Domain, Region: h.Region}
 		}
-		e, err := hsm.ParseEnvelope(a.Shares[k].Envelope)
-		if err != nil {
-			return err
-		}
-		e.Holders[0].Seals[0].Domain = h.Domain
-		if a.Shares[k].Envelope, err = e.Marshal(); err != nil {
-			return err
-		}
+		a.Shares[k].Envelope = inDomain(a.Shares[k].Envelope, h.Domain)
 	}
 	return nil
+}
+
+// inDomain is an envelope that is sealed to another domain.
+func inDomain(envelope []byte, domain string) []byte {
+	e, err := hsm.ParseEnvelope(envelope)
+	if err != nil {
+		return envelope // a test's garbage
+	}
+	e.Holders[0].Seals[0].Domain = domain
+	out, err := e.Marshal()
+	if err != nil {
+		panic(err)
+	}
+	return out
 }
 
 // fakeEnroller stands in for the network: nodes answer at their addresses.
@@ -147,15 +156,10 @@ type fakeEnroller struct {
 	reached  []pool.RemoteNode
 }
 
-// ParseToken reads "id/domain/region/number/expired".
-func (e *fakeEnroller) ParseToken(text string) (*EnrolToken, error) {
-	return parseFakeToken(text)
-}
-
 // testSecret is in no answer, log or error.
 const testSecret = "enrolment-secret-51823-abcdefghi"
 
-func parseFakeToken(text string) (*EnrolToken, error) {
+func (e *fakeEnroller) ParseToken(text string) (*EnrolToken, error) {
 	t, err := nodelink.ParseEnrolToken(text)
 	if err != nil {
 		return nil, err
@@ -219,40 +223,55 @@ func (n fakeNode) token(expires time.Time) string {
 	return t.Encode()
 }
 
-// remoteRig is a mount that can enrol nodes.
-type remoteRig struct {
-	*mount
-	enroller *fakeEnroller
-}
-
-func openRemote(t *testing.T, storage logical.Storage, fake *fakeEngine, change func(*Config)) *remoteRig {
-	t.Helper()
-	e := &fakeEnroller{t: t, nodes: map[string]*EnrolAnswer{}}
-	m := openWith(t, storage, fake, func(c *Config) {
-		c.Enroller = e
-		if change != nil {
-			change(c)
-		}
-	})
-	return &remoteRig{m, e}
-}
-
 // up makes a node answer at its address.
-func (r *remoteRig) up(n fakeNode) {
-	r.enroller.mu.Lock()
-	defer r.enroller.mu.Unlock()
-	r.enroller.nodes[n.address()] = &EnrolAnswer{Version: "v0.1.0", Identity: nodeIdentity(n.number), Domain: n.domain, Region: n.region, Zone: n.region + "-a"}
+func (m *mount) up(n fakeNode) {
+	e := m.fake.enroller
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.nodes[n.address()] = &EnrolAnswer{Version: "v0.1.0", Identity: nodeIdentity(n.number), Domain: n.domain, Region: n.region, Zone: n.region + "-a"}
 }
 
-func (r *remoteRig) request(n fakeNode) map[string]any {
-	return map[string]any{"address": n.address(), "token": n.token(r.b.cfg.now().Add(15 * time.Minute))}
+func (m *mount) enrolment(n fakeNode) map[string]any {
+	return map[string]any{"address": n.address(), "token": n.token(m.b.cfg.now().Add(15 * time.Minute))}
 }
 
 // enrolNode brings a node up and enrols it.
-func (r *remoteRig) enrolNode(n fakeNode) map[string]any {
-	r.t.Helper()
-	r.up(n)
-	return r.must(logical.UpdateOperation, "config/nodes/"+n.id, r.request(n))
+func (m *mount) enrolNode(n fakeNode) map[string]any {
+	m.t.Helper()
+	m.up(n)
+	return m.must(logical.UpdateOperation, "config/nodes/"+n.id, m.enrolment(n))
+}
+
+// names has the authority sign a set that names the nodes, and puts it in force.
+func (m *mount) names(nodes ...fakeNode) {
+	m.t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.must(logical.UpdateOperation, "config/authority", map[string]any{"public_key": hex.EncodeToString(public)})
+	m.namesBy(private, 1, nodes...)
+}
+
+func (m *mount) namesBy(authority ed25519.PrivateKey, serial uint64, nodes ...fakeNode) {
+	m.t.Helper()
+	var domains []recovery.Domain
+	for _, n := range nodes {
+		k := slices.IndexFunc(domains, func(d recovery.Domain) bool { return d.Name == n.domain })
+		if k < 0 {
+			domains, k = append(domains, recovery.Domain{Name: n.domain}), len(domains)
+		}
+		domains[k].Nodes = append(domains[k].Nodes, recovery.DomainNode{ID: n.id, Identity: nodeIdentity(n.number).String()})
+	}
+	set, err := recovery.NewDomainSet(serial, nil, domains)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	signed, err := set.Sign(authority)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.must(logical.UpdateOperation, "config/recovery", map[string]any{"set": string(signed)})
 }
 
 func pinOf(n fakeNode) string {

@@ -73,6 +73,7 @@ func openWith(t *testing.T, storage logical.Storage, fake *fakeEngine, change fu
 			return fake
 		},
 		Modules:          testModules,
+		Enroller:         fake.enroller,
 		now:              tickingClock(),
 		rotationInterval: time.Hour, // tests say when
 		wrappingInterval: time.Hour,

@@ -139,6 +139,39 @@ var stepTests = map[string]stepTest{
 		},
 		check: func(m *mount, _ *clock) { checkRemoved(m, "carol") },
 	},
+	"enrol": {
+		prepare: func(m *mount, _ *clock) { m.up(eu1) },
+		do:      func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "config/nodes/eu-1", m.enrolment(eu1)) },
+		check: func(m *mount, _ *clock) {
+			m.enrolNode(eu1) // with another token
+			if s := m.fake.settings(); len(s.Remote) != 1 || newestOf(s.WrappingKeys, "eu") == nil {
+				m.t.Errorf("%d nodes on other hosts, wrapping keys %v", len(s.Remote), s.WrappingKeys)
+			}
+			all := m.must(logical.ReadOperation, "config/coordinator", nil)
+			for _, r := range m.fake.enroller.requests { // one certificate, whatever happened
+				if string(r.Client.Certificate) != all["certificate"] {
+					m.t.Error("nodes were shown different certificates")
+				}
+			}
+		},
+	},
+	"move": {
+		prepare: func(m *mount, _ *clock) {
+			m.enrolNode(eu1)
+			m.enrolNode(us1)
+			m.must(logical.UpdateOperation, "config/nodes", map[string]any{"region": "ap"})
+			m.names(eu1, us1)
+		},
+		do: func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "accounts/alice/move", nil) },
+		check: func(m *mount, _ *clock) {
+			m.signs("alice")
+			m.must(logical.UpdateOperation, "accounts/alice/move", nil)
+			m.onlyAtHome("alice")
+			if a := m.accountOf("alice"); len(a.Homes) != a.Record.Shares {
+				m.t.Errorf("homes: %v", a.Homes)
+			}
+		},
+	},
 	"rewrap": {
 		prepare: func(m *mount, _ *clock) { m.rotate() },
 		do:      func(m *mount, _ *clock) { _, _ = m.b.RewrapAccount(context.Background(), "alice") },

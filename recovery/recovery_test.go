@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -384,6 +385,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(raw)
 	f.Add(p.set)
+	f.Add(domainSet(f, p, nil))
 	f.Add(m.target)
 	target, err := m.parsed(f).Unverified().Marshal()
 	if err != nil {
@@ -399,8 +401,22 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"format":"mpc-recovery-deal-1","dealer":1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := recovery.ParseSignedSet(b); err == nil {
-			if _, err := recovery.NewSet(s.Unverified().Serial, s.Unverified().Recipients); err != nil {
+			set := s.Unverified()
+			var again *recovery.RecipientSet
+			if len(set.Domains) > 0 {
+				again, err = recovery.NewDomainSet(set.Serial, set.Recipients, set.Domains)
+			} else {
+				again, err = recovery.NewSet(set.Serial, set.Recipients)
+			}
+			if err != nil || again.Format != set.Format {
+				t.Fatalf("%v, format %s", err, set.Format)
+			}
+			signed, err := set.Sign(p.authority)
+			if err != nil {
 				t.Fatal(err)
+			}
+			if back, err := recovery.ParseSignedSet(signed); err != nil || !reflect.DeepEqual(back.Unverified(), set) {
+				t.Fatalf("signed anew it is another set: %v", err)
 			}
 		}
 		rewritten(t, b, recovery.ParseTarget)

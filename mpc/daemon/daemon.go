@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -56,7 +57,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer unlock()
-	d := &daemon{cfg: cfg, dir: dir, registry: newRegistry(s, dir)}
+	d := &daemon{cfg: cfg, dir: dir, registry: newRegistry(s, dir), complaints: rate.NewLimiter(1, 20)}
 	if err := d.prepare(ctx); err != nil {
 		return errors.Join(err, d.close())
 	}
@@ -79,6 +80,8 @@ type daemon struct {
 	server   *server
 	address  string       // that is listened on
 	calls    atomic.Int64 // unary calls that run
+	// complaints bounds the lines about connections that were refused.
+	complaints *rate.Limiter
 
 	grpc *grpc.Server
 	http []*http.Server
@@ -210,6 +213,9 @@ func (d *daemon) reloads(ctx context.Context) {
 
 func (d *daemon) handshakeFailed(remote net.Addr, err error) {
 	d.metrics.refused.Inc()
+	if !d.complaints.Allow() {
+		return // the metric counts them all; strangers must not fill the disk
+	}
 	d.cfg.Logger.Warn("a connection was refused", "from", remote.String(), "error", err)
 }
 
@@ -281,7 +287,7 @@ func (d *daemon) close() error {
 		d.server.detach(nil) // sessions end and say so
 	}
 	if d.grpc != nil {
-		d.grpc.Stop()
+		d.stopGRPC()
 	}
 	d.jobs.Wait()
 	if d.server != nil {
@@ -293,9 +299,32 @@ func (d *daemon) close() error {
 		errs = append(errs, d.floor.Close())
 	}
 	if d.token != nil {
-		errs = append(errs, d.token.Close())
+		if err := d.token.Close(); err != nil {
+			// The end of the process ends the login; nothing is lost by it.
+			d.cfg.Logger.Warn("the token was not left cleanly", "error", err)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// lastWords is how long what was sent last may take to leave.
+const lastWords = 2 * time.Second
+
+// stopGRPC lets the last answers out before it closes connections.
+func (d *daemon) stopGRPC() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.grpc.GracefulStop()
+	}()
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		d.grpc.Stop()
+		<-done
+	}
 }
 
 // status is what telemetry and `node status` show.

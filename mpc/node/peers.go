@@ -13,6 +13,9 @@ import (
 	"vault-plugin-secrets-mpc/recovery"
 )
 
+// maxRoster bounds the rosters that a remote node reads.
+const maxRoster = 1024
+
 // vouched are the nodes that the authority has named in the newest recipient set
 // that this node has been shown, by name.
 type vouched struct {
@@ -49,6 +52,9 @@ func (n *Node) SetRoster(_ context.Context, r *nodepb.SetRosterRequest) (*nodepb
 func (n *Node) checkRoster(r *nodepb.SetRosterRequest) (*nodepb.SetRosterReply, error) {
 	if err := n.ready(); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	if len(r.GetMembers()) > maxRoster {
+		return nil, status.Errorf(codes.InvalidArgument, "%d nodes in a roster, at most %d", len(r.GetMembers()), maxRoster)
 	}
 	if set := r.GetRecipients(); len(set) > 0 && n.authority != nil {
 		if _, _, err := n.signedSet(set); err != nil {

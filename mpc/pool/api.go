@@ -294,7 +294,8 @@ const (
 	// change (wrong PIN); a remote one, which shows another certificate or identity
 	// than was enrolled, is looked at every few seconds.
 	NodeFailed NodeState = "failed"
-	// NodeDraining finishes its sessions and then ends: it leaves the pool.
+	// NodeDraining finishes its sessions and then ends: it leaves the pool, or, on
+	// another host, has been told to end there.
 	NodeDraining NodeState = "draining"
 )
 

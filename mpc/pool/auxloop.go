@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -72,9 +73,10 @@ type auxScheduler struct {
 	promoted time.Time
 }
 
-// auxiliaryLoop makes, checks and renews auxiliary keys in the background. As
-// many tasks that make keys run at a time as there are processors, and one other
-// task more; nodes do this work at low priority.
+// auxiliaryLoop makes, checks and renews auxiliary keys in the background. On this
+// host as many tasks that make keys run at a time as there are processors, and one
+// other task more; nodes do this work at low priority. A node on another host works
+// on one task at a time, whatever the others do.
 func (p *Pool) auxiliaryLoop() {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -144,15 +146,22 @@ func (s *auxScheduler) free(t auxTask) bool {
 	if _, ok := s.running[t.claims()]; ok || time.Now().Before(s.tries[t].next) {
 		return false
 	}
-	processors := max(runtime.NumCPU(), 1)
-	if !t.makes() {
-		return len(s.running) <= processors
+	if t.n.remote != nil {
+		return !slices.ContainsFunc(slices.Collect(maps.Values(s.running)), func(o auxTask) bool { return o.n == t.n })
 	}
-	n := 0
+	processors := max(runtime.NumCPU(), 1)
+	makes, all := 0, 0
 	for _, other := range s.running {
+		if other.n.remote != nil {
+			continue
+		}
+		all++
 		if other.makes() {
-			n++
+			makes++
 		}
 	}
-	return n < processors
+	if !t.makes() {
+		return all <= processors
+	}
+	return makes < processors
 }

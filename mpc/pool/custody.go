@@ -38,9 +38,7 @@ type CustodyRequest struct {
 	Hash        mpc.HashAlgorithm
 	Derivation  mpc.Derivation
 
-	// Of a refresh; see RefreshRequest. Homes moves shares as there.
-	Homes []mpc.Home
-	// NextCustody is the custody key of the new
+	// Of a refresh; see RefreshRequest. NextCustody is the custody key of the new
 	// epoch, an uncompressed P-256 point; mostly that of the present one.
 	Recipients, OldRecipients []byte
 	NextCustody               []byte
@@ -351,11 +349,8 @@ func (p *Pool) runSign(ctx context.Context, j *job, o *CustodyOffer, releases ma
 func (p *Pool) runRefresh(ctx context.Context, j *job, o *CustodyOffer, releases map[mpc.Index][]byte, result *CustodyResult) error {
 	r := &o.Request
 	encoded := r.Account.Record.Marshal()
-	m, err := p.move(&r.Account, r.Homes)
+	m, err := p.move(&r.Account, nil, nil)
 	if err != nil {
-		return err
-	}
-	if err := m.possible(j); err != nil {
 		return err
 	}
 	j.need, j.accept, j.describe = j.n, hasRecord, m.describe
@@ -365,7 +360,7 @@ func (p *Pool) runRefresh(ctx context.Context, j *job, o *CustodyOffer, releases
 			Operation: custody.OpRefresh, Members: members, Self: uint32(a.index), Record: encoded,
 			Envelope:   r.Account.Shares[a.index-1].Envelope,
 			Recipients: r.Recipients, OldRecipients: r.OldRecipients,
-			WrappingVersion: m.version(members), SealTo: m.keys(a, members), CustodyKey: r.NextCustody,
+			WrappingVersion: m.version(members), CustodyKey: r.NextCustody,
 			ReleaseId: id[:], Release: releases[a.index],
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // A share moves to another home by a refresh in which the node of its old home
@@ -21,10 +22,12 @@ type move struct {
 	settings Settings
 	account  *mpc.Account
 	homes    []mpc.Home
+	// set is the recipient set for the new epoch, unverified; nil for none.
+	set *recovery.RecipientSet
 }
 
 // move checks what can be checked before any node is asked.
-func (p *Pool) move(a *mpc.Account, homes []mpc.Home) (*move, error) {
+func (p *Pool) move(a *mpc.Account, homes []mpc.Home, recipients []byte) (*move, error) {
 	settings, ok := p.currentSettings()
 	if !ok {
 		return nil, ErrNotConfigured
@@ -32,6 +35,13 @@ func (p *Pool) move(a *mpc.Account, homes []mpc.Home) (*move, error) {
 	m := &move{pool: p, settings: settings, account: a, homes: homes}
 	if homes == nil {
 		return m, nil
+	}
+	if len(recipients) > 0 {
+		signed, err := recovery.ParseSignedSet(recipients)
+		if err != nil {
+			return nil, err
+		}
+		m.set = signed.Unverified() // the nodes verify it
 	}
 	if len(homes) != a.Record.Shares {
 		return nil, fmt.Errorf("pool: %d homes for %d shares", len(homes), a.Record.Shares)
@@ -48,7 +58,7 @@ func (p *Pool) move(a *mpc.Account, homes []mpc.Home) (*move, error) {
 		if newest == 0 {
 			return nil, fmt.Errorf("%w: wrapping domain %q has none yet, so no share can move there; the account keeps its shares", ErrWrappingKey, h.Domain)
 		}
-		if len(settings.endorsed(h.Domain, newest)) == 0 {
+		if m.endorsed(h.Domain, newest) == nil {
 			return nil, fmt.Errorf("%w: no node has endorsed version %d of the wrapping key of domain %q, so no node elsewhere seals to it; the account keeps its shares",
 				ErrWrappingKey, newest, h.Domain)
 		}
@@ -56,24 +66,37 @@ func (p *Pool) move(a *mpc.Account, homes []mpc.Home) (*move, error) {
 	return m, nil
 }
 
-// endorsed returns a domain's wrapping key of that version with every word that
-// nodes of the domain have given for it.
-func (s *Settings) endorsed(domain string, version uint32) (out []*nodepb.EndorsedKey) {
-	for _, k := range keysOf(s.WrappingKeys, domain) {
-		for _, e := range s.Endorsements {
-			if k.Version == version && e.Domain == domain && e.Version == version {
-				out = append(out, &nodepb.EndorsedKey{Key: wrappingKeyToWire(k), Identity: e.Identity[:], Signature: e.Signature})
+// endorsed returns a domain's wrapping key of that version with a node's word for
+// it, nil where there is none: the word of a node that the recipient set names, if
+// one has given it, since nodes elsewhere listen to no other.
+func (m *move) endorsed(domain string, version uint32) (found *nodepb.EndorsedKey) {
+	for _, k := range keysOf(m.settings.WrappingKeys, domain) {
+		for _, e := range m.settings.Endorsements {
+			vouches := m.set != nil && m.set.Vouches(domain, e.Identity)
+			if k.Version == version && e.Domain == domain && e.Version == version && (found == nil || vouches) {
+				found = &nodepb.EndorsedKey{Key: wrappingKeyToWire(k), Identity: e.Identity[:], Signature: e.Signature}
+				if vouches {
+					return found
+				}
 			}
 		}
 	}
-	return out
+	return found
 }
 
 // describe names, in a member of a session, the domain that its new share is to be
-// sealed to, where that is not its own.
+// sealed to, where nodes could be in several.
 func (m *move) describe(member *nodepb.Member) {
-	if domain := m.target(member); domain != "" {
-		member.Domain = domain
+	if member.Domain = m.target(member); member.Domain == "" {
+		m.pool.nameDomain(&m.settings, member)
+	}
+}
+
+// nameDomain says of a member that its new share stays in its own domain. It says
+// nothing in a pool that has no other.
+func (p *Pool) nameDomain(s *Settings, member *nodepb.Member) {
+	if n := p.node(member.GetNodeId()); n != nil && s.spreads() {
+		member.Domain = n.domain
 	}
 }
 
@@ -102,15 +125,17 @@ func (m *move) version(members []*nodepb.Member) uint32 {
 	return version
 }
 
-// keys are the wrapping keys of other domains that a member is told, each with the
-// words for it: those of all domains that members name.
+// keys are the wrapping keys of other domains that a member is told, each with one
+// node's word for it: those of all domains that members name.
 func (m *move) keys(a assignment, members []*nodepb.Member) (out []*nodepb.EndorsedKey) {
 	var told []string
 	version := m.version(members)
 	for _, member := range members {
 		if domain := m.target(member); domain != "" && domain != a.node.domain && !slices.Contains(told, domain) {
 			told = append(told, domain)
-			out = append(out, m.settings.endorsed(domain, version)...)
+			if key := m.endorsed(domain, version); key != nil {
+				out = append(out, key)
+			}
 		}
 	}
 	return out
@@ -128,7 +153,11 @@ func (m *move) possible(j *job) error {
 		return err
 	}
 	old, _ := j.rule(ready, nil)
-	_, members := old.fewestSpares(ready, j.count)
+	spares := j.count
+	if j.noSpares {
+		spares = 0
+	}
+	_, members := old.fewestSpares(ready, spares)
 	if members == nil {
 		return nil // the job waits for nodes, and says which
 	}

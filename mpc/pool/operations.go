@@ -36,6 +36,7 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 	if ok && (settings.spreads() || len(r.Domains) > 0) {
 		p.awaitStarting(ctx)
 		j.plans = planner(r.Threshold, r.Shares, r.Domains, nil)
+		j.describe = func(m *nodepb.Member) { p.nameDomain(&settings, m) }
 	}
 	var result *KeyResult
 	j.check = agreed(&result)
@@ -61,7 +62,7 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 	if len(r.Account.Shares) != n {
 		return nil, errIncompleteShares
 	}
-	m, err := p.move(&r.Account, r.Homes)
+	m, err := p.move(&r.Account, r.Homes, r.Recipients)
 	if err != nil {
 		return nil, err
 	}

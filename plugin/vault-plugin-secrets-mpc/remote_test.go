@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 // nodeHost is a node's host with a SoftHSM token; the program runs as processes.
 type nodeHost struct {
 	t      *testing.T
+	name   string
 	dir    string
 	config string
 	pin    string
@@ -44,7 +45,11 @@ type nodeHost struct {
 
 func newNodeHost(t *testing.T) *nodeHost {
 	t.Helper()
-	token := hsmtest.SoftHSM(t) // in the environment of the processes, too
+	return nodeHostWith(t, hsmtest.SoftHSM(t), "eu-1") // in the environment of the processes, too
+}
+
+func nodeHostWith(t *testing.T, token hsmtest.SoftToken, name string) *nodeHost {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "mpcn")
 	if err != nil {
 		t.Fatal(err)
@@ -52,10 +57,10 @@ func newNodeHost(t *testing.T) *nodeHost {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	pin := token.PIN()
 	defer pin.Wipe()
-	h := &nodeHost{t: t, dir: dir, config: filepath.Join(dir, "node.hcl"), pin: string(pin.Expose())}
+	h := &nodeHost{t: t, name: name, dir: dir, config: filepath.Join(dir, "node.hcl"), pin: string(pin.Expose())}
 	h.write("pin", h.pin+"\n")
 	h.write("node.hcl", fmt.Sprintf(`
-name = "eu-1"
+name = %q
 region = "eu"
 domain = "eu"
 listen = "127.0.0.1:0"
@@ -65,7 +70,7 @@ hsm {
   token = %q
   pin_file = "%s/pin"
 }
-`, dir, token.Module, token.Label, dir))
+`, name, dir, token.Module, token.Label, dir))
 	return h
 }
 
