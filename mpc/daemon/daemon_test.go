@@ -356,7 +356,7 @@ func TestTelemetry(t *testing.T) {
 	stream, _ := keygen(t, l, reply.GetIdentity())
 	_, metrics := get("/metrics")
 	for _, want := range []string{"mpc_node_hsm_up 1", "mpc_node_attached 1", "mpc_node_enrolled 1", "mpc_node_sessions_running 1", "mpc_node_floor_accounts 0", "mpc_node_draining 0",
-		"mpc_node_certificate_expiry_timestamp_seconds 2.", `mpc_node_info{domain="eu",node="eu-1",region="eu",version="v0.test",zone="eu-a"} 1`} {
+		"mpc_node_certificate_expiry_timestamp_seconds 2.", "mpc_node_coordinator_certificate_expiry_timestamp_seconds 1.", `mpc_node_info{domain="eu",node="eu-1",region="eu",version="v0.test",zone="eu-a"} 1`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no %q in the metrics", want)
 		}
