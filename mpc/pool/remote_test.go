@@ -227,7 +227,7 @@ func TestRemoteECDSA(t *testing.T) {
 	}
 	account.Exposures = l.copy()
 	for range 3 {
-		if err := c.pool.Presign(deadline(t, 10*time.Second), pool.PresignRequest{Account: account, Lifetime: time.Minute, Expose: l.expose}); err != nil {
+		if err := c.pool.Presign(deadline(t, time.Minute), pool.PresignRequest{Account: account, Lifetime: time.Minute, Expose: l.expose}); err != nil {
 			t.Fatal(err)
 		}
 	}
