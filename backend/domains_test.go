@@ -360,8 +360,11 @@ func TestDomainLeftBehind(t *testing.T) {
 	m.rewrap("carol")
 	at.add(keeperBackoffMax)
 	m.pass()
-	if d := m.version(2); d["state"] != "destroyed" || len(d["left_behind"].([]string)) != 0 || fake.inToken("eu") != 2 { // 1, left behind, and 3
+	if d := m.version(2); d["state"] != "destroyed" || len(d["left_behind"].([]string)) != 0 || fake.inToken("eu") != 1 {
 		t.Errorf("version 2: %v, %d keys in eu", d, fake.inToken("eu"))
+	}
+	if d := m.version(1); len(d["left_behind"].([]string)) != 0 || m.inDomain(1, "eu")["state"] != "destroyed" {
+		t.Errorf("version 1, which was left behind: %v", d)
 	}
 	m.signs("carol")
 }
