@@ -14,13 +14,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"vault-plugin-secrets-mpc/mpc/node"
 	"vault-plugin-secrets-mpc/mpc/nodelink"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
-	"vault-plugin-secrets-mpc/secret"
 )
 
 // Config configures a daemon.
@@ -56,8 +56,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer unlock()
-	d := &daemon{cfg: cfg, dir: dir, registry: newRegistry(s, dir)}
+	d := &daemon{cfg: cfg, dir: dir, registry: newRegistry(s, dir), complaints: rate.NewLimiter(1, 20)}
 	if err := d.prepare(ctx); err != nil {
+		if ctx.Err() != nil { // it was told to end before it had begun
+			err = nil
+		}
 		return errors.Join(err, d.close())
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
@@ -79,6 +82,8 @@ type daemon struct {
 	server   *server
 	address  string       // that is listened on
 	calls    atomic.Int64 // unary calls that run
+	// complaints bounds the lines about connections that were refused.
+	complaints *rate.Limiter
 
 	grpc *grpc.Server
 	http []*http.Server
@@ -210,6 +215,9 @@ func (d *daemon) reloads(ctx context.Context) {
 
 func (d *daemon) handshakeFailed(remote net.Addr, err error) {
 	d.metrics.refused.Inc()
+	if !d.complaints.Allow() {
+		return // the metric counts them all; strangers must not fill the disk
+	}
 	d.cfg.Logger.Warn("a connection was refused", "from", remote.String(), "error", err)
 }
 
@@ -242,60 +250,6 @@ func (d *daemon) start(l net.Listener, fail context.CancelCauseFunc, h http.Hand
 			fail(fmt.Errorf("serving %s: %w", l.Addr(), err))
 		}
 	})
-}
-
-// drain lets what runs finish.
-func (d *daemon) drain(failed context.Context) {
-	d.server.drain()
-	limit := d.cfg.Settings.DrainTimeout
-	d.cfg.Logger.Info("the node drains: it takes nothing new and ends when what runs has finished", "sessions", d.status().Sessions, "at_most", limit.String())
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for d.busy() {
-		select {
-		case <-tick.C:
-		case <-failed.Done():
-			return
-		case <-timer.C:
-			d.cfg.Logger.Warn("sessions were ended: drain_timeout is over", "sessions", d.status().Sessions)
-			return
-		}
-	}
-	d.cfg.Logger.Info("drained")
-}
-
-func (d *daemon) busy() bool {
-	n := d.server.attached()
-	return n != nil && n.Sessions() > 0 || d.calls.Load() > 0
-}
-
-// close ends everything; d may be half prepared.
-func (d *daemon) close() error {
-	var errs []error
-	for _, s := range d.http {
-		errs = append(errs, s.Close())
-	}
-	if d.server != nil {
-		d.server.detach(nil) // sessions end and say so
-	}
-	if d.grpc != nil {
-		d.grpc.Stop()
-	}
-	d.jobs.Wait()
-	if d.server != nil {
-		d.server.detach(nil)
-		d.server.closing.Wait()
-	}
-	secret.Wipe(d.private)
-	if d.floor != nil {
-		errs = append(errs, d.floor.Close())
-	}
-	if d.token != nil {
-		errs = append(errs, d.token.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // status is what telemetry and `node status` show.

@@ -59,6 +59,9 @@ func (e *enrolment) enrol(c *client, r *nodepb.EnrolRequest) (*nodepb.EnrolReply
 	}
 	defer unlock()
 	w, err := readWindow(d, time.Now())
+	if errors.Is(err, errNoWindow) {
+		return nil, errors.Join(err, d.remove(windowFile)) // where its time is over
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ func openWindow(d stateDir, s *secret.Bytes, expires time.Time) error {
 }
 
 // readWindow returns the window that is open, for the caller to wipe, or
-// errNoWindow. One that has expired is removed.
+// errNoWindow. It removes nothing: a newer window could take the place meanwhile.
 func readWindow(d stateDir, now time.Time) (*window, error) {
 	b, err := d.read(windowFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,7 +53,7 @@ func readWindow(d stateDir, now time.Time) (*window, error) {
 	expires := time.Unix(int64(binary.BigEndian.Uint64(b[1:9])), 0)
 	// The upper bound also ends a window after the clock was set back.
 	if !now.Before(expires) || expires.Sub(now) > nodelink.EnrolWindow+time.Minute {
-		return nil, errors.Join(errNoWindow, d.remove(windowFile))
+		return nil, errNoWindow
 	}
 	return &window{secret: secret.Copy(b[9:]), expires: expires}, nil
 }

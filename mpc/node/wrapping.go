@@ -237,8 +237,10 @@ func (n *Node) rewrapOwn(ctx context.Context, r *nodepb.RewrapOwnRequest) (*node
 	}
 	reply := &nodepb.RewrapOwnReply{}
 	var err error
-	if reply.IdentityEnvelope, err = n.reseal(ctx, hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0), r.GetIdentityEnvelope(), r.GetWrappingVersion()); err != nil {
-		return nil, fmt.Errorf("node identity: %w", err)
+	if n.cfg.Host == nil { // a remote node's identity lies on its own host, under a key of its own
+		if reply.IdentityEnvelope, err = n.reseal(ctx, hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0), r.GetIdentityEnvelope(), r.GetWrappingVersion()); err != nil {
+			return nil, fmt.Errorf("node identity: %w", err)
+		}
 	}
 	if len(r.GetAuxEnvelope()) > 0 {
 		c := hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, r.GetAuxGeneration())

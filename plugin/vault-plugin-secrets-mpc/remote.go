@@ -113,7 +113,7 @@ one is enrolled.
 
 SIGTERM and SIGINT: take nothing new, let running sessions finish for at most
 drain_timeout, then end with 0. SIGHUP: read certificates, peers and the CA again; they
-are also read again when their files change. A token that goes away for 30 seconds ends
+are also read again when their files change; node.hcl needs a restart. A token that goes away for 30 seconds ends
 the process with 4, so that the service manager starts a new one.`,
 		Example: `  vault-plugin-secrets-mpc node serve --config ` + defaultConfig,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -200,6 +200,7 @@ token, once. Nothing is changed, except that a missing state directory is made.`
 			if err != nil {
 				return err
 			}
+			harden(hclog.NewNullLogger())
 			fmt.Fprintf(n.out, "ok    %s\n", n.config)
 			var first error
 			for _, f := range daemon.Check(context.WithoutCancel(cmd.Context()), s, openToken) {

@@ -114,22 +114,28 @@ func (doc *statusDoc) askHSM(ctx context.Context, c *client) error {
 	}
 	configured := err == nil && found && doc.HSM.URI != ""
 	doc.HSM.Configured = &configured
-	if !configured {
-		doc.problem(fmt.Sprintf("no HSM is configured: vault write %s/config/hsm uri='pkcs11:token=…?module-name=…' pin=-", c.mount))
-	}
 	return nil
 }
 
+// askNodes also says that an HSM is missing: nodes on other hosts need none here.
 func (doc *statusDoc) askNodes(ctx context.Context, c *client) error {
-	if doc.HSM.Configured != nil && !*doc.HSM.Configured {
-		return nil // nodes start once they have a token to work with
-	}
+	without := doc.HSM.Configured != nil && !*doc.HSM.Configured
 	nodes, err := c.nodes(ctx)
-	if err != nil {
+	var r *refusal
+	switch {
+	case without && (err == nil && len(nodes) == 0 || errors.As(err, &r) && r.status == http.StatusBadRequest):
+		doc.problem(fmt.Sprintf("no HSM is configured: vault write %s/config/hsm uri='pkcs11:token=…?module-name=…' pin=-", c.mount))
+		return nil
+	case err != nil:
 		return err
 	}
 	doc.Nodes = nodes
 	return nil
+}
+
+// unconfigured reports whether there is no token to work with.
+func (doc statusDoc) unconfigured() bool {
+	return doc.HSM.Configured != nil && !*doc.HSM.Configured && len(doc.Nodes) == 0
 }
 
 // judge decides Ready and names what is wrong with nodes.
@@ -148,14 +154,13 @@ func (doc *statusDoc) judge() {
 			waiting++
 		}
 	}
-	unconfigured := doc.HSM.Configured != nil && !*doc.HSM.Configured
-	if working < minWorking && !unconfigured {
+	if working < minWorking && !doc.unconfigured() {
 		doc.problem(fmt.Sprintf("%d of %d nodes work, a signature needs at least %d", working, len(doc.Nodes), minWorking))
 	}
 	if waiting > 0 {
 		doc.problem(fmt.Sprintf("%d of %d nodes are still making auxiliary keys: ECDSA signatures may have to wait", waiting, len(doc.Nodes)))
 	}
-	doc.Ready = working >= minWorking && !unconfigured
+	doc.Ready = working >= minWorking && !doc.unconfigured()
 }
 
 func (doc statusDoc) write(t *text) {
@@ -213,8 +218,10 @@ func (doc statusDoc) hsmState() string {
 		return "configuration not readable with this token"
 	case h.Configured == nil:
 		return "unknown"
-	case !*h.Configured:
+	case doc.unconfigured():
 		return "not configured"
+	case !*h.Configured:
+		return "none here, nodes on other hosts have their own"
 	case !h.PINSet:
 		return "configured, no PIN set"
 	}
