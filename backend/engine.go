@@ -49,10 +49,6 @@ type Engine interface {
 	Presignatures(id mpc.AccountID, recordHash [32]byte) int
 	// ForgetPresignatures drops all of the account's.
 	ForgetPresignatures(ctx context.Context, id mpc.AccountID)
-	// PlanHomes says where the shares of an account, t of n of which sign, would live
-	// best by the nodes that are ready, of some wrapping domains only where any are
-	// named; as many as possible stay where they are now.
-	PlanHomes(ctx context.Context, t, n int, domains []string, now []mpc.Home) ([]mpc.Home, error)
 	// RenewAuxiliary has a node replace its auxiliary keys; it returns without
 	// waiting for them.
 	RenewAuxiliary(nodeID string) error

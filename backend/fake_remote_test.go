@@ -75,16 +75,6 @@ func (f *fakeEngine) places(domains []string) []mpc.Site {
 	return out
 }
 
-func (f *fakeEngine) PlanHomes(_ context.Context, t, n int, domains []string, now []mpc.Home) ([]mpc.Home, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	plan, err := mpc.PlanHomes(t, n, f.places(domains))
-	if err != nil {
-		return nil, err
-	}
-	return mpc.KeepHomes(now, plan), nil
-}
-
 func (f *fakeEngine) homesAfter(q *pool.RefreshRequest) []mpc.Home {
 	if q.Homes != nil {
 		return q.Homes

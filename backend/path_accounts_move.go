@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -130,10 +131,20 @@ func (b *backend) endMove(ctx context.Context, name string) (*refreshed, error) 
 // and a refresh is all that is left to do. Only nodes that are ready count: a region
 // that is away gets nothing.
 func (b *backend) planMove(ctx context.Context, eng Engine, a *mpc.Account, domains []string) ([]mpc.Home, error) {
-	target, err := eng.PlanHomes(ctx, a.Record.Threshold, a.Record.Shares, domains, presentHomes(a, eng.Nodes()))
+	nodes := eng.Nodes()
+	var sites []mpc.Site
+	for _, n := range nodes {
+		if n.State == pool.NodeReady && (len(domains) == 0 || slices.Contains(domains, domainOf(n))) {
+			sites = append(sites, mpc.Site{Home: mpc.Home{Domain: domainOf(n), Region: n.Region}, Nodes: 1})
+		}
+	}
+	// Equally good plans take turns, so that no region has the extra share of all.
+	rand.Shuffle(len(sites), func(i, j int) { sites[i], sites[j] = sites[j], sites[i] })
+	plan, err := mpc.PlanHomes(a.Record.Threshold, a.Record.Shares, sites)
 	if err != nil {
 		return nil, conflict("nothing was moved: %v; see nodes/ for nodes that are not ready, or name more domains", err)
 	}
+	target := mpc.KeepHomes(presentHomes(a, nodes), plan)
 	if sameHomes(a, target) {
 		return nil, nil
 	}

@@ -237,7 +237,7 @@ func (n *Node) rewrapOwn(ctx context.Context, r *nodepb.RewrapOwnRequest) (*node
 	}
 	reply := &nodepb.RewrapOwnReply{}
 	var err error
-	if n.cfg.Host == nil { // else the identity is in the keeping of this node's host
+	if n.cfg.Host == nil { // a remote node's identity lies on its own host, under a key of its own
 		if reply.IdentityEnvelope, err = n.reseal(ctx, hsm.NodeKeyContext(kindIdentity, n.mountID, n.id, 0), r.GetIdentityEnvelope(), r.GetWrappingVersion()); err != nil {
 			return nil, fmt.Errorf("node identity: %w", err)
 		}

@@ -40,6 +40,8 @@ type job struct {
 	// they are to live if these nodes are all there are, and what that is worth.
 	where siting
 	plans func(nodes []candidate) (siting, mpc.Guarantee)
+	// domains, where not empty, are the only ones that plans uses.
+	domains []string
 	// noSpares allows only nodes that seen shows with a share.
 	noSpares bool
 	expose   func(ctx context.Context, added mpc.Exposures) error
@@ -225,12 +227,19 @@ func (j *job) explain(ready []candidate, configured int) error {
 // tooFew says which nodes are missing for a placement.
 func (j *job) tooFew(ready []candidate, configured int) error {
 	var known []candidate
-	few := &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured}
+	few := &TooFewNodesError{Ready: len(ready), Needed: j.count, Configured: configured, Domains: j.domains}
 	isReady, remote := map[string]bool{}, false
 	for _, c := range ready {
 		isReady[c.id] = true
+		if len(j.domains) > 0 && !slices.Contains(j.domains, c.domain) {
+			few.Ready--
+		}
 	}
 	for _, n := range j.pool.all() {
+		if len(j.domains) > 0 && !slices.Contains(j.domains, n.domain) {
+			few.Configured--
+			continue
+		}
 		c, ok := n.candidate()
 		if ok {
 			known = append(known, c)

@@ -70,10 +70,16 @@ type TooFewNodesError struct {
 	// WaitsFor names the nodes that are not ready, with where they are; empty in a
 	// pool of local nodes.
 	WaitsFor []string
+	// Domains are the wrapping domains that the nodes have to be of; empty for any.
+	Domains []string
 }
 
 func (e *TooFewNodesError) Error() string {
-	s := fmt.Sprintf("%d of %d nodes are ready, %d are needed", e.Ready, e.Configured, e.Needed)
+	of := ""
+	if len(e.Domains) > 0 {
+		of = " of wrapping domain " + strings.Join(e.Domains, ", ")
+	}
+	s := fmt.Sprintf("%d of %d nodes%s are ready, %d are needed", e.Ready, e.Configured, of, e.Needed)
 	if len(e.WaitsFor) > 0 {
 		s += "; not ready: " + strings.Join(e.WaitsFor, ", ")
 	}

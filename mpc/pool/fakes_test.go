@@ -282,6 +282,12 @@ func (s *fakeSession) begin(start *nodepb.Start) error {
 		return s.fail(nodepb.Failure_UNPINNED)
 	case "aux pending":
 		return s.fail(nodepb.Failure_AUX_PENDING)
+	case "below floor":
+		return s.fail(nodepb.Failure_BELOW_FLOOR)
+	case "switched off":
+		return s.fail(nodepb.Failure_SWITCHED_OFF)
+	case "draining":
+		return s.fail(nodepb.Failure_DRAINING)
 	case "share unusable":
 		return s.fail(nodepb.Failure_SHARE_UNUSABLE)
 	case "breaks off":

@@ -19,7 +19,7 @@ var errIncompleteShares = errors.New("pool: the account's shares are incomplete"
 func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) {
 	settings, ok := p.currentSettings()
 	if all := settings.nodesIn(r.Domains); ok && all < r.Shares {
-		return nil, &TooFewNodesError{Ready: all, Needed: r.Shares, Configured: all}
+		return nil, &TooFewNodesError{Ready: all, Needed: r.Shares, Configured: all, Domains: r.Domains}
 	}
 	j := &job{
 		pool: p, operation: "create", n: r.Shares, count: r.Shares, need: r.Shares, accept: hasRecord, seen: mpc.Exposures{},
@@ -35,6 +35,7 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 	}
 	if ok && (settings.spreads() || len(r.Domains) > 0) {
 		p.awaitStarting(ctx)
+		j.domains = r.Domains
 		j.plans = planner(r.Threshold, r.Shares, r.Domains, nil)
 		j.describe = func(m *nodepb.Member) { p.nameDomain(&settings, m) }
 	}

@@ -270,13 +270,12 @@ func isLocal(id string) bool {
 	return err == nil && i > 0 && id == LocalNodeID(i)
 }
 
-// check finds what no pool can run with. A pool without any node is none of that:
-// the last remote one may have been taken away.
+// check finds what no pool can run with. A pool with one node or none is none of
+// that: the others may have been taken away, or are enrolled next.
 func (s *Settings) check() error {
 	switch {
 	case s.Local < 0, s.Local == 0 && s.MountID == [16]byte{},
-		s.Local > 0 && (s.Token.Module == "" || len(keysOf(s.WrappingKeys, hsm.DefaultDomain)) == 0),
-		s.Local == 1 && len(s.Remote) == 0: // no account has fewer than two shares
+		s.Local > 0 && (s.Token.Module == "" || len(keysOf(s.WrappingKeys, hsm.DefaultDomain)) == 0):
 		return errors.New("pool: incomplete settings")
 	}
 	seen := map[string]bool{}

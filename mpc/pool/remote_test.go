@@ -177,10 +177,16 @@ func TestMoveDomain(t *testing.T) {
 	}
 	c.sign(t, again, l, []byte("three"))
 
+	_, err := c.pool.Create(deadline(t, 5*time.Second), pool.CreateRequest{AccountID: mpc.AccountID{8}, Algorithm: mpc.Ed25519,
+		Threshold: 2, Shares: 3, RecipientsHash: mpc.EmptySetHash(), PolicyHash: mpc.EmptySetHash(), Domains: []string{"eu"}})
+	var few *pool.TooFewNodesError
+	if !errors.As(err, &few) || few.Configured != 2 || !strings.Contains(err.Error(), "wrapping domain eu") {
+		t.Errorf("three shares in a domain of two nodes: %v", err)
+	}
 	// Too few nodes for it: nothing happens, and it says where.
 	again.Exposures = l.copy()
 	eu := mpc.Home{Domain: "eu", Region: "eu"}
-	_, err := c.pool.Refresh(deadline(t, 5*time.Second), pool.RefreshRequest{Account: again, Expose: l.expose,
+	_, err = c.pool.Refresh(deadline(t, 5*time.Second), pool.RefreshRequest{Account: again, Expose: l.expose,
 		Recipients: c.recipients, Homes: []mpc.Home{eu, eu, eu}})
 	var none *pool.NoEligibleNodeError
 	if !errors.As(err, &none) || none.Region != "eu" {
@@ -204,4 +210,47 @@ func domains(t *testing.T, a mpc.Account) {
 			t.Errorf("share %d of %v is sealed to %v, %v", k+1, a.Homes, seals, err)
 		}
 	}
+}
+
+// TestRemoteECDSA: nodes on other hosts make and check auxiliary keys, keep
+// presignatures, and one that was started anew goes on with the stored keys.
+func TestRemoteECDSA(t *testing.T) {
+	if testing.Short() {
+		t.Skip("making auxiliary keys takes minutes under the race detector; this test runs without -short")
+	}
+	c := startCluster(t, 1, "eu-1 eu eu", "us-1 us us")
+	account := c.create(t, mpc.ECDSASecp256k1, 2, 3)
+	l := &ledger{by: maps.Clone(account.Exposures)}
+	c.waitAuxiliary(t)
+	if r := c.sign(t, account, l, []byte("in full")); r.Presigned {
+		t.Error("presigned")
+	}
+	account.Exposures = l.copy()
+	for range 3 {
+		if err := c.pool.Presign(deadline(t, time.Minute), pool.PresignRequest{Account: account, Lifetime: time.Minute, Expose: l.expose}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := c.sign(t, account, l, []byte("presigned")); !r.Presigned {
+		t.Error("no presignature was used")
+	}
+	before, _ := c.store.NodeKeys(t.Context(), "eu-1")
+	if before.Aux == nil || len(before.IdentityEnvelope) > 0 {
+		t.Fatalf("stored for eu-1: %+v", before)
+	}
+	if err := c.pool.RewrapNodeKeys(deadline(t, 5*time.Second), "eu-1"); err != nil {
+		t.Error(err)
+	}
+	c.hosts["eu-1"].kill()
+	c.hosts["eu-1"].start(t)
+	c.fixture.await(t, "eu-1 again", func() bool { return c.status(t, "eu-1").Restarts > 0 && c.status(t, "eu-1").State == pool.NodeReady })
+	c.waitAuxiliary(t)
+	after, _ := c.store.NodeKeys(t.Context(), "eu-1")
+	if after.Aux.Generation != before.Aux.Generation || after.Identity != before.Identity {
+		t.Error("a node that was started again made new auxiliary keys")
+	}
+	for i := range 3 {
+		c.sign(t, account, l, []byte{9, byte(i)})
+	}
+	c.placed(t, account, l)
 }
