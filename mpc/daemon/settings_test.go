@@ -162,3 +162,18 @@ func TestExampleSettings(t *testing.T) {
 		t.Errorf("read %+v", s)
 	}
 }
+
+func FuzzParseSettings(f *testing.F) {
+	f.Add(least)
+	f.Add("peer \"x\" { identity = \"\" }")
+	f.Add("switches { operations = [")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := ParseSettings("node.hcl", []byte(text))
+		if (s == nil) != (err != nil) {
+			t.Fatalf("settings %v with error %v", s, err)
+		}
+		if err == nil && (s.Name == "" || s.HSM.Module == "" || s.HSM.PINFile == "" || !filepath.IsAbs(s.StateDir)) {
+			t.Fatalf("incomplete settings pass: %+v", s)
+		}
+	})
+}

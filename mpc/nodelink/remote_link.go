@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -148,7 +149,21 @@ func (s *single) ClientHandshake(ctx context.Context, authority string, raw net.
 	if err != nil {
 		return nil, nil, s.note(err)
 	}
-	return &firstRead{Conn: c, note: s.note}, info, nil
+	// In TLS 1.3 the server judges the client's certificate after the client is done,
+	// so a refusal comes as an alert in place of the first byte. It is waited for
+	// here: were something written before, a failed write could hide the alert. A
+	// node speaks first: gRPC's server sends its SETTINGS at once.
+	first := &firstByte{Conn: c}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	_, err = io.ReadFull(c, first.b[:])
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		return nil, nil, s.note(err)
+	}
+	return first, info, nil
 }
 
 // Clone implements credentials.TransportCredentials. gRPC clones nothing that is
@@ -177,29 +192,30 @@ func (s *single) why() error {
 	if err == nil {
 		return errors.New("the connection could not be made")
 	}
-	// In TLS 1.3 the server judges the client's certificate after the client is
-	// done, and can only send an alert (RFC 8446, 6.2).
+	if errors.Is(err, io.EOF) {
+		return errors.New("the node closed the connection at once: it is about to end, or has too many connections")
+	}
+	// All that a server can say is an alert (RFC 8446, 6.2).
 	if text := err.Error(); strings.Contains(text, "remote error: tls:") {
 		return fmt.Errorf("the node refused this coordinator's certificate (%w): it is not the one that was enrolled there, or it is not valid by the node's clock; the node's log says which", err)
 	}
 	return err
 }
 
-// firstRead notes how the first read ended, which is where a refusal of this
-// side's certificate arrives. gRPC reads from one goroutine.
-type firstRead struct {
+// firstByte gives back a byte that was read ahead. gRPC reads from one goroutine.
+type firstByte struct {
 	net.Conn
-	done bool
-	note func(error) error
+	b    [1]byte
+	back bool // given back
 }
 
-func (c *firstRead) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if !c.done {
-		c.done = true
-		_ = c.note(err)
+func (c *firstByte) Read(b []byte) (int, error) {
+	if c.back || len(b) == 0 {
+		return c.Conn.Read(b)
 	}
-	return n, err
+	c.back = true
+	b[0] = c.b[0]
+	return 1, nil
 }
 
 // ServerOptions are a listening node's: the message limits of local nodes, pings

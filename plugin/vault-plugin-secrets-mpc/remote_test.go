@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -345,6 +346,43 @@ func TestNodeProcessEndsWithACode(t *testing.T) {
 	h.write("node.hcl", "nmae = \"x\"\n")
 	if _, errOut, code := h.run("status"); code != daemon.ExitSettings || !strings.Contains(errOut, "node.hcl:1: nmae: is no key here") {
 		t.Errorf("wrong settings: %d\n%s", code, errOut)
+	}
+}
+
+// TestNodeTellsSystemd plays systemd's end of Type=notify.
+func TestNodeTellsSystemd(t *testing.T) {
+	h := newNodeHost(t)
+	path := filepath.Join(h.dir, "notify")
+	c, err := net.ListenPacket("unixgram", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	r := h.serve()
+	told := func() string {
+		t.Helper()
+		b := make([]byte, 64)
+		if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := c.ReadFrom(b)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, r.text())
+		}
+		return string(b[:n])
+	}
+	if got := told(); got != "READY=1" {
+		t.Errorf("told %q", got)
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("told %q", got)
+	}
+	if code := r.exit(); code != daemon.ExitOK {
+		t.Errorf("exit code %d", code)
 	}
 }
 
