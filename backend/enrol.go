@@ -24,7 +24,7 @@ import (
 //	settings applied, wrapping key of a domain that is new made
 //
 // After a crash before the record the node has pinned this mount and its token is
-// used up: `node enrol` prints another, and the same request with it succeeds.
+// used up: `node enrol --again` prints another, and the same request with it succeeds.
 
 // enrolTimeout bounds what is said to a node: less than a request has, so that
 // what follows is done by it too.
@@ -79,7 +79,7 @@ func (b *backend) enrol(ctx context.Context, id string, data *framework.FieldDat
 	}
 	r.Enrolled = b.cfg.now().UTC()
 	if err := b.store.put(ctx, prefixRemote+id, r); err != nil {
-		return nil, fmt.Errorf("the node has pinned this mount, and it could not be stored: run `node enrol` on its host again and repeat the request with the new token: %w", err)
+		return nil, fmt.Errorf("the node has pinned this mount, and it could not be stored: run `node enrol --again` on its host and repeat the request with the new token: %w", err)
 	}
 	if err := b.step(ctx, stepEnrolStored); err != nil {
 		return nil, err
@@ -181,14 +181,14 @@ func (b *backend) dialNode(ctx context.Context, request *EnrolRequest, r *remote
 	case errors.Is(err, ErrStrangeNode):
 		return nil, invalid("%v. %s, and the token's secret was not given away; do not go on before you know who answers at %s. (After the node's TLS key was replaced, run `node enrol` there again.)", err, stays, r.Address)
 	case errors.Is(err, ErrRefusedByNode):
-		return nil, invalid("%v. %s. A token works once, and a node takes another mount only after its operator has ended the first enrolment there: run `vault-plugin-secrets-mpc node enrol` on its host and repeat the request with what it prints", err, stays)
+		return nil, invalid("%v. %s. A token works once: run `vault-plugin-secrets-mpc node enrol --again` on its host, unless it belongs to another mount that is to keep it, and repeat the request with what it prints", err, stays)
 	case errors.Is(err, ErrUnreachableNode), errors.Is(err, context.DeadlineExceeded):
 		return nil, invalid("%v. %s, and the token can be used still. Check address, firewalls, and that `vault-plugin-secrets-mpc node serve` runs there and says that it listens", err, stays)
 	default:
 		return nil, invalid("enrolling node %q: %v. %s", r.ID, err, stays)
 	}
 	if said.Identity.String() != r.Identity || said.Domain != r.Domain || said.Region != r.Region || said.Zone != r.Zone {
-		return nil, invalid("the node answered with another identity, domain, region or zone than its token has: its configuration was changed in between. %s; run `vault-plugin-secrets-mpc node enrol` on its host and repeat the request with what it prints", stays)
+		return nil, invalid("the node answered with another identity, domain, region or zone than its token has: its configuration was changed in between. %s; run `vault-plugin-secrets-mpc node enrol --again` on its host and repeat the request with what it prints", stays)
 	}
 	if r.CA != "" {
 		if err := b.reachRemote(ctx, r); err != nil {

@@ -26,7 +26,18 @@ func (f *fakeEngine) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*
 	if f.identityErr != nil {
 		return nil, f.identityErr
 	}
-	reply, err := playIdentity(r, f.sealTo(), f.opens)
+	// As the pool chooses nodes: those of the envelope's domain, or to make keys those
+	// of the default domain, else of the first.
+	domain := hsm.DefaultDomain
+	if made := sealedDomain(r.GetKeysEnvelope()); made != "" {
+		domain = made
+	} else if f.settings().Local == 0 {
+		domain = f.settings().Remote[0].Domain
+	}
+	if !f.serves(domain) {
+		return nil, &pool.TooFewNodesError{Needed: 1}
+	}
+	reply, err := playIdentity(r, domain, f.sealTo(), func(version uint32) bool { return f.opensIn(domain, version) })
 	if err == nil && f.identityReply != nil {
 		f.identityReply(r, reply)
 	}
@@ -38,7 +49,7 @@ func (p *simProc) Identity(_ context.Context, r *nodepb.IdentityRequest, _ ...gr
 	p.mu.Lock()
 	newest := p.sealTo
 	p.mu.Unlock()
-	reply, err := playIdentity(r, newest, func(uint32) bool { return true })
+	reply, err := playIdentity(r, hsm.DefaultDomain, newest, func(uint32) bool { return true })
 	var refused *pool.RefusedError
 	if errors.As(err, &refused) {
 		return &nodepb.IdentityReply{Failure: &nodepb.Failure{Reason: nodepb.Failure_REFUSED, Text: refused.Text}}, p.alive()
@@ -49,9 +60,9 @@ func (p *simProc) Identity(_ context.Context, r *nodepb.IdentityRequest, _ ...gr
 	return reply, p.alive()
 }
 
-// playIdentity works with the versions of the wrapping key that opens knows and
-// seals to the newest.
-func playIdentity(r *nodepb.IdentityRequest, newest uint32, opens func(uint32) bool) (*nodepb.IdentityReply, error) {
+// playIdentity works with the versions of the domain's wrapping key that opens knows
+// and seals to the newest.
+func playIdentity(r *nodepb.IdentityRequest, domain string, newest uint32, opens func(uint32) bool) (*nodepb.IdentityReply, error) {
 	sealed := func(k *identity.ServerKeys, version uint32) (*nodepb.IdentityReply, error) {
 		if version == 0 {
 			version = newest
@@ -59,7 +70,7 @@ func playIdentity(r *nodepb.IdentityRequest, newest uint32, opens func(uint32) b
 		if !opens(version) {
 			return nil, fmt.Errorf("version %d: %w", version, pool.ErrWrappingKey)
 		}
-		return &nodepb.IdentityReply{KeysEnvelope: fakeEnvelope(k.Marshal().Expose(), version), PublicKey: k.PublicKey()}, nil
+		return &nodepb.IdentityReply{KeysEnvelope: fakeSealed(domain, k.Marshal().Expose(), version), PublicKey: k.PublicKey()}, nil
 	}
 	if m := r.GetMake(); m != nil {
 		return sealed(identity.NewServerKeys(), m.GetWrappingVersion())

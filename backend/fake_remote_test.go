@@ -36,7 +36,7 @@ func (f *fakeEngine) remote(state pool.NodeState) []pool.NodeStatus {
 	}
 	for _, n := range f.settings().Remote {
 		s := pool.NodeStatus{ID: n.ID, State: state, Version: "v0.1.0", Identity: n.Identity.String(), HSM: "ok", Remote: true,
-			Address: n.Address, Region: n.Region, Zone: n.Zone, Domain: n.Domain, RTT: 12345678, ClockSkew: -3 * time.Millisecond}
+			Address: n.Address, Region: n.Region, Zone: n.Zone, Domain: n.Domain, Token: pool.TokenInfo{Label: "hsm of " + n.Domain, Serial: "serial of " + n.Domain}, RTT: 12345678, ClockSkew: -3 * time.Millisecond}
 		if f.away[n.ID] {
 			s.State = pool.NodeRestarting
 		}

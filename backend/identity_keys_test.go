@@ -420,7 +420,7 @@ func TestIdentityKeysElsewhere(t *testing.T) {
 			}
 			m.rotate()
 			k, err := playIdentity(&nodepb.IdentityRequest{KeysEnvelope: r.Envelope,
-				Kind: &nodepb.IdentityRequest_Rewrap{Rewrap: &nodepb.RewrapIdentityKeys{WrappingVersion: 2}}}, 2, func(uint32) bool { return true })
+				Kind: &nodepb.IdentityRequest_Rewrap{Rewrap: &nodepb.RewrapIdentityKeys{WrappingVersion: 2}}}, "default", 2, func(uint32) bool { return true })
 			if err != nil {
 				t.Fatal(err)
 			}

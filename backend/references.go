@@ -171,7 +171,11 @@ func (x *references) done(key string, now refs, err error) {
 	x.quiet = make(chan struct{})
 	if err != nil {
 		// The record before it is still the one in the index, and counts too.
-		x.unsure[key] = append(x.unsure[key], now.versions...)
+		for _, v := range now.versions {
+			if !slices.Contains(x.unsure[key], v) {
+				x.unsure[key] = append(x.unsure[key], v)
+			}
+		}
 		return
 	}
 	x.touch(key)

@@ -27,6 +27,7 @@ var everyStep = []string{
 	stepSettleChecked, stepSettleDropped, stepSettleBack, stepSettleWent,
 	stepRenameMarked, stepRenameArrived, stepRenameRemoved, stepRenameDone,
 	stepRemoveAccount, stepRemoveExposures,
+	stepRotateDomain, stepJoinMade, stepJoinStored, stepJoinApplied,
 	stepRotateMade, stepRotateStored, stepRotateRetired, stepRotateApplied,
 	stepNodeKeysRewrapped,
 	stepDestroyScanned, stepDestroyMarked, stepDestroyApplied, stepDestroyGone, stepDestroyRecorded,
@@ -273,6 +274,59 @@ var stepTests = map[string]stepTest{
 			}
 		},
 	},
+	"join of a domain": {
+		prepare: func(m *mount, _ *clock) {
+			m.rotate()
+			m.enrolled("eu-1", "eu", 10)
+		},
+		do:    func(m *mount, _ *clock) { m.pass() },
+		check: func(m *mount, at *clock) { checkDomains(m, at, 2, "default", "eu") },
+	},
+	"rotate in domains": {
+		prepare: inDomains,
+		do:      func(m *mount, _ *clock) { m.do(logical.UpdateOperation, "wrapping-keys/rotate", nil) },
+		check: func(m *mount, at *clock) {
+			newest := uint32(1)
+			if ring, err := m.b.store.keyring(context.Background()); err != nil {
+				m.t.Fatal(err)
+			} else if newest = ring.newest().KeyVersion; newest > 2 {
+				m.t.Errorf("the newest version is %d", newest)
+			}
+			checkDomains(m, at, newest, "default", "ap", "eu")
+			checkDomains(m, at, m.rotate(), "default", "ap", "eu")
+		},
+	},
+	"rewrap in domains": {
+		prepare: func(m *mount, at *clock) {
+			inDomains(m, at)
+			m.rotate()
+		},
+		do:    func(m *mount, _ *clock) { _, _ = m.b.RewrapAccount(context.Background(), "carol") },
+		check: func(m *mount, at *clock) { checkDomains(m, at, 2, "default", "ap", "eu") },
+	},
+	"destroy in domains": {
+		prepare: func(m *mount, at *clock) {
+			inDomains(m, at)
+			m.rotate()
+			for _, name := range []string{"alice", "bob", "carol"} {
+				m.rewrap(name)
+			}
+			m.pass()
+			m.leaves("ap-1") // which carol keeps from being gone from version 2
+			at.add(defaultRetireAfter)
+		},
+		do: func(m *mount, _ *clock) { m.pass() },
+		check: func(m *mount, at *clock) {
+			at.add(keeperBackoffMax)
+			m.pass()
+			d := m.version(1)
+			if d["state"] != "destroyed" || fmt.Sprint(d["left_behind"]) != "[ap]" || m.fake.inToken("default") != 1 || m.fake.inToken("eu") != 1 || m.fake.inToken("ap") != 2 {
+				m.t.Errorf("version 1: %v, in tokens %d, %d, %d", d, m.fake.inToken("default"), m.fake.inToken("eu"), m.fake.inToken("ap"))
+			}
+			m.enrolled("ap-1", "ap", 11)
+			checkDomains(m, at, 2, "default", "ap", "eu")
+		},
+	},
 	"destroy": {
 		prepare: toBeDestroyed,
 		do:      func(m *mount, _ *clock) { m.pass() },
@@ -286,6 +340,53 @@ var stepTests = map[string]stepTest{
 			m.must(logical.UpdateOperation, "accounts/alice/refresh", nil)
 		},
 	},
+}
+
+// inDomains makes an account with a share in each of three domains.
+func inDomains(m *mount, _ *clock) {
+	m.must(logical.UpdateOperation, "config/rotation", map[string]any{"rewrap_period": 0})
+	m.enrolled("eu-1", "eu", 10)
+	m.enrolled("ap-1", "ap", 11)
+	m.pass()
+	m.spread("carol")
+}
+
+// checkDomains finishes what was begun. Then the newest version has one key in each
+// domain, all of them are in their tokens, nothing was taken from a version that is
+// there, and all accounts get to it.
+func checkDomains(m *mount, at *clock, newest uint32, domains ...string) {
+	m.t.Helper()
+	at.add(keeperBackoffMax)
+	m.pass()
+	ring, err := m.b.store.keyring(m.t.Context())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if got := ring.newest(); got == nil || got.KeyVersion != newest || fmt.Sprint(domainNames(got)) != fmt.Sprint(domains) || len(ring.lacking()) != 0 {
+		m.t.Fatalf("the newest version is %+v, not %d in %v", got, newest, domains)
+	}
+	if live := ring.in(stateLive); len(live) != 1 {
+		m.t.Errorf("%d versions are live", len(live))
+	}
+	for _, r := range ring.usable() {
+		for _, d := range r.parts() {
+			if k, ok := m.fake.token[string(d.ID)]; !ok || k.Version != r.KeyVersion || k.Domain != d.Domain {
+				m.t.Errorf("version %d of %s is not in its token", r.KeyVersion, d.Domain)
+			}
+		}
+	}
+	names, err := m.b.store.accountNames(m.t.Context())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, name := range names {
+		m.signs(name)
+		m.rewrap(name)
+		m.signs(name)
+		if r := m.record(name); r.refers().sealed != newest || r.Previous != nil {
+			m.t.Errorf("%s is sealed to version %d", name, r.refers().sealed)
+		}
+	}
 }
 
 func checkRewrap(m *mount, _ *clock) {
@@ -491,7 +592,7 @@ func endSteps(t *testing.T) []string {
 // TestCrashAtEveryWrite does the same with storage that fails at each write,
 // before or after it took effect.
 func TestCrashAtEveryWrite(t *testing.T) {
-	for _, name := range []string{"refresh with custody", "rewrap with custody", "create with custody", "rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "nodes' keys", "deletion of an identity", "deletion of an authenticator", "identity keys", "identity keys follow"} {
+	for _, name := range []string{"refresh with custody", "rewrap with custody", "create with custody", "rename", "destruction of an account", "rewrap", "rewrap that is taken back", "rotate", "destroy", "join of a domain", "rotate in domains", "rewrap in domains", "destroy in domains", "nodes' keys", "deletion of an identity", "deletion of an authenticator", "identity keys", "identity keys follow"} {
 		c := stepTests[name]
 		for _, late := range []bool{false, true} {
 			for n, through := 0, false; !through; n++ {
