@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -74,6 +75,23 @@ func TestRecipientSeals(t *testing.T) {
 		}
 	}
 
+	// A set that names wrapping domains only has nobody to seal to.
+	node := recovery.DomainNode{ID: "eu-1", Identity: hex.EncodeToString(public)}
+	domains, err := recovery.NewDomainSet(2, nil, []recovery.Domain{{Name: "eu", Nodes: []recovery.DomainNode{node}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := domains.Sign(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkRecipientSeals([][]byte{seal(), seal(), seal()}, without); err != nil {
+		t.Errorf("a set of domains: %v", err)
+	}
+	if err := checkRecipientSeals([][]byte{seal(), seal(r(2)), seal()}, without); err == nil || !strings.Contains(err.Error(), "has no recipients") {
+		t.Errorf("a recipient that a set of domains does not name: %v", err)
+	}
+
 	// The fake engine seals to the token alone, as a broken node would.
 	m := wrapped(t, &logical.InmemStorage{}, newFake(t), newClock())
 	m.must(logical.UpdateOperation, "config/authority", map[string]any{"public_key": hex.EncodeToString(public)})
@@ -84,5 +102,17 @@ func TestRecipientSeals(t *testing.T) {
 	}
 	if now := m.record("alice").Current; string(now.Record) != string(before.Record) || mustAccount(t, m.record("alice")).Record.RecipientsHash != mpc.EmptySetHash() {
 		t.Error("the shares were replaced")
+	}
+
+	// The set of domains replaces it: no custodians from then on, and the mount says so.
+	data := m.warns(logical.UpdateOperation, "config/recovery", map[string]any{"set": string(without)}, "names no custodians")
+	if nodes := fmt.Sprint(data["domains"]); nodes != "map[eu:[eu-1]]" {
+		t.Errorf("domains %v", nodes)
+	}
+	if _, err := m.b.refreshAccount(t.Context(), "alice"); err != nil {
+		t.Errorf("a refresh to it: %v", err)
+	}
+	if _, status, msg := m.do(logical.ReadOperation, "recovery/export/alice", nil); status != http.StatusBadRequest || !strings.Contains(msg, "names wrapping domains only") {
+		t.Errorf("an export without custodians: %d, %s", status, msg)
 	}
 }

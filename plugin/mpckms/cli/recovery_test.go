@@ -263,18 +263,27 @@ func TestSignSetRefuses(t *testing.T) {
 	d.ok(words("recovery keygen --name alice --out @alice.key %s", bySecret)...)
 	d.ok(words("recovery keygen --name bob --out @bob.key %s", bySecret)...)
 	alice := d.read("alice.key.pub")
+	eu, us := strings.Repeat("e1", 32), strings.Repeat("51", 32)
 	d.write("again.pub", strings.Replace(alice, "alice", "mallory", 1))
 	d.write("twice.pub", strings.Replace(alice, `"name"`, `"name": "carol", "name"`, 1))
 	d.write("broken.pub", strings.Replace(alice, `"version": 1`, `"version": 0`, 1))
 	for args, says := range map[string]string{
-		"@alice.key.pub @bob.key.pub":              "serial numbers of sets count from 1",
-		"@alice.key.pub --serial 1":                "2 to 16",
-		"@alice.key.pub @alice.key.pub --serial 1": "twice",
-		"@alice.key.pub @again.pub --serial 1":     "the same key",
-		"@bob.key.pub @twice.pub --serial 1":       "not a custodian's public file",
-		"@bob.key.pub @broken.pub --serial 1":      "not a custodian's public file",
-		"@bob.key.pub @bob.key --serial 1":         "not a custodian's public file",
-		"--serial 1":                               "public files",
+		"@alice.key.pub @bob.key.pub":                                        "serial numbers of sets count from 1",
+		"@alice.key.pub --serial 1":                                          "2 to 16",
+		"@alice.key.pub @alice.key.pub --serial 1":                           "twice",
+		"@alice.key.pub @again.pub --serial 1":                               "the same key",
+		"@bob.key.pub @twice.pub --serial 1":                                 "not a custodian's public file",
+		"@bob.key.pub @broken.pub --serial 1":                                "not a custodian's public file",
+		"@bob.key.pub @bob.key --serial 1":                                   "not a custodian's public file",
+		"--serial 1":                                                         "public files",
+		"--serial 1 --domain eu":                                             "NAME=NODE:IDENTITY",
+		"--serial 1 --domain eu=eu-1":                                        "NODE:IDENTITY",
+		"--serial 1 --domain eu=eu-1:00":                                     "64 lower-case hex digits",
+		"--serial 1 --domain EU=eu-1:" + eu:                                  "a-z",
+		"--serial 1 --domain eu=eu-1:" + eu + " --domain eu=eu-2:" + us:      "eu is in the set twice",
+		"--serial 1 --domain eu=eu-1:" + eu + " --domain us=us-1:" + eu:      "the same identity",
+		"--serial 1 --domain eu=eu-1:" + eu + " @alice.key.pub":              "not 2 to 16",
+		"--serial 0 --domain eu=eu-1:" + eu + " @alice.key.pub @bob.key.pub": "count from 1",
 	} {
 		d.run("", words("authority sign-set --yes --key @authority.key --out @set %s %s", bySecret, args)...).want(t, 2, says)
 		d.missing("set")
@@ -561,4 +570,28 @@ func TestWriteNew(t *testing.T) {
 		t.Error("wrote into a folder that is not there")
 	}
 	d.missing("elsewhere", "key")
+}
+
+// TestSignDomains: an authority signs wrapping domains and their nodes, with
+// custodians or without, and sees what it signs.
+func TestSignDomains(t *testing.T) {
+	d := goldenDesk(t)
+	for _, name := range []string{"alice", "bob"} {
+		d.ok(words("recovery keygen --name %s --out @%s.key %s", name, name, bySecret)...)
+	}
+	d.ok(words("authority init --out @a.key %s", bySecret)...)
+	one, two, three := strings.Repeat("e1", 32), strings.Repeat("e2", 32), strings.Repeat("51", 32)
+	domains := "--domain eu=eu-1:" + one + ",eu-2:" + strings.ToUpper(two) + " --domain us=us-1:" + three
+	for file, custodians := range map[string]string{"both": "@alice.key.pub @bob.key.pub ", "alone": ""} {
+		res := d.run("yes\n", words("authority sign-set %s%s --serial 4 --key @a.key --out @%s --passphrase-file @passphrase", custodians, domains, file)...)
+		res.want(t, 0, "DOMAIN", "eu-2", two, "us-1", three)
+		if said := strings.Contains(res.stderr, "nobody can rebuild"); said != (custodians == "") {
+			t.Errorf("%s: that nobody can rebuild was said: %t", file, said)
+		}
+		res = d.ok(words("authority show @%s --authority @a.key.pub -o json", file)...)
+		var shown shownDoc
+		if err := json.Unmarshal([]byte(res.stdout), &shown); err != nil || shown.Set == nil || len(shown.Set.Domains) != 2 || shown.Set.Domains[0].Nodes[1] != (recovery.DomainNode{ID: "eu-2", Identity: two}) {
+			t.Errorf("show said %s (%v)", res.stdout, err)
+		}
+	}
 }
