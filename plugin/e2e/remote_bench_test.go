@@ -65,12 +65,12 @@ type figure struct {
 	perSecond    float64
 }
 
-// BenchmarkRemoteNodes prints, for 3, 5 and 9 nodes in three regions, what the
+// BenchmarkLabNodes prints, for 3, 5 and 9 nodes in three regions, what the
 // engine does when regions are next to each other and when they are 50 ms
 // apart. It is a table for people and not a Go benchmark: make bench-cluster
 // runs it. All nodes share the machine's processors, which is why more of them
 // do not make it faster here.
-func BenchmarkRemoteNodes(b *testing.B) {
+func BenchmarkLabNodes(b *testing.B) {
 	if os.Getenv(clusterEnv) == "" {
 		b.Skip("run by make bench-cluster")
 	}
