@@ -79,6 +79,14 @@ func (s *server) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Set
 		s.end(&attachment{node: fresh})
 		return &nodepb.SetupReply{Failure: drainingFailure()}, nil
 	}
+	// Another one may have been enrolled since this one was looked at.
+	if _, err := s.coordinator(ctx); err != nil {
+		s.detach(c)
+		if old != nil {
+			s.end(old)
+		}
+		return nil, err
+	}
 	s.logger.Info("a coordinator attached", "from", c.RemoteAddr().String(), "replaces_another", old != nil)
 	if c.ended.Load() {
 		s.detach(c) // it ended before it was attached, when nobody looked for it
