@@ -77,6 +77,7 @@ func apiReference(t *testing.T, b *backend) []byte {
 	}
 	var out strings.Builder
 	out.WriteString(referenceHead)
+	seen := map[string]int{}
 	for i, s := range subjects() {
 		slices.SortFunc(groups[i], func(x, y *framework.Path) int { return cmp.Compare(pathName(x), pathName(y)) })
 		if len(groups[i]) == 0 {
@@ -84,7 +85,12 @@ func apiReference(t *testing.T, b *backend) []byte {
 		}
 		var links []string
 		for _, p := range groups[i] {
-			links = append(links, fmt.Sprintf("[%s](#%s)", pathName(p), anchor(p)))
+			to := anchor(p)
+			if n := seen[to]; n > 0 { // as GitHub numbers headings that are alike
+				to = fmt.Sprintf("%s-%d", to, n)
+			}
+			seen[anchor(p)]++
+			links = append(links, fmt.Sprintf("[%s](#%s)", pathName(p), to))
 		}
 		fmt.Fprintf(&out, "**%s:** %s\n\n", s.title, strings.Join(links, " · "))
 	}

@@ -54,7 +54,7 @@ func (b *backend) coordinatorOrNew(ctx context.Context, mount *mountRecord) (*co
 		return r, err
 	}
 	now := b.cfg.now().UTC()
-	certificate, key, err := b.cfg.Enroller.NewCertificate("vault-mpc "+mount.IDHex, now.Add(coordinatorLifetime))
+	certificate, key, err := b.cfg.Enroller.NewCertificate(coordinatorName(mount), now.Add(coordinatorLifetime))
 	if err != nil {
 		return nil, fmt.Errorf("making the certificate that nodes know this mount by: %w", err)
 	}
@@ -65,6 +65,8 @@ func (b *backend) coordinatorOrNew(ctx context.Context, mount *mountRecord) (*co
 	}
 	return r, b.store.put(ctx, keyCoordinator, r)
 }
+
+func coordinatorName(m *mountRecord) string { return "vault-mpc " + m.IDHex }
 
 // checkClientCertificate says what is wrong with a certificate that an operator
 // brought.

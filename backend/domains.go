@@ -25,7 +25,8 @@ import (
 //     stay known for as long as anything is sealed to the version; when that is
 //     destroyed, a key whose domain no node names any more is left behind: nobody
 //     can destroy it from here, and it must not keep the others from being
-//     destroyed. wrapping-keys/:version says so, and so does the log.
+//     destroyed. wrapping-keys/:version says so, and so does the log. When a node
+//     of the domain joins again, it is destroyed after all.
 
 // isWrappingDomain says whether a seal of that domain is to a key of this mount's
 // tokens, and not to a recovery recipient.

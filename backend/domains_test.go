@@ -13,6 +13,8 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/nodelink"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -22,7 +24,11 @@ func (m *mount) enrolled(id, domain string, number int) {
 	if r, err := m.b.store.coordinator(m.t.Context()); err != nil {
 		m.t.Fatal(err)
 	} else if r == nil {
-		own := &coordinatorRecord{Version: recordVersion, Certificate: "certificate", Key: "key", Made: true, Updated: time.Now()}
+		certificate, key, err := nodelink.NewCertificate("test", time.Now().Add(time.Hour))
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		own := &coordinatorRecord{Version: recordVersion, Certificate: string(certificate), Key: string(key.Expose()), Made: true, Updated: time.Now()}
 		if err := m.b.store.put(m.t.Context(), keyCoordinator, own); err != nil {
 			m.t.Fatal(err)
 		}
@@ -354,8 +360,11 @@ func TestDomainLeftBehind(t *testing.T) {
 	m.rewrap("carol")
 	at.add(keeperBackoffMax)
 	m.pass()
-	if d := m.version(2); d["state"] != "destroyed" || len(d["left_behind"].([]string)) != 0 || fake.inToken("eu") != 2 { // 1, left behind, and 3
+	if d := m.version(2); d["state"] != "destroyed" || len(d["left_behind"].([]string)) != 0 || fake.inToken("eu") != 1 {
 		t.Errorf("version 2: %v, %d keys in eu", d, fake.inToken("eu"))
+	}
+	if d := m.version(1); len(d["left_behind"].([]string)) != 0 || m.inDomain(1, "eu")["state"] != "destroyed" {
+		t.Errorf("version 1, which was left behind: %v", d)
 	}
 	m.signs("carol")
 }
@@ -434,6 +443,36 @@ func TestRemoteOnlyMount(t *testing.T) {
 	if now := m.must(logical.ReadOperation, "accounts/alice", nil)["public_key_hex"]; now != before {
 		t.Error("alice has another key")
 	}
+	// Its nodes are the only ones that open them; and they stay in their domain.
+	for i := range 3 {
+		last := i == 2
+		if _, status, msg := m.do(logical.DeleteOperation, fmt.Sprintf("config/nodes/eu-%d", i+1), nil); last && (status != 400 || !strings.Contains(msg, "keep a node there") && !strings.Contains(msg, "alice")) {
+			t.Errorf("the last node of eu was removed: %d %s", status, msg)
+		}
+	}
+	if err := m.b.keepsLogins(t.Context(), &membership{local: 5}); err == nil || !strings.Contains(err.Error(), `identity keys are sealed in wrapping domain "eu"`) {
+		t.Errorf("without nodes in eu: %v", err)
+	}
+	if err := m.b.keepsLogins(t.Context(), &membership{remote: []remoteNodeRecord{{Domain: "eu"}}}); err != nil {
+		t.Error(err)
+	}
+	fake.identityReply = func(q *nodepb.IdentityRequest, r *nodepb.IdentityReply) {
+		if q.GetRewrap() != nil {
+			e, err := hsm.ParseEnvelope(r.GetKeysEnvelope())
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.Holders[0].Seals[0].Domain = "default"
+			if r.KeysEnvelope, err = e.Marshal(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := m.b.resealIdentityKeys(t.Context(), m.rotate()); err == nil || !strings.Contains(err.Error(), `sealed it to wrapping domain "default", and it lives in "eu"`) {
+		t.Errorf("resealed in another domain: %v", err)
+	}
+	fake.identityReply = nil
+
 	// Again, with another PIN or URI: nothing is made.
 	made := fake.made
 	configure(m)

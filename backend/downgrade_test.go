@@ -17,6 +17,9 @@ import (
 func TestNewerRecordsStay(t *testing.T) {
 	at, base := newClock(), &logical.InmemStorage{}
 	m := wrapped(t, base, newFake(t), at)
+	m.enrolled("eu-1", "eu", 10)
+	m.pass()
+	m.create("spread", "ed25519")
 	m.update("config/accounts", map[string]any{"deletion_wait": "1m"})
 	m.update("config/nodes", map[string]any{"local": 5})
 	m.update("config/rotation", map[string]any{"refresh_period": "1m"})

@@ -25,6 +25,8 @@ type Enroller interface {
 	// NewCertificate makes a self-signed TLS certificate, PEM, and its key, PKCS#8
 	// in PEM.
 	NewCertificate(name string, notAfter time.Time) (certificate []byte, key *secret.Bytes, err error)
+	// RenewCertificate makes another one for a key of NewCertificate's.
+	RenewCertificate(name string, key *secret.Bytes, notAfter time.Time) (certificate []byte, err error)
 }
 
 // Why a node on another host was not enrolled or reached.

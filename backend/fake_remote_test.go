@@ -198,6 +198,10 @@ func (e *fakeEnroller) NewCertificate(name string, notAfter time.Time) ([]byte, 
 	return nodelink.NewCertificate(name, notAfter)
 }
 
+func (e *fakeEnroller) RenewCertificate(name string, key *secret.Bytes, notAfter time.Time) ([]byte, error) {
+	return nodelink.RenewCertificate(name, key, notAfter)
+}
+
 // fakeNode is a node on another host as a test describes it.
 type fakeNode struct {
 	id, domain, region string

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
@@ -128,6 +130,20 @@ func identityDomain(envelope []byte) string {
 		return s.domain
 	}
 	return ""
+}
+
+// keepsLogins fails where the nodes that remain could not open the identity keys,
+// which stay in the wrapping domain that they were made in.
+func (b *backend) keepsLogins(ctx context.Context, after *membership) error {
+	r, err := b.store.identityKeys(ctx)
+	if err != nil || r == nil {
+		return err
+	}
+	domain := identityDomain(r.Envelope)
+	if domain == hsm.DefaultDomain && after.local > 0 || slices.ContainsFunc(after.remote, func(n remoteNodeRecord) bool { return n.Domain == domain }) {
+		return nil
+	}
+	return invalid("the mount's identity keys are sealed in wrapping domain %q, and no node of it would remain, so that nobody could log in any more: nothing was changed; keep a node there", domain)
 }
 
 // checkIdentityKeys looks at what a node has sealed, and has a node open it, which

@@ -62,7 +62,8 @@ to their own token, and besides only to recipients that it has signed for:
 
 Nodes pin it when they start; pinning one starts them again. It cannot be replaced
 once the mount has accounts or recipients: whoever could, would make himself
-custodian of every key. Pin it before the first account; a host can also fix it
+custodian of every key. Pin it before the first account, and before nodes on other
+hosts are enrolled, which pin it then; a host can also fix it
 for its nodes (MPC_AUTHORITY in the plugin's environment), and then no other is
 taken.
 `,
@@ -137,7 +138,15 @@ func (b *backend) configAuthorityWrite(ctx context.Context, _ *logical.Request, 
 	if err := b.storeRecovery(ctx, next); err != nil {
 		return nil, err
 	}
-	return authorityAnswer(next), nil
+	resp := authorityAnswer(next)
+	remote, err := b.store.remoteNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(remote) > 0 {
+		resp.AddWarning(fmt.Sprintf("%d node(s) on other hosts were enrolled without this authority, and take one only from their own host: name it in their configuration (authority in node.hcl), or enrol them again; until then they refuse what is signed by it", len(remote)))
+	}
+	return resp, nil
 }
 
 // checkReplaceable fails where another authority would get at keys: with

@@ -5,6 +5,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/secret"
 )
 
 func (b *backend) pathConfigCoordinator() []*framework.Path {
@@ -45,6 +47,11 @@ public key. Where an organization has a PKI of its own, bring one before that:
 
   $ vault write mpc/config/coordinator certificate=@mpc.crt private_key=@mpc.key
 
+One that the engine made is good for ten years and can be renewed for the same key,
+which nodes notice nothing of:
+
+  $ vault write -force mpc/config/coordinator
+
 A renewed certificate of the same key is taken at any time. Another key locks the
 mount out of every node that has pinned the present one, so that it needs force=true
 while nodes are enrolled: nodes whose configuration names client_ca_file take any
@@ -75,6 +82,9 @@ func (b *backend) configCoordinatorRead(ctx context.Context, _ *logical.Request,
 
 func (b *backend) configCoordinatorWrite(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	certificate, key := data.Get("certificate").(string), data.Get("private_key").(string)
+	if certificate == "" && key == "" {
+		return b.renewCoordinator(ctx)
+	}
 	if certificate == "" || key == "" || len(certificate) > maxTLSText || len(key) > maxTLSText {
 		return nil, invalid("certificate or private_key is missing or longer than %d bytes: send both, with the vault command as certificate=@FILE private_key=@FILE", maxTLSText)
 	}
@@ -115,4 +125,42 @@ func (b *backend) configCoordinatorWrite(ctx context.Context, _ *logical.Request
 		return nil, err
 	}
 	return coordinatorAnswer(r)
+}
+
+// renewCoordinator makes another certificate for the key of one that the engine made.
+func (b *backend) renewCoordinator(ctx context.Context) (*logical.Response, error) {
+	release, err := b.busy.reserve(keyNodes, "is being written by another request")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	r, err := b.store.coordinator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || !r.Made || b.cfg.Enroller == nil {
+		return nil, invalid("there is no certificate that the engine made and could renew: send certificate and private_key, with the vault command as certificate=@FILE private_key=@FILE")
+	}
+	mount, err := b.needMount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	next, now := *r, b.cfg.now().UTC()
+	key := secret.New([]byte(r.Key))
+	defer key.Wipe()
+	renewed, err := b.cfg.Enroller.RenewCertificate(coordinatorName(mount), key, now.Add(coordinatorLifetime))
+	if err != nil {
+		return nil, err
+	}
+	next.Version, next.Certificate, next.Updated = recordVersion, string(renewed), now
+	if _, err := next.facts(); err != nil {
+		return nil, err
+	}
+	if err := b.store.put(ctx, keyCoordinator, &next); err != nil {
+		return nil, err
+	}
+	if err := b.applyChange(ctx); err != nil {
+		return nil, err
+	}
+	return coordinatorAnswer(&next)
 }

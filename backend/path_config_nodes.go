@@ -176,6 +176,9 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 			if err := b.checkSharesFit(ctx, &after, localAdvice(len(after.remote))); err != nil {
 				return err
 			}
+			if err := b.keepsLogins(ctx, &after); err != nil {
+				return err
+			}
 			return put()
 		})
 	} else {

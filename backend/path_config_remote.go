@@ -275,6 +275,9 @@ func (b *backend) configRemoteDelete(ctx context.Context, _ *logical.Request, da
 			if err := b.checkSharesFit(ctx, &after, removalAdvice()); err != nil {
 				return err
 			}
+			if err := b.keepsLogins(ctx, &after); err != nil {
+				return err
+			}
 		}
 		if err := b.store.delete(ctx, prefixNodeKeys+r.ID); err != nil {
 			return err

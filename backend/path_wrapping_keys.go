@@ -113,8 +113,8 @@ Shows a version, what refers to it and when it is destroyed:
 
 It is destroyed in every wrapping domain. A domain whose nodes are away keeps it
 in the state destroying until they are back. A domain that no node of the mount
-is of any more does not: its key is listed under left_behind, and has to be
-destroyed with that token's own tools.
+is of any more does not: its key is listed under left_behind, and is destroyed when
+a node of that domain joins again, or with that token's own tools.
 
 A new version is made with: vault write -force mpc/wrapping-keys/rotate
 `,

@@ -305,6 +305,23 @@ func TestCoordinator(t *testing.T) {
 	}
 }
 
+func TestRenewCoordinator(t *testing.T) {
+	r := configured(t)
+	r.fails(logical.UpdateOperation, "config/coordinator", nil, http.StatusBadRequest, "send certificate and private_key")
+	r.enrolNode(eu1)
+	before := r.must(logical.ReadOperation, "config/coordinator", nil)
+	got := r.must(logical.UpdateOperation, "config/coordinator", nil)
+	if got["pin"] != before["pin"] || got["certificate"] == before["certificate"] || got["made"] != true {
+		t.Errorf("renewed: %v, before: %v", got, before)
+	}
+	if string(r.fake.settings().Client.Certificate) != got["certificate"] {
+		t.Error("the pool shows another certificate")
+	}
+	if resp, _, _ := r.do(logical.UpdateOperation, "config/authority", map[string]any{"public_key": strings.Repeat("ab", 32)}); resp == nil || len(resp.Warnings) != 1 {
+		t.Error("nobody says that the node does not know the authority")
+	}
+}
+
 func TestNodesOfOtherHosts(t *testing.T) {
 	r := configured(t)
 	r.enrolNode(eu1)

@@ -90,6 +90,12 @@ func (b *backend) wrappingPass(ctx context.Context) {
 		}
 		b.report(chore{what: choreDestroy, version: r.KeyVersion}, b.destroyVersion(ctx, r.KeyVersion))
 	}
+	for _, version := range b.withinReach(ring) {
+		if ctx.Err() != nil {
+			return
+		}
+		b.report(chore{what: choreDestroy, version: version}, b.destroyLeft(ctx, version))
+	}
 }
 
 // readyEngine returns the engine if a node is ready. What is asked of one node

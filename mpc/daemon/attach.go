@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
-	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc/codes"
@@ -65,8 +65,7 @@ func (s *server) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Set
 	cfg := s.template
 	host := *s.template.Host
 	host.MountID, host.Authority = p.mountID, p.authority
-	// A copy, so that no node can wipe or change another's.
-	host.Identity = slices.Clone(s.identity)
+	host.Identity = s.identity // nodes only read it; it is wiped after the last
 	cfg.Host = &host
 	fresh := node.New(cfg)
 	reply, err := fresh.Setup(ctx, r)
@@ -173,6 +172,18 @@ func (s *server) attached() *node.Node {
 		return nil
 	}
 	return s.current.node
+}
+
+// until returns when the attached coordinator's certificate expires; zero where
+// nobody is attached. A connection outlives its certificate, and then cannot be made
+// anew.
+func (s *server) until() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil {
+		return time.Time{}
+	}
+	return s.current.client.certs[0].NotAfter
 }
 
 // drain refuses what is new from now on.

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +19,8 @@ import (
 )
 
 // certificateLife is that of a certificate that the node makes itself. It is long,
-// because coordinators pin the key; `node enrol` renews it for the same key.
+// because coordinators pin the key. In its second half `node serve` and `node enrol`
+// renew it when they start, for the same key.
 const certificateLife = 10 * 365 * 24 * time.Hour
 
 // certificate is what the node shows, read again when its files change. All methods
@@ -47,7 +50,8 @@ func stampOf(path string) (stamp, error) {
 }
 
 // ensureCertificate makes a key and a certificate in the state directory where
-// node.hcl names none and there are none. It is called with the change lock held.
+// node.hcl names none and there are none, and renews an old one. It is called with
+// the change lock held.
 func ensureCertificate(d stateDir, s *Settings) error {
 	if s.TLS.CertFile != "" {
 		return nil
@@ -57,8 +61,14 @@ func ensureCertificate(d stateDir, s *Settings) error {
 		return err
 	}
 	hasCert, err := d.has(certificateFile)
-	if err != nil || (hasKey && hasCert) {
+	if err != nil {
 		return err
+	}
+	if hasKey && hasCert {
+		if !old(d) {
+			return nil
+		}
+		return renewCertificate(d, s)
 	}
 	until := time.Now().Add(certificateLife)
 	if !hasKey {
@@ -71,6 +81,22 @@ func ensureCertificate(d stateDir, s *Settings) error {
 		return errors.Join(d.write(keyFile, key.Expose()), d.write(certificateFile, cert))
 	}
 	return renewCertificate(d, s)
+}
+
+// old reports whether the certificate in the state directory is one of the node's own
+// in the second half of its life. What cannot be read is left for newCertificate to
+// complain about.
+func old(d stateDir) bool {
+	raw, err := d.read(certificateFile)
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return false
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	return err == nil && bytes.Equal(cert.RawIssuer, cert.RawSubject) && time.Until(cert.NotAfter) < certificateLife/2
 }
 
 // renewCertificate makes a new certificate for the node's own key.

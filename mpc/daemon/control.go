@@ -44,7 +44,9 @@ type Status struct {
 	Peers              map[string]string `json:"peers"`
 	FloorAccounts      int               `json:"floor_accounts"`
 	CertificateExpires time.Time         `json:"certificate_expires"`
-	Problem            string            `json:"problem,omitempty"` // of the files in the state directory
+	// CoordinatorExpires is when the attached coordinator's certificate expires.
+	CoordinatorExpires time.Time `json:"coordinator_certificate_expires,omitzero"`
+	Problem            string    `json:"problem,omitempty"` // of the files in the state directory
 }
 
 // NotReady says what keeps the node from serving a coordinator; empty for nothing.

@@ -23,6 +23,9 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
+// expiryWarning is how long before its certificate's end a node that starts says so.
+const expiryWarning = 30 * 24 * time.Hour
+
 // Config configures a daemon.
 type Config struct {
 	Settings *Settings
@@ -182,6 +185,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	st := d.status()
 	logger.Info("the node listens", "node", s.Name, "address", d.address, "domain", s.Domain, "region", s.Region, "zone", s.Zone,
 		"identity", st.Identity, "pin", st.Pin, "enrolled", st.Enrolled)
+	if left := time.Until(st.CertificateExpires); left < expiryWarning {
+		logger.Warn("the node's certificate expires soon, or has: replace its file, for the same key where that is pinned", "valid_until", st.CertificateExpires.UTC().Format(time.RFC3339))
+	}
 	if d.cfg.Started != nil {
 		d.cfg.Started(listener.Addr())
 	}
@@ -268,7 +274,7 @@ func (d *daemon) status() Status {
 		st.Problem = err.Error()
 	}
 	if n := d.server.attached(); n != nil {
-		st.Attached, st.Sessions = true, n.Sessions()
+		st.Attached, st.Sessions, st.CoordinatorExpires = true, n.Sessions(), d.server.until()
 	}
 	return st
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"crypto/tls"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -221,6 +222,39 @@ func TestCertificateIsReplaced(t *testing.T) {
 	eventually(t, "the signal is not in the log", func() bool { return strings.Contains(h.log.String(), "were read again") })
 }
 
+// TestOldCertificateIsRenewed: a start is enough, and the pin stays.
+func TestOldCertificateIsRenewed(t *testing.T) {
+	h := newHost(t)
+	token := h.token()
+	token.Secret.Wipe()
+	raw, err := h.dir().read(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := secretOf(raw)
+	defer key.Wipe()
+	expired, err := nodelink.RenewCertificate("eu-1", key, time.Now().Add(-time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.dir().write(certificateFile, expired); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	st, err := ReadStatus(t.Context(), h.settings)
+	if err != nil || time.Until(st.CertificateExpires) < certificateLife/2 || st.Pin != pinHex(token.Pin) {
+		t.Errorf("until %v with pin %s, %v", st.CertificateExpires, st.Pin, err)
+	}
+	// One that an authority has signed is left alone.
+	ca := newAuthority(t, filepath.Join(t.TempDir(), "ca.pem")).coordinator(t, "eu-1")
+	if err := h.dir().write(certificateFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.own.Leaf.Raw})); err != nil {
+		t.Fatal(err)
+	}
+	if old(h.dir()) {
+		t.Error("a certificate of somebody else's counts as old")
+	}
+}
+
 func TestExpiredCertificates(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -356,7 +390,7 @@ func TestTelemetry(t *testing.T) {
 	stream, _ := keygen(t, l, reply.GetIdentity())
 	_, metrics := get("/metrics")
 	for _, want := range []string{"mpc_node_hsm_up 1", "mpc_node_attached 1", "mpc_node_enrolled 1", "mpc_node_sessions_running 1", "mpc_node_floor_accounts 0", "mpc_node_draining 0",
-		"mpc_node_certificate_expiry_timestamp_seconds 2.", `mpc_node_info{domain="eu",node="eu-1",region="eu",version="v0.test",zone="eu-a"} 1`} {
+		"mpc_node_certificate_expiry_timestamp_seconds 2.", "mpc_node_coordinator_certificate_expiry_timestamp_seconds 1.", `mpc_node_info{domain="eu",node="eu-1",region="eu",version="v0.test",zone="eu-a"} 1`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no %q in the metrics", want)
 		}
@@ -486,6 +520,21 @@ func TestRunIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := run(h); ExitCode(err) != ExitSettings || !strings.Contains(err.Error(), "chmod 0700") {
+			t.Error(err)
+		}
+	})
+	t.Run("another user's state", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("only root can give a directory away")
+		}
+		h := newHost(t)
+		if err := os.Mkdir(h.settings.StateDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(h.settings.StateDir, 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+		if err := run(h); ExitCode(err) != ExitSettings || !strings.Contains(err.Error(), "belongs to user 12345") {
 			t.Error(err)
 		}
 	})

@@ -44,15 +44,15 @@ func (d *daemon) close() error {
 	if d.server != nil {
 		d.server.detach(nil) // sessions end and say so
 	}
-	if d.grpc != nil {
-		d.stopGRPC()
-	}
+	clean := d.grpc == nil || d.stopGRPC()
 	d.jobs.Wait()
 	if d.server != nil {
 		d.server.detach(nil)
 		d.server.closing.Wait()
 	}
-	secret.Wipe(d.private)
+	if clean { // else a call that hangs could still sign with it
+		secret.Wipe(d.private)
+	}
 	if d.floor != nil {
 		errs = append(errs, d.floor.Close())
 	}
@@ -68,8 +68,9 @@ func (d *daemon) close() error {
 // lastWords is how long what was sent last may take to leave.
 const lastWords = 2 * time.Second
 
-// stopGRPC lets the last answers out before it closes connections.
-func (d *daemon) stopGRPC() {
+// stopGRPC lets the last answers out before it closes connections. It returns
+// whether all calls have ended.
+func (d *daemon) stopGRPC() (clean bool) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -79,8 +80,10 @@ func (d *daemon) stopGRPC() {
 	defer timer.Stop()
 	select {
 	case <-done:
+		return true
 	case <-timer.C:
-		d.grpc.Stop()
-		<-done
 	}
+	// The graceful stop ends with the last call; one that hangs ends with the process.
+	d.grpc.Stop()
+	return false
 }

@@ -54,11 +54,6 @@ func OpenEnrolment(ctx context.Context, s *Settings, open OpenToken, again bool)
 	if err != nil {
 		return nil, err
 	}
-	if s.TLS.CertFile == "" && time.Until(cert.expires()) < certificateLife/2 {
-		if err := renewCertificate(dir, s); err != nil {
-			return nil, err
-		}
-	}
 	t := &nodelink.EnrolToken{NodeID: s.Name, Domain: s.Domain, Region: s.Region, Zone: s.Zone,
 		Expires: time.Now().Add(nodelink.EnrolWindow).Truncate(time.Second), Secret: nodelink.NewEnrolSecret()}
 	if t.Pin, err = cert.pin(); err == nil {

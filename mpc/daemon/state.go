@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -46,10 +48,22 @@ func openState(path string) (stateDir, error) {
 	if err != nil {
 		return "", fmt.Errorf("state_dir: %w", err)
 	}
+	// What another user writes here, root included, the daemon could not read.
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return "", fmt.Errorf("%w: state_dir %s belongs to user %s and this is user %d: run this command as the user of the service, for example with sudo -u mpc-node", ErrSettings, path, userName(st.Uid), os.Geteuid())
+	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("%w: state_dir %s may be used by others than its owner (mode %04o): run chmod 0700 on it, and make a new identity if somebody may have read it", ErrSettings, path, info.Mode().Perm())
 	}
 	return stateDir(path), nil
+}
+
+func userName(uid uint32) string {
+	id := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
 }
 
 func (d stateDir) path(name string) string { return filepath.Join(string(d), name) }

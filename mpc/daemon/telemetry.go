@@ -51,6 +51,12 @@ func newMetrics(version string, s *Settings, read func() Status) *metrics {
 	gauge("mpc_node_sessions_running", "Sessions that run now.", func(s Status) float64 { return float64(s.Sessions) })
 	gauge("mpc_node_floor_accounts", "Accounts that the floor remembers.", func(s Status) float64 { return float64(s.FloorAccounts) })
 	gauge("mpc_node_certificate_expiry_timestamp_seconds", "When the node's TLS certificate expires, in Unix seconds.", func(s Status) float64 { return float64(s.CertificateExpires.Unix()) })
+	gauge("mpc_node_coordinator_certificate_expiry_timestamp_seconds", "When the attached coordinator's TLS certificate expires, in Unix seconds; 0 while none is attached.", func(s Status) float64 {
+		if s.CoordinatorExpires.IsZero() {
+			return 0
+		}
+		return float64(s.CoordinatorExpires.Unix())
+	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mpc_node_info", Help: "1, with labels that say which node this is.",
 		ConstLabels: prometheus.Labels{"version": version, "node": s.Name, "region": s.Region, "zone": s.Zone, "domain": s.Domain}})
 	info.Set(1)

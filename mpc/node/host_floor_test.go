@@ -1,11 +1,14 @@
 package node
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/secret"
 )
 
 // opensAt asks a node to open a share without using it.
@@ -37,6 +40,22 @@ func TestFloor(t *testing.T) {
 			t.Fatal(err, rewrap.GetFailure())
 		}
 	}
+	h.signs(first)
+
+	// Anyone can seal something to the nodes' public wrapping keys. What is not the
+	// record's share moves no floor.
+	forged := &held{record: &mpc.PublicRecord{}, envelopes: map[uint32][]byte{}}
+	*forged.record = *first.record
+	forged.record.Epoch = 1 << 40
+	for _, i := range []uint32{1, 3} {
+		key := wrappingKeyFromWire(h.domains[h.of[h.ids[i-1]].Domain].keys[0])
+		envelope, err := hsm.Seal(shareContext(i, forged.record), secret.New(bytes.Repeat([]byte{1}, 32)), []hsm.WrappingKey{key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		forged.envelopes[i] = envelope
+	}
+	h.refuses(h.session(h.signing(forged), handing(forged.envelopes)), nodepb.Failure_SHARE_UNUSABLE, "")
 	h.signs(first)
 
 	h.signs(second) // now it is in force

@@ -116,7 +116,7 @@ func newHosts(t *testing.T, domains ...string) *hosts {
 		known: map[string]map[string]mpc.NodeIdentity{}, floors: map[string]*testFloor{},
 		counts: &counts{sessions: map[nodepb.Failure_Reason]int{}, calls: map[nodepb.Failure_Reason]int{}}}
 	h.world = &world{t: t, clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{}, nodes: map[string]*Node{},
-		algorithm: mpc.BIP340Secp256k1, patience: 10 * time.Second, hasty: 300 * time.Millisecond}
+		algorithm: mpc.BIP340Secp256k1, patience: 30 * time.Second, hasty: 500 * time.Millisecond}
 	identities := map[string]mpc.NodeIdentity{}
 	for k, domain := range domains {
 		id := fmt.Sprint("n", k+1)

@@ -135,3 +135,27 @@ func TestForeignObjects(t *testing.T) {
 	}
 	h.signs(a)
 }
+
+// TestDrain: a node that is about to end says so, takes no session, and answers
+// what is asked otherwise.
+func TestDrain(t *testing.T) {
+	h := newHosts(t, "a", "b", "c")
+	a := h.make(h.keygen(), nil)
+	h.signs(a)
+	if h.counts.of(nodepb.Failure_UNKNOWN) < 5 { // three of key generation, two of the signature
+		t.Errorf("%d sessions were counted as done", h.counts.of(nodepb.Failure_UNKNOWN))
+	}
+	h.nodes["n1"].Drain()
+	h.refuses(h.session(h.signing(a), handing(a.envelopes)), nodepb.Failure_DRAINING, "about to end")
+	if s, err := h.clients["n1"].Status(h.ctx(), &nodepb.StatusRequest{}); err != nil || !s.GetDraining() {
+		t.Errorf("%v, %v", s, err)
+	}
+	if f := h.opensAt("n1", a, 1); f != nil {
+		t.Error(f)
+	}
+	if n := h.nodes["n1"].Sessions(); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+	h.attach("n1")
+	h.signs(a)
+}

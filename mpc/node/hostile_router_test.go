@@ -376,3 +376,41 @@ func TestRefreshInBetween(t *testing.T) {
 	next := g.mustFinish(g.refresh(a), a)
 	g.usable(next)
 }
+
+// TestEquivocation: a member that tells one peer something else than the other, as
+// a coordinator can with a node of its own, gets no key out of it, wherever in a
+// broadcast the difference is.
+func TestEquivocation(t *testing.T) {
+	g := newRig(t)
+	a := g.newAccount(mpc.BIP340Secp256k1)
+	for _, op := range []string{opKeygen, opRefresh} {
+		told := 0
+		for seed := range uint64(6) {
+			start, old := g.keygen(mpc.BIP340Secp256k1), (*account)(nil)
+			if op == opRefresh {
+				start, old = g.refresh(a), a
+			}
+			ends := g.run(start, old, faults{seed: seed, limit: 2 * time.Second, cheat: &cheat{index: 2, tamper: func(_ *rand.Rand, to mpc.Index, m *mpc.Message, body []byte) [][]byte {
+				if m == nil || !m.Broadcast || to != 3 || len(m.Data) == 0 {
+					return [][]byte{body}
+				}
+				other := *m
+				other.Data = bytes.Clone(m.Data)
+				other.Data[len(other.Data)-1-int(seed)*len(other.Data)/8] ^= 1
+				b, err := session.EncodeProtocol(other)
+				if err != nil {
+					t.Error(err)
+				}
+				told++
+				return [][]byte{b}
+			}}})
+			if finished := g.ended(ends, 2); finished > 0 {
+				t.Errorf("%s: %d nodes finished with a member that told them different things", op, finished)
+			}
+		}
+		if told == 0 {
+			t.Errorf("%s: nobody was told anything else", op)
+		}
+	}
+	g.usable(a)
+}

@@ -49,7 +49,7 @@ type world struct {
 	algorithm mpc.Algorithm
 	patience  time.Duration
 	limit     time.Duration // of a session, of nodes that are served from now on
-	hasty     time.Duration // patience once a node has ended its session; 0: as before
+	hasty     time.Duration // patience once a node has failed; 0: as before
 	authority []byte        // that nodes pin
 }
 
@@ -250,8 +250,10 @@ func (w *world) session(start *nodepb.Start, h hooks) map[uint32]outcome {
 // waits is how long session waits for the next message. Where a node has failed
 // and the test wants only that, the others' silence is not waited out.
 func (w *world) waits(results map[uint32]outcome) time.Duration {
-	if w.hasty > 0 && len(results) > 0 {
-		return min(w.hasty, w.patience)
+	for _, r := range results {
+		if w.hasty > 0 && r.failure != nil {
+			return min(w.hasty, w.patience)
+		}
 	}
 	return w.patience
 }

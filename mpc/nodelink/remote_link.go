@@ -31,8 +31,10 @@ const (
 	pingEvery   = 10 * time.Second // the least that gRPC's client takes
 	pingTimeout = 5 * time.Second
 
-	serverPingEvery   = 3 * time.Second
-	serverPingTimeout = 3 * time.Second
+	// A node needs not be quick to notice that its coordinator died: the next one to
+	// attach takes its place at once. A busy host must not look like a dead one.
+	serverPingEvery   = 5 * time.Second
+	serverPingTimeout = 10 * time.Second
 )
 
 func tcpKeepAlive() net.KeepAliveConfig {

@@ -16,6 +16,9 @@ func (s *auxScheduler) next() (auxTask, bool) {
 	}
 	var views []auxView
 	for _, n := range nodes {
+		if n.remote != nil && n.newestKey() == 0 {
+			continue // it could not seal them to anything
+		}
 		if v := n.auxView(); v.process != 0 {
 			views = append(views, v)
 		}

@@ -102,24 +102,6 @@ func planHomes(t, n int, domains []string, nodes []candidate) ([]mpc.Home, error
 	return mpc.PlanHomes(t, n, sites)
 }
 
-// PlanHomes says where the shares of an account would live best, by the nodes that
-// are ready now, of some wrapping domains only where any are named. As many shares
-// as possible stay where they are now; now is nil for an account without homes,
-// and for one that does not exist yet. It waits a moment for nodes that are
-// starting. The error says how many nodes are missing.
-func (p *Pool) PlanHomes(ctx context.Context, t, n int, domains []string, now []mpc.Home) ([]mpc.Home, error) {
-	p.awaitStarting(ctx)
-	nodes, _, _, err := p.candidates()
-	if err != nil {
-		return nil, err
-	}
-	homes, err := planHomes(t, n, domains, nodes)
-	if err != nil {
-		return nil, err
-	}
-	return mpc.KeepHomes(now, homes), nil
-}
-
 // homesOf is where the nodes of a complete assignment are, by share.
 func homesOf(chosen []assignment) []mpc.Home {
 	homes := make([]mpc.Home, len(chosen))

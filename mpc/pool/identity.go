@@ -14,8 +14,8 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
-// Identity has one ready node make, use or reseal the mount's identity keys. Nodes
-// take turns. Where one fails, the next is asked, since none of these calls leaves
+// Identity has one ready node make, use or reseal the mount's identity keys, of the
+// wrapping domain that these are sealed to. The nearest nodes take turns. Where one fails, the next is asked, since none of these calls leaves
 // anything behind; a node that says that the request is wrong ends it with
 // *RefusedError. It waits while no node is ready, and where all processes that it
 // asked have ended, for those that follow. The reply may hold a session key:
@@ -30,9 +30,7 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 			return nil, err
 		}
 		nodes = slices.DeleteFunc(nodes, func(n *poolNode) bool { return n.domain != domain })
-		first := int(p.logins.Add(1) % uint64(max(len(nodes), 1)))
-		for i := range nodes {
-			n := nodes[(first+i)%len(nodes)]
+		for _, n := range nearFirst(nodes, p.logins.Add(1)) {
 			client, number := n.client(), n.incarnation()
 			if client == nil || number == 0 || tried[number] {
 				continue
@@ -67,6 +65,32 @@ func (p *Pool) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*nodepb
 			return nil, p.noNode(domain, ctx.Err())
 		}
 	}
+}
+
+// nearFirst orders nodes: those that are about as near as the nearest one, then the
+// others, each beginning with another one from turn to turn.
+func nearFirst(nodes []*poolNode, turn uint64) []*poolNode {
+	all := make([]candidate, len(nodes))
+	for k, n := range nodes {
+		all[k], _ = n.candidate()
+	}
+	limits := tiers(all)
+	var near, far []*poolNode
+	for k, n := range nodes {
+		if all[k].rtt <= limits[0] {
+			near = append(near, n)
+		} else {
+			far = append(far, n)
+		}
+	}
+	turned := func(list []*poolNode) []*poolNode {
+		if len(list) == 0 {
+			return nil
+		}
+		first := int(turn % uint64(len(list)))
+		return slices.Concat(list[first:], list[:first])
+	}
+	return append(turned(near), turned(far)...)
 }
 
 // identityDomain is the wrapping domain whose nodes can open the identity keys. New

@@ -319,7 +319,7 @@ func (p *Pool) startNodeLocked(id string, remote *RemoteNode) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	n := &poolNode{pool: p, id: id, domain: hsm.DefaultDomain, cancel: cancel, done: make(chan struct{}), state: NodeStarting, since: time.Now()}
 	if remote != nil {
-		n.remote, n.domain, n.region = remote, remote.Domain, remote.Region
+		n.remote, n.domain, n.region, n.identity = remote, remote.Domain, remote.Region, remote.Identity
 	}
 	p.nodes[id] = n
 	p.wg.Add(1)

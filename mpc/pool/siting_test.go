@@ -297,3 +297,26 @@ func BenchmarkPlan(b *testing.B) {
 		}
 	}
 }
+
+// TestNearFirst: far nodes serve logins only where near ones fail.
+func TestNearFirst(t *testing.T) {
+	var nodes []*poolNode
+	for k, ms := range []int{90, 0, 4, 95} {
+		n := &poolNode{id: LocalNodeID(k + 1), identity: mpc.NodeIdentity{byte(k + 1)}, rtt: time.Duration(ms) * time.Millisecond}
+		if ms > 0 {
+			n.remote = &RemoteNode{}
+		}
+		nodes = append(nodes, n)
+	}
+	first := map[string]int{}
+	for turn := range uint64(10) {
+		order := nearFirst(nodes, turn)
+		first[order[0].id]++
+		if len(order) != 4 || slices.Contains(order[:2], nodes[0]) || slices.Contains(order[:2], nodes[3]) {
+			t.Fatalf("turn %d: a far node comes before a near one", turn)
+		}
+	}
+	if first["local-2"] != 5 || first["local-3"] != 5 || len(nearFirst(nil, 3)) != 0 {
+		t.Errorf("turns: %v", first)
+	}
+}

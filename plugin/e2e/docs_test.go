@@ -214,7 +214,16 @@ var elsewhere = map[string]map[string]string{ // read only
 		"mpckms identity level set NAME LEVEL --role ROLE --server-trusting":                                          "TestIdentityCommands, with names",
 	},
 	"docs/recovery.md": {
-		"mpckms recovery set": "from the document itself, with a file",
+		"mpckms recovery set":            "from the document itself, with a file",
+		"vault read mpc/nodes/NAME":      "TestRemoteDocument reads it, with names",
+		"vault read mpc/config/recovery": "TestDoctor: it reads the same",
+	},
+	"docs/remote-nodes.md": {
+		"vault write mpc/config/coordinator certificate=@mpc.crt private_key=@mpc.key": "TestCoordinator in backend",
+		"vault read mpc/nodes/NAME":         "a command of its blocks, with names",
+		"vault write mpc/config/nodes/NAME": "a command of its blocks, with names",
+		"mpckms rotation catch-up --all":    "TestOperationsDocument",
+		"make bench-cluster":                "takes minutes: run by hand",
 	},
 	"SECURITY.md": {
 		"make dev":                             "TestDevServer runs its script",

@@ -26,7 +26,7 @@ var remotePromises = promises{ // read only
 	"./on eu check":                              `(?s)ok +eu/node.hcl.*ok +token hsm-eu`,
 	"mpckms recovery set set-1.json":             `(?s)Domain ap +ap-1.*Domain eu +eu-1.*Domain us +us-1`,
 	"vault write mpc/config/nodes/eu-1":          `(?s)coordinator_pin.*identity +[0-9a-f]{64}\n.*region +eu`,
-	"vault write mpc/config/nodes/ap-1":          `(?s)^[^!]*identity +[0-9a-f]{64}\n`, // nobody has to be told
+	"vault write mpc/config/nodes/ap-1 address":  `(?s)^[^!]*identity +[0-9a-f]{64}\n`, // nobody has to be told
 	"vault write mpc/config/nodes local=0":       `(?s)local +0\n.*remote +\[ap-1 eu-1 us-1\]`,
 	"./on eu status":                             `(?s)hsm +ok\nenrolled +yes.*attached +yes`,
 	"vault read -format=json -field=placement":   `(?s)"region_compromise": "safe".*"region_loss": "survives".*"regions": 3`,
@@ -57,7 +57,7 @@ func TestRemoteDocument(t *testing.T) {
 	link(t, filepath.Join(harness.PluginDir, "vault-plugin-secrets-mpc"), filepath.Join(bin, "vault-plugin-secrets-mpc"))
 	sh.env[0] = "PATH=" + bin + ":" + strings.TrimPrefix(sh.env[0], "PATH=")
 	replace := []string{"/usr/lib/softhsm/libsofthsm2.so", v.Token.Module, "./on $h serve", "setsid ./on $h serve"}
-	for _, host := range []string{"us", "eu2", "new"} { // the loop has the others
+	for _, host := range []string{"us", "eu2", "new", "ap"} { // the loop has the others
 		replace = append(replace, "./on "+host+" serve", "setsid ./on "+host+" serve")
 	}
 	for i, port := range freeAddresses(t, 5) {

@@ -46,15 +46,26 @@ func (s *soak) startRemote(t *testing.T, text string) {
 	s.waitAuxiliary(t)
 }
 
-// pick draws one of the daemons.
-func (s *soak) pick(random *rand.Rand) string {
+// pick draws one of the daemons. It is also where those that ended by
+// themselves are started again, as a service manager would: a daemon ends when
+// its token can only be seen again by a new process.
+func (s *soak) pick(t *testing.T, random *rand.Rand) string {
+	s.tend(t)
 	names := s.remote.names("")
 	return names[random.IntN(len(names))]
 }
 
+func (s *soak) tend(t *testing.T) {
+	for _, node := range s.remote.nodes {
+		if !node.Running() {
+			node.Start(t)
+		}
+	}
+}
+
 // killDaemon kills a daemon, which its service manager starts again.
 func (s *soak) killDaemon(t *testing.T, _ *client, random *rand.Rand) error {
-	node, down := s.remote.nodes[s.pick(random)], time.Duration(random.Int64N(int64(2*time.Second)))
+	node, down := s.remote.nodes[s.pick(t, random)], time.Duration(random.Int64N(int64(2*time.Second)))
 	node.Kill9(t)
 	time.Sleep(down)
 	node.Start(t)
@@ -63,7 +74,7 @@ func (s *soak) killDaemon(t *testing.T, _ *client, random *rand.Rand) error {
 
 // restartDaemon has a daemon end by itself, and starts it again.
 func (s *soak) restartDaemon(t *testing.T, _ *client, random *rand.Rand) error {
-	node := s.remote.nodes[s.pick(random)]
+	node := s.remote.nodes[s.pick(t, random)]
 	code := node.Terminate(t)
 	node.Start(t)
 	if code != 0 {
@@ -73,8 +84,8 @@ func (s *soak) restartDaemon(t *testing.T, _ *client, random *rand.Rand) error {
 }
 
 // cutLink cuts a node off, for less time than anybody notices or for more.
-func (s *soak) cutLink(_ *testing.T, _ *client, random *rand.Rand) error {
-	site, away := s.remote.sites[s.pick(random)], time.Duration(random.Int64N(int64(10*time.Second)))
+func (s *soak) cutLink(t *testing.T, _ *client, random *rand.Rand) error {
+	site, away := s.remote.sites[s.pick(t, random)], time.Duration(random.Int64N(int64(10*time.Second)))
 	one, all := []*netlab.Site{site}, s.remote.lab.Sites(nil)
 	s.remote.lab.Cut(one, all)
 	time.Sleep(away)
@@ -84,7 +95,7 @@ func (s *soak) cutLink(_ *testing.T, _ *client, random *rand.Rand) error {
 
 // takeRemoteToken has a region's HSM vanish for a moment.
 func (s *soak) takeRemoteToken(t *testing.T, _ *client, random *rand.Rand) error {
-	node, away := s.remote.nodes[s.pick(random)], 300*time.Millisecond+time.Duration(random.Int64N(int64(1500*time.Millisecond)))
+	node, away := s.remote.nodes[s.pick(t, random)], 300*time.Millisecond+time.Duration(random.Int64N(int64(1500*time.Millisecond)))
 	back, err := node.Token.TakeAway()
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +103,9 @@ func (s *soak) takeRemoteToken(t *testing.T, _ *client, random *rand.Rand) error
 	time.Sleep(away)
 	if err := back(); err != nil {
 		t.Fatal(err)
+	}
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		s.tend(t)
 	}
 	return nil
 }

@@ -139,6 +139,9 @@ func (s *soak) run(t *testing.T) {
 	background.Wait()
 	s.took = time.Since(s.started)
 
+	if s.remote != nil {
+		s.tend(t)
+	}
 	s.say("verifying %d accounts", len(s.ledger.names()))
 	before := time.Now()
 	good := s.ledger.verifyAll(t.Context(), c, 2*time.Minute+time.Duration(s.mostECDSA)*5*time.Second)
@@ -156,6 +159,7 @@ func (s *soak) run(t *testing.T) {
 // gives them to those that stay.
 func (s *soak) settle(t *testing.T, c *client) {
 	if s.remote != nil {
+		s.tend(t)
 		s.remote.awaitReady(t, true, s.remote.names("")...)
 		return
 	}

@@ -39,6 +39,11 @@ func (enroller) NewCertificate(name string, notAfter time.Time) ([]byte, *secret
 	return nodelink.NewCertificate(name, notAfter)
 }
 
+// RenewCertificate implements backend.Enroller.
+func (enroller) RenewCertificate(name string, key *secret.Bytes, notAfter time.Time) ([]byte, error) {
+	return nodelink.RenewCertificate(name, key, notAfter)
+}
+
 // Enrol implements backend.Enroller. The node is known by the pin in its token, and
 // the proofs bind both messages to this connection.
 func (enroller) Enrol(ctx context.Context, r backend.EnrolRequest) (*backend.EnrolAnswer, error) {
