@@ -21,6 +21,9 @@ import (
 // RewrapAccount implements rotation.Rewrapper. It also finishes a rewrap that
 // was not.
 func (b *backend) RewrapAccount(ctx context.Context, name string) (rotation.Record, error) {
+	if err := b.awaits(ctx, name); err != nil {
+		return rotation.Record{}, b.goneOr(err)
+	}
 	r, err := b.rewrapAccount(ctx, name)
 	if err != nil {
 		return rotation.Record{}, b.goneOr(err)

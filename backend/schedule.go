@@ -26,6 +26,9 @@ func scheduleOf(name string, r *accountRecord) rotation.Record {
 
 // RefreshAccount implements rotation.Refresher.
 func (b *backend) RefreshAccount(ctx context.Context, name string) (rotation.Record, error) {
+	if err := b.awaits(ctx, name); err != nil {
+		return rotation.Record{}, b.goneOr(err)
+	}
 	res, err := b.refreshAccount(ctx, name)
 	if err != nil {
 		return rotation.Record{}, b.goneOr(err)
