@@ -249,7 +249,13 @@ func TestEndorsementIsChecked(t *testing.T) {
 	if err := checkMade(made, [16]byte{1}, "eu", 3, []hsm.Suite{hsm.SuiteRSA3072OAEPSHA256}); err == nil {
 		t.Error("of another suite")
 	}
+	// A label is endorsed by nobody: it is ours, whatever the node calls its key.
+	want := strings.Replace(m.keyRecord(1).Label, "v1", "v2", 1)
+	fake.makeMismatch = func(k *hsm.WrappingKey) { k.Label = strings.Repeat("x", 1<<20) }
 	m.rotate()
+	if got := m.keyRecord(2).Label; got != want {
+		t.Errorf("the key is stored as %.20q (%d bytes), want %q", got, len(got), want)
+	}
 }
 
 // TestDestroyWithDomainAway: a version goes in every domain; one whose nodes are

@@ -248,11 +248,12 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	}
 
 	n.mu.Lock()
-	n.proc, n.identity, n.version, n.lastError = proc, identity, reply.GetVersion(), ""
+	n.proc, n.identity, n.version, n.lastError = proc, identity, clip(reply.GetVersion()), ""
 	n.mute, n.rtt = 0, 0
 	n.noteAnswer(state, asked, time.Now())
 	n.login, n.pinRefused = used, false
-	n.token = TokenInfo{Label: reply.GetToken().GetLabel(), Serial: reply.GetToken().GetSerial()}
+	// Of a node on another host this is its own word, and it gets into storage.
+	n.token = TokenInfo{Label: clip(reply.GetToken().GetLabel()), Serial: clip(reply.GetToken().GetSerial())}
 	n.hsm, n.wrapping = state.GetHsm(), own
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
