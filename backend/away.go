@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
@@ -21,17 +22,7 @@ const awayAfter = 10 * time.Second
 // accounts of everybody else would come too late because of one region. What a request
 // asks for still waits as long as the request may.
 func (b *backend) awaits(ctx context.Context, name string) error {
-	eng := b.runningEngine()
-	if eng == nil {
-		return nil
-	}
-	var away, waits []string
-	for _, n := range eng.Nodes() {
-		if n.Remote && n.State != pool.NodeReady && b.cfg.now().Sub(n.Since) >= awayAfter {
-			away, waits = append(away, n.ID), append(waits, fmt.Sprintf("%s (%s)", n.ID, n.State))
-		}
-	}
-	if len(away) == 0 {
+	if len(b.away()) == 0 {
 		return nil
 	}
 	r, err := b.needAccount(ctx, name)
@@ -42,6 +33,30 @@ func (b *backend) awaits(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	return b.lacks(ctx, a, a.Record.Shares)
+}
+
+// away lists the nodes of other hosts that have been away for a while.
+func (b *backend) away() (out []pool.NodeStatus) {
+	eng := b.runningEngine()
+	if eng == nil {
+		return nil
+	}
+	for _, n := range eng.Nodes() {
+		if n.Remote && n.State != pool.NodeReady && b.cfg.now().Sub(n.Since) >= awayAfter {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// lacks fails where fewer of an account's shares than needed have a node that may
+// serve them, because of nodes that are away.
+func (b *backend) lacks(ctx context.Context, a *mpc.Account, needed int) error {
+	away := b.away()
+	if len(away) == 0 {
+		return nil
+	}
 	members, err := b.membership(ctx)
 	if err != nil {
 		return err
@@ -50,9 +65,15 @@ func (b *backend) awaits(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	here := slices.DeleteFunc(slices.Clone(sites), func(s site) bool { return slices.Contains(away, s.id) })
-	if canServe(a, here) || !canServe(a, sites) { // the latter waits for something else, and says for what
+	here := slices.DeleteFunc(slices.Clone(sites), func(s site) bool {
+		return slices.ContainsFunc(away, func(n pool.NodeStatus) bool { return n.ID == s.id })
+	})
+	if served(a, here) >= needed || served(a, sites) < needed { // the latter waits for something else, and says for what
 		return nil
+	}
+	var waits []string
+	for _, n := range away {
+		waits = append(waits, fmt.Sprintf("%s (%s)", n.ID, n.State))
 	}
 	return fmt.Errorf("some of its shares are where no node is ready; away are %s. It is tried again when they may be back", strings.Join(waits, ", "))
 }

@@ -53,6 +53,21 @@ func TestAwayWaits(t *testing.T) {
 	}
 	r.signs("others")
 
+	// For a presignature t shares do.
+	presign := func(name string) error {
+		_, err := r.b.presignAccount(t.Context(), name)
+		return err
+	}
+	if err := presign("spread"); err != nil {
+		t.Errorf("a presignature by the shares that are left: %v", err)
+	}
+	fake.mu.Lock()
+	fake.away = map[string]bool{"eu-1": true, "ap-1": true, "ap-2": true}
+	fake.mu.Unlock()
+	if err := presign("spread"); err == nil || !strings.Contains(err.Error(), "ap-2 (restarting)") {
+		t.Errorf("a presignature with two regions away: %v", err)
+	}
+
 	// One of two in a region: the other one has seen nothing and may take its share.
 	fake.mu.Lock()
 	fake.away = map[string]bool{"us-1": true}

@@ -46,6 +46,9 @@ func (b *backend) enrol(ctx context.Context, id string, data *framework.FieldDat
 	if err := b.checkEnrolToken(ctx, id, token); err != nil {
 		return nil, err
 	}
+	if err := b.checkRegion(ctx, r); err != nil {
+		return nil, err
+	}
 	mount, err := b.mountForNodes(ctx)
 	if err != nil {
 		return nil, err
@@ -78,7 +81,7 @@ func (b *backend) enrol(ctx context.Context, id string, data *framework.FieldDat
 		}
 	}
 	r.Enrolled = b.cfg.now().UTC()
-	if err := b.store.put(ctx, prefixRemote+id, r); err != nil {
+	if err := b.putEnrolled(ctx, r); err != nil {
 		return nil, fmt.Errorf("the node has pinned this mount, and it could not be stored: run `node enrol --again` on its host and repeat the request with the new token: %w", err)
 	}
 	if err := b.step(ctx, stepEnrolStored); err != nil {
@@ -119,6 +122,37 @@ func (b *backend) checkEnrolToken(ctx context.Context, id string, token *EnrolTo
 		return invalid("%d nodes on other hosts are enrolled, and no more are kept: nothing was changed; delete one that is not used", len(all))
 	}
 	return nil
+}
+
+// checkRegion refuses to take a node that is enrolled into another region while shares
+// live where it was and need it: nobody would serve them there.
+func (b *backend) checkRegion(ctx context.Context, r *remoteNodeRecord) error {
+	before, err := b.membership(ctx)
+	if err != nil {
+		return err
+	}
+	after, moves := *before, false
+	after.remote = slices.Clone(before.remote)
+	for i := range after.remote {
+		if n := &after.remote[i]; n.ID == r.ID && n.Region != r.Region {
+			n.Region, moves = r.Region, true
+		}
+	}
+	if !moves {
+		return nil
+	}
+	back := fmt.Sprintf("put the node's region back in its node.hcl: the token says %q", r.Region)
+	return b.checkSharesFit(ctx, &after, fitAdvice{size: func(int) string { return back }, keep: back})
+}
+
+// putEnrolled stores the node, once more only if it leaves no region that needs it.
+func (b *backend) putEnrolled(ctx context.Context, r *remoteNodeRecord) error {
+	return b.fit.shrink(func() error {
+		if err := b.checkRegion(ctx, r); err != nil {
+			return err
+		}
+		return b.store.put(ctx, prefixRemote+r.ID, r)
+	})
 }
 
 // mountForNodes returns the mount's identity, which a mount without a token of its

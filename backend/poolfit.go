@@ -112,7 +112,10 @@ func (b *backend) sites(ctx context.Context, m *membership) ([]site, error) {
 // canServe reports whether the nodes can serve all shares of an account at once: a
 // node serves a share that is sealed to its domain and lives in its region, one that
 // it has seen or, unless the epoch gets no spares, any if it has seen none.
-func canServe(a *mpc.Account, nodes []site) bool {
+func canServe(a *mpc.Account, nodes []site) bool { return served(a, nodes) == a.Record.Shares }
+
+// served is how many shares of the account the nodes can serve at once.
+func served(a *mpc.Account, nodes []site) (n int) {
 	homes := homesOf(a)
 	eligible := func(n site, i int) bool {
 		if n.domain != homes[i].Domain || len(a.Homes) > 0 && n.region != homes[i].Region {
@@ -143,11 +146,11 @@ func canServe(a *mpc.Account, nodes []site) bool {
 		return false
 	}
 	for i := range homes {
-		if !assign(i, map[int]bool{}) {
-			return false
+		if assign(i, map[int]bool{}) {
+			n++
 		}
 	}
-	return true
+	return n
 }
 
 // fitAdvice says in a refusal what to do instead.

@@ -29,6 +29,9 @@ func (b *backend) presignAccount(ctx context.Context, name string) (*presignAcco
 	if err != nil {
 		return nil, err
 	}
+	if err := b.lacks(ctx, a, a.Record.Threshold); err != nil {
+		return nil, err
+	}
 	b.runner.Opened(name)
 	return &presignAccount{
 		depth: r.Presign,

@@ -232,6 +232,39 @@ func TestRemoveRemote(t *testing.T) {
 	}
 }
 
+// TestEnrolElsewhere: a node that is enrolled again from another region would leave the
+// shares that live where it was to nobody.
+func TestEnrolElsewhere(t *testing.T) {
+	r := open(t, &logical.InmemStorage{}, newFake(t))
+	for _, n := range []fakeNode{eu1, us1, ap1} {
+		r.enrolNode(n)
+	}
+	r.create("alice", "ed25519")
+	moved := eu1
+	moved.region = "europe"
+	r.up(moved)
+	before := len(r.fake.enroller.requests)
+	r.fails(logical.UpdateOperation, "config/nodes/eu-1", map[string]any{"address": moved.address(), "token": moved.token(r.b.cfg.now().Add(time.Hour))},
+		http.StatusBadRequest, `1 share(s) in wrapping domain "eu" in region "eu", and 0 node(s)`)
+	if len(r.fake.enroller.requests) != before {
+		t.Error("the node was asked to pin this mount")
+	}
+	if got := r.must(logical.ReadOperation, "config/nodes/eu-1", nil); got["region"] != "eu" {
+		t.Errorf("it is in region %v now", got["region"])
+	}
+	r.up(eu1)
+	r.signs("alice")
+	// With another node where the share lives it may go.
+	r.enrolNode(eu2)
+	if a := r.accountOf("alice"); !hasSeen(a, nodeIdentity(6)) || hasSeen(a, nodeIdentity(7)) {
+		t.Fatalf("exposures: %v", a.Exposures)
+	}
+	r.enrolNode(moved)
+	if got := r.must(logical.ReadOperation, "config/nodes/eu-1", nil); got["region"] != "europe" {
+		t.Errorf("it is in region %v still", got["region"])
+	}
+}
+
 func TestLocalZero(t *testing.T) {
 	r := configured(t)
 	r.fails(logical.UpdateOperation, "config/nodes", map[string]any{"local": 0}, http.StatusBadRequest, "it can be 0 with 2 or more")
