@@ -181,25 +181,6 @@ func (k *keyring) lacking() []string {
 	return out
 }
 
-// ensureMount returns the mount's identity and draws it where there is none yet: it
-// is what keys of every domain are labelled with. Drawn before anything that names
-// it is stored.
-func (b *backend) ensureMount(ctx context.Context) (*mountRecord, error) {
-	if m, err := b.store.mount(ctx); err != nil || m != nil {
-		return m, err
-	}
-	release, err := b.busy.reserve(keyHSM, "waits while the mount's identity is drawn") // which draws one as well
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	m, fresh, err := b.mountOrNew(ctx)
-	if err != nil || !fresh {
-		return m, err
-	}
-	return m, b.store.put(ctx, keyMount, m)
-}
-
 // needMount returns the mount's identity, which keys are labelled with.
 func (b *backend) needMount(ctx context.Context) (*mountRecord, error) {
 	m, err := b.store.mount(ctx)

@@ -137,7 +137,7 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("see nodes/ for what each node waits for")
 	case errors.Is(err, pool.ErrClosed):
 		return http.StatusServiceUnavailable, say("repeat the request")
-	case errors.Is(err, pool.ErrBelowFloor), errors.Is(err, pool.ErrSwitchedOff):
+	case errors.Is(err, pool.ErrBelowFloor), errors.Is(err, pool.ErrSwitchedOff), errors.Is(err, pool.ErrUnpinned):
 		return http.StatusConflict, err.Error()
 	case errors.Is(err, pool.ErrDraining):
 		return http.StatusServiceUnavailable, say("repeat the request")

@@ -163,10 +163,8 @@ func (f *fakeEngine) settings() pool.Settings {
 	return f.applied[len(f.applied)-1]
 }
 
-// opens says whether nodes have a wrapping key of a version in the default domain,
-// and the token has it as well; the caller holds f.mu.
-func (f *fakeEngine) opens(version uint32) bool { return f.opensIn(hsm.DefaultDomain, version) }
-
+// opensIn says whether nodes have a domain's wrapping key of a version, and the token
+// has it as well; the caller holds f.mu.
 func (f *fakeEngine) opensIn(domain string, version uint32) bool {
 	for _, k := range f.settings().WrappingKeys {
 		if _, ok := f.token[string(k.ID)]; ok && k.Version == version && k.Domain == domain {

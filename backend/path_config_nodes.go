@@ -164,11 +164,8 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	if err := b.takeNodes(r, data, len(before.remote)); err != nil {
 		return nil, err
 	}
-	if before.local > 0 || len(before.remote) == 0 { // else there is no token to run them with
+	if after.local = 0; before.token {
 		after.local = r.Local
-	}
-	if b.cfg.NoLocalNodes != "" {
-		after.local = 0
 	}
 	put := func() error { return b.store.putNodesConfig(ctx, *r) }
 	if after.local < before.local || r.Region != before.nodes.Region && before.local > 0 {

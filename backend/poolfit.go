@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -223,5 +224,19 @@ func (b *backend) checkSharesFit(ctx context.Context, m *membership, advice fitA
 			}
 		}
 	}
-	return nil
+	return b.checkLoginsFit(ctx, remaining, advice)
+}
+
+// checkLoginsFit fails when no node would be left in the wrapping domain that the
+// identity keys are sealed in: nobody could log in.
+func (b *backend) checkLoginsFit(ctx context.Context, remaining []site, advice fitAdvice) error {
+	r, err := b.store.identityKeys(ctx)
+	if err != nil || r == nil {
+		return err
+	}
+	domain := identityDomain(r.Envelope)
+	if domain == "" || slices.ContainsFunc(remaining, func(n site) bool { return n.domain == domain }) {
+		return nil
+	}
+	return invalid("the keys that people log in by are sealed in wrapping domain %q, and no node of it would remain: give it other nodes first, or %s", domain, advice.keep)
 }

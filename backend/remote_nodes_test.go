@@ -355,6 +355,18 @@ func TestRenewCoordinator(t *testing.T) {
 	}
 }
 
+// TestLoginsKeepTheirDomain: the last node that could open the identity keys stays.
+func TestLoginsKeepTheirDomain(t *testing.T) {
+	m := enrolled(t)
+	if _, err := m.b.identityServerKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.enrolNode(eu1)
+	m.enrolNode(us1)
+	m.fails(logical.UpdateOperation, "config/nodes", map[string]any{"local": 0}, http.StatusBadRequest, `log in by are sealed in wrapping domain "default"`)
+	m.must(logical.DeleteOperation, "config/nodes/eu-1", nil)
+}
+
 func TestNodesOfOtherHosts(t *testing.T) {
 	r := configured(t)
 	r.enrolNode(eu1)

@@ -103,6 +103,10 @@ func (s *store) put(ctx context.Context, key string, record any) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", key, err)
 	}
+	if _, ok := record.(storedRecord); ok && len(value) > maxStoredRecord {
+		// It could never be read again; parts of records are a remote node's word.
+		return fmt.Errorf("writing %s: it has %d bytes and may have %d, nothing was stored", key, len(value), maxStoredRecord)
+	}
 	done, err := s.refs.begin(key, record)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", key, err)

@@ -78,6 +78,8 @@ type membership struct {
 	// local is how many local nodes run: none without a token, and none where
 	// this build cannot load one.
 	local int
+	// token says that there is one for local nodes, or none is asked for yet.
+	token bool
 }
 
 // size is the number of nodes.
@@ -97,15 +99,17 @@ func (b *backend) membership(ctx context.Context) (*membership, error) {
 	if b.cfg.NoLocalNodes != "" {
 		return &m, nil
 	}
-	m.local = m.nodes.Local
-	if len(m.remote) == 0 {
-		return &m, nil
+	if m.token = true; len(m.remote) > 0 {
+		conf, err := b.store.hsmConfig(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m.token = conf != nil
 	}
-	conf, err := b.store.hsmConfig(ctx)
-	if err == nil && conf == nil {
-		m.local = 0
+	if m.token {
+		m.local = m.nodes.Local
 	}
-	return &m, err
+	return &m, nil
 }
 
 // poolNodes returns them for the pool.

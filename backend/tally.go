@@ -23,8 +23,6 @@ type tally struct {
 // domainTally is how many records refer to the key of one domain.
 type domainTally struct{ accounts, nodeKeys, identityKeys int }
 
-func (t *domainTally) total() int { return t.accounts + t.nodeKeys + t.identityKeys }
-
 // count adds a record by its storage key.
 func (t *domainTally) count(key string) {
 	switch {
@@ -126,26 +124,6 @@ func (x *references) tally(version uint32) *tally {
 		return t
 	}
 	return all[0]
-}
-
-// inDomain counts the records that refer to a domain's keys of any version. complete
-// says whether every record is known, and unreadable names those that may refer to
-// anything. For who is about to take a domain's last node away.
-func (x *references) inDomain(domain string) (t domainTally, names, unreadable []string, complete bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for key, r := range x.entries {
-		if slices.ContainsFunc(r.seals, func(s sealRef) bool { return s.domain == domain }) {
-			t.count(key)
-			names = append(names, key)
-		}
-		if r.broken {
-			unreadable = append(unreadable, key)
-		}
-	}
-	slices.Sort(names)
-	slices.Sort(unreadable)
-	return t, names, unreadable, x.complete && len(x.unsure) == 0
 }
 
 // behind lists the records under a prefix that are not all sealed to the

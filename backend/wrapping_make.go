@@ -70,7 +70,7 @@ func (m *keyMaker) make(ctx context.Context, domain string) (*domainKeyRecord, e
 	}
 	m.made = append(m.made, made.Key)
 	part := &domainKeyRecord{Domain: domain, Suite: made.Key.Suite.String(), ID: made.Key.ID, PublicKey: made.Key.PublicKey,
-		Label: made.Key.Label, Created: m.b.cfg.now().UTC()}
+		Label: m.label, Created: m.b.cfg.now().UTC()}
 	for _, n := range m.eng.Nodes() {
 		if n.Remote && domainOf(n) == domain && n.Token.Serial != "" {
 			part.TokenLabel, part.TokenSerial = n.Token.Label, n.Token.Serial

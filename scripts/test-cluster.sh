@@ -2,7 +2,7 @@
 # test-cluster.sh [--bench] [ARGS]: tests the engine with nodes on hosts of
 # their own: node daemons in network namespaces, 50 ms apart, behind a router
 # that loses, delays and cuts. ARGS go to the test binary, for example
-# -test.run=TestRemoteCluster/LostRegion. With --bench it prints figures by
+# -test.run=TestLabCluster/LostRegion. With --bench it prints figures by
 # number of nodes instead. Needs a built plugin, root and /dev/net/tun: where
 # these are missing it says so and ends well, or with an error when
 # MPC_REQUIRE_CLUSTER=1.
@@ -11,10 +11,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-run=(-test.run='^TestRemote')
+run=(-test.run='^TestLab')
 if [[ "${1:-}" == --bench ]]; then
 	shift
-	run=(-test.run='^$' -test.bench='^BenchmarkRemote' -test.benchtime=1x)
+	run=(-test.run='^$' -test.bench='^BenchmarkLab' -test.benchtime=1x)
 fi
 
 skip() {

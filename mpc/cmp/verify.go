@@ -12,18 +12,27 @@ import (
 	zkprm "github.com/taurusgroup/multi-party-sig/pkg/zk/prm"
 )
 
-// Verify checks everything about the keys that needs no secret: that they are
-// owner's, whose pinned identity signed them; that N is a product of two primes
-// that are 3 mod 4 (mod proof); that s is a power of t (prm proof); that the
-// ElGamal keys are points. It takes about 0.6 s of one core and cannot be
-// interrupted. What remains is the factor proof to each peer.
-func (p *AuxPublic) Verify(owner Owner) error {
+// SignedBy checks that the keys are owner's and that its identity signed them, and
+// none of their proofs: what it signed it had made itself.
+func (p *AuxPublic) SignedBy(owner Owner) error {
 	if p.owner != owner {
 		return fmt.Errorf("%w: they name %s, generation %d; expected are %s, generation %d",
 			ErrOwner, p.owner.Identity, p.owner.Generation, owner.Identity, owner.Generation)
 	}
 	if !ed25519.Verify(owner.Identity[:], p.signed(), p.signature[:]) {
 		return fmt.Errorf("auxiliary keys of %s: %w", owner.Identity, ErrSignature)
+	}
+	return nil
+}
+
+// Verify checks everything about the keys that needs no secret: that they are
+// owner's, whose pinned identity signed them; that N is a product of two primes
+// that are 3 mod 4 (mod proof); that s is a power of t (prm proof); that the
+// ElGamal keys are points. It takes about 0.6 s of one core and cannot be
+// interrupted. What remains is the factor proof to each peer.
+func (p *AuxPublic) Verify(owner Owner) error {
+	if err := p.SignedBy(owner); err != nil {
+		return err
 	}
 	err := guarded(func() error {
 		n := p.modulus()

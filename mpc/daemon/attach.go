@@ -73,10 +73,23 @@ func (s *server) Setup(ctx context.Context, r *nodepb.SetupRequest) (*nodepb.Set
 		s.end(&attachment{node: fresh})
 		return reply, err
 	}
+	// Another one may have been enrolled since this one was looked at: before that
+	// one is pushed aside, and once more behind the end of what was attached.
+	if _, err := s.coordinator(ctx); err != nil {
+		s.end(&attachment{node: fresh})
+		return nil, err
+	}
 	old, ok := s.replace(&attachment{fresh, c})
 	if !ok {
 		s.end(&attachment{node: fresh})
 		return &nodepb.SetupReply{Failure: drainingFailure()}, nil
+	}
+	if _, err := s.coordinator(ctx); err != nil {
+		s.detach(c)
+		if old != nil {
+			s.end(old)
+		}
+		return nil, err
 	}
 	s.logger.Info("a coordinator attached", "from", c.RemoteAddr().String(), "replaces_another", old != nil)
 	if c.ended.Load() {

@@ -147,7 +147,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.server = &server{registry: d.registry, logger: logger, identity: d.private, turn: make(chan struct{}, 1), template: node.Config{
 		Version: d.cfg.Version, Logger: logger, Observer: d.metrics,
 		Host: &node.Host{ID: s.Name, Token: lent{d.token}, Domain: s.Domain, Region: s.Region, Zone: s.Zone,
-			Peer: d.registry.peer, Floor: d.floor, Switches: s.Switches},
+			Peer: d.registry.peer, Floor: d.floor, Sets: d.floor, Switches: s.Switches},
 	}}
 	// A stop for what goes wrong, told from ctx by its cause.
 	running, fail := context.WithCancelCause(context.Background())

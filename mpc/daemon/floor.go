@@ -28,7 +28,10 @@ const (
 
 // The file is a bbolt database (pages of 4096 bytes) with two buckets.
 //
-//	meta:     "version" → 1 byte
+//	meta:     "version" → 1 byte; "accounts" → their number, 8 bytes; "set", a
+//	          mount's ID, 16 bytes, and an authority's key, 32 bytes → the newest
+//	          serial number of a recipient set that it signed, 8 bytes; numbers are
+//	          big-endian
 //	accounts: account ID, 16 bytes → an entry, 82 bytes; see entry.marshal
 const (
 	floorVersion = 1

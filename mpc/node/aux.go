@@ -160,15 +160,18 @@ func (n *Node) owner(nodeID string, identity mpc.NodeIdentity, generation uint64
 	return cmp.Owner{MountID: n.mountID, NodeID: nodeID, Identity: identity, Generation: generation}
 }
 
-// loadAuxiliary opens stored auxiliary keys at start.
+// loadAuxiliary opens stored auxiliary keys at start. They are this node's own only
+// if it has signed them: that the envelope opens says nothing, since anybody can
+// seal to the public half of a wrapping key, and a coordinator that knew a node's
+// Paillier key would read the node's share out of one signing session.
 func (n *Node) loadAuxiliary(ctx context.Context, publicBytes, envelope []byte) error {
 	public, err := cmp.ParseAuxPublic(publicBytes)
 	if err != nil {
 		return err
 	}
 	generation := public.Owner().Generation
-	if public.Owner() != n.owner(n.id, n.self(), generation) {
-		return cmp.ErrOwner
+	if err := public.SignedBy(n.owner(n.id, n.self(), generation)); err != nil {
+		return err
 	}
 	plain, err := n.open(ctx, hsm.NodeKeyContext(kindAuxiliary, n.mountID, n.id, generation), envelope)
 	if err != nil {

@@ -41,6 +41,9 @@ type Host struct {
 	Peer func(nodeID string) (mpc.NodeIdentity, bool)
 	// Floor remembers accounts durably; required.
 	Floor Floor
+	// Sets remembers recipient sets durably. With nil the node remembers them for as
+	// long as it lives.
+	Sets Sets
 	// Switches are what the host's operator allows.
 	Switches Switches
 }
@@ -93,6 +96,15 @@ type Floor interface {
 	// before it returns nil. It is called for records only whose share this node
 	// has opened; that they are those of the account is the coordinator's word.
 	Raise(ctx context.Context, record *mpc.PublicRecord) error
+}
+
+// Sets is what a remote node remembers of recipient sets over restarts. Its methods
+// may be called concurrently.
+type Sets interface {
+	// Newest durably remembers the serial number of a set that the authority has
+	// signed, before it returns, and returns the highest that it ever was called
+	// with for this mount and authority.
+	Newest(mountID [16]byte, authority ed25519.PublicKey, serial uint64) (uint64, error)
 }
 
 // Switches are restrictions that a remote node's own operator sets. The zero value

@@ -78,7 +78,7 @@ func TestForeignDomains(t *testing.T) {
 	h := newHosts(t, "a", "b", "c", "d")
 	a := h.make(h.keygen(), nil)
 	good := h.endorsed("n4", 1)
-	set, _ := h.set(3, h.people.authority, h.people.list(), nil)
+	set, _ := h.set(4, h.people.authority, h.people.list(), nil)
 	clone := func(change func(*nodepb.EndorsedKey)) *nodepb.EndorsedKey {
 		k := good.GetKey()
 		e := &nodepb.EndorsedKey{Key: &nodepb.WrappingKey{Domain: k.Domain, Version: k.Version, Suite: k.Suite, Id: k.Id, PublicKey: k.PublicKey}, Identity: good.Identity, Signature: good.Signature}

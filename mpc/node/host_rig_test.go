@@ -43,6 +43,14 @@ type testDomain struct {
 type testFloor struct {
 	mu    sync.Mutex
 	known map[mpc.AccountID]mpc.PublicRecord
+	set   uint64 // newest
+}
+
+func (f *testFloor) Newest(_ [16]byte, _ ed25519.PublicKey, serial uint64) (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.set = max(f.set, serial)
+	return f.set, nil
 }
 
 func (f *testFloor) Check(r *mpc.PublicRecord) error {
@@ -122,7 +130,7 @@ func newHosts(t *testing.T, domains ...string) *hosts {
 		identities[id] = mpc.NodeIdentity(public)
 		h.ids, h.known[id], h.floors[id] = append(h.ids, id), map[string]mpc.NodeIdentity{}, &testFloor{known: map[mpc.AccountID]mpc.PublicRecord{}}
 		h.of[id] = &Host{ID: id, MountID: [16]byte(mount), Token: h.domains[domain].open(t), Identity: private, Domain: domain, Region: "r-" + domain, Zone: "z",
-			Authority: h.people.public(), Floor: h.floors[id], Peer: func(peer string) (mpc.NodeIdentity, bool) {
+			Authority: h.people.public(), Floor: h.floors[id], Sets: h.floors[id], Peer: func(peer string) (mpc.NodeIdentity, bool) {
 				h.mu.Lock()
 				defer h.mu.Unlock()
 				known, ok := h.known[id][peer]

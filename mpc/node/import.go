@@ -48,6 +48,9 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 		if set, hash, err = n.signedSet(r.GetRecipients()); err != nil {
 			return nil, err
 		}
+		if err := n.setInForce(set); err != nil {
+			return nil, err
+		}
 	}
 	seals, err := n.sealTo(ctx, destination{version: r.GetWrappingVersion(), set: set, index: index, shares: old.Shares})
 	if err != nil {

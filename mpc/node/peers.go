@@ -21,6 +21,7 @@ const maxRoster = 1024
 type vouched struct {
 	serial uint64
 	nodes  map[string]mpc.NodeIdentity
+	newest uint64 // serial number of the newest set that this host has ever seen
 }
 
 // SetRoster pins peers. A node that was pinned keeps its identity for as long
@@ -97,10 +98,18 @@ func (n *Node) pinned(nodeID string) (mpc.NodeIdentity, bool) {
 }
 
 // noteSet remembers whom a set names that the authority has signed, unless a newer
-// one was seen. Only a remote node needs it.
-func (n *Node) noteSet(set *recovery.RecipientSet) {
+// one was seen: whom the authority has taken out of its sets does not come back with
+// an old one. Only a remote node needs it.
+func (n *Node) noteSet(set *recovery.RecipientSet) error {
 	if n.cfg.Host == nil {
-		return
+		return nil
+	}
+	newest := set.Serial
+	if s := n.cfg.Host.Sets; s != nil {
+		var err error
+		if newest, err = s.Newest(n.mountID, n.authority, set.Serial); err != nil {
+			return fmt.Errorf("this node cannot remember recipient set %d, so it does not use it: %w", set.Serial, err)
+		}
 	}
 	nodes := map[string]mpc.NodeIdentity{}
 	for _, d := range set.Domains {
@@ -112,9 +121,25 @@ func (n *Node) noteSet(set *recovery.RecipientSet) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if set.Serial > n.vouched.serial {
-		n.vouched = vouched{set.Serial, nodes}
+	n.vouched.newest = max(n.vouched.newest, newest)
+	if set.Serial > n.vouched.serial && set.Serial >= n.vouched.newest {
+		n.vouched.serial, n.vouched.nodes = set.Serial, nodes
 	}
+	return nil
+}
+
+// setInForce refuses a set that this host has seen replaced, for what is not sealed to
+// it yet. An account whose record names it goes on with its recipients.
+func (n *Node) setInForce(set *recovery.RecipientSet) error {
+	if n.cfg.Host == nil || set == nil {
+		return nil
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if newest := n.vouched.newest; set.Serial < newest {
+		return refused("recipient set %d was replaced: this node has seen set %d, and nothing was sealed to the older one; write the newest to config/recovery", set.Serial, newest)
+	}
+	return nil
 }
 
 // checkMember compares a session's member with what this node has pinned.

@@ -76,6 +76,9 @@ func (n *Node) nextRecipients(old [32]byte, oldSigned, signed []byte) (*recovery
 		return set, old, err
 	}
 	next, hash, err := n.signedSet(signed)
+	if err == nil {
+		err = n.setInForce(next)
+	}
 	if err != nil {
 		return nil, hash, err
 	}
@@ -112,7 +115,9 @@ func (n *Node) signedSet(signed []byte) (*recovery.RecipientSet, [32]byte, error
 	if err != nil {
 		return nil, [32]byte{}, refusedError{fmt.Errorf("the recipient set is not signed by the authority pinned on this node, nothing was sealed to it: %w", err)}
 	}
-	n.noteSet(set)
+	if err := n.noteSet(set); err != nil {
+		return nil, [32]byte{}, err
+	}
 	return set, parsed.Hash(), nil
 }
 
@@ -173,6 +178,9 @@ func (n *Node) endorsedKey(t destination) (hsm.WrappingKey, error) {
 		return no("the version of the wrapping key is not given")
 	case !t.set.HasDomain(t.domain):
 		return no("recipient set %d, which the authority signed, does not name it: sign a set that does (mpckms authority sign-set --domain)", t.set.Serial)
+	}
+	if err := n.setInForce(t.set); err != nil {
+		return hsm.WrappingKey{}, err
 	}
 	var found *nodepb.EndorsedKey
 	for _, e := range t.endorsed {

@@ -70,6 +70,9 @@ func (n *Node) newKeygen(ctx context.Context, s *nodepb.Start, self mpc.Index) (
 		return nil, refused("a new account's share %d is to be sealed to wrapping domain %q, and this node's token is %q: only a refresh moves shares", self, domain, n.keys.own())
 	}
 	set, err := n.recipients(t.next.RecipientsHash, s.GetRecipients())
+	if err == nil {
+		err = n.setInForce(set)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -167,6 +167,9 @@ func (p Peer) check(whose string, certs []*x509.Certificate, roots *x509.CertPoo
 	if roots == nil {
 		return nil
 	}
+	if p.ServerName == "" { // Verify would take every certificate of the CA
+		return fmt.Errorf("%w: %s is to be known by a certificate authority and the name in it, and no name is known: it needs a DNS name", ErrWrongPeer, whose)
+	}
 	between := x509.NewCertPool()
 	for _, c := range certs[1:] {
 		between.AddCert(c)

@@ -298,3 +298,23 @@ func TestDialEndsWithItsContext(t *testing.T) {
 		t.Errorf("nobody listens: %v", err)
 	}
 }
+
+// TestAuthorityWithoutAName: a CA that is asked for no name would vouch for every
+// certificate that it has ever signed.
+func TestAuthorityWithoutAName(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, until := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	ca := issue(t, "ca", from, until, key, nil, nil)
+	c := issue(t, "anybody", from, until, key, ca.Leaf, key)
+	peer := Peer{CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate[0]})}
+	if err := peer.CheckClient([]*x509.Certificate{c.Leaf}); !errors.Is(err, ErrWrongPeer) {
+		t.Errorf("without a name: %v", err)
+	}
+	peer.ServerName = "anybody"
+	if err := peer.CheckClient([]*x509.Certificate{c.Leaf}); err != nil {
+		t.Error(err)
+	}
+}

@@ -36,6 +36,9 @@ var (
 	ErrBelowFloor = errors.New("a node has seen a newer state of this account: if Vault was restored from a snapshot on purpose, the operator of the node's host lowers its floor (node floor lower)")
 	// ErrSwitchedOff: the operator of a node's host does not allow the operation.
 	ErrSwitchedOff = errors.New("switched off by the operator of the node's host, in its node.hcl")
+	// ErrUnpinned: a node does not know another one that was to work with it, and
+	// takes nobody's word for it but its own host's and the authority's.
+	ErrUnpinned = errors.New("a node has not been told of another one")
 	// ErrDraining: the node is about to end and takes nothing new.
 	ErrDraining = errors.New("the node is about to end and takes nothing new; it is asked again when it is back")
 	// ErrUnknownNode: the pool has no node of that name.

@@ -45,6 +45,8 @@ func failureKind(f *nodepb.Failure) error {
 		return ErrBelowFloor
 	case nodepb.Failure_SWITCHED_OFF:
 		return ErrSwitchedOff
+	case nodepb.Failure_UNPINNED:
+		return ErrUnpinned
 	case nodepb.Failure_DRAINING:
 		return ErrDraining
 	}

@@ -263,7 +263,7 @@ func TestRemoteHealth(t *testing.T) {
 // TestHostRefuses: a node that its own host keeps from an operation is passed over,
 // and what it says is the answer where nobody else can do its work.
 func TestHostRefuses(t *testing.T) {
-	for act, want := range map[string]error{"below floor": ErrBelowFloor, "switched off": ErrSwitchedOff} {
+	for act, want := range map[string]error{"below floor": ErrBelowFloor, "switched off": ErrSwitchedOff, "unpinned": ErrUnpinned} {
 		t.Run(act, func(t *testing.T) {
 			p, h, _ := fakePool(t, 3)
 			h.set("local-2", act)

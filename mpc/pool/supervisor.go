@@ -7,9 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
@@ -251,11 +248,12 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	}
 
 	n.mu.Lock()
-	n.proc, n.identity, n.version, n.lastError = proc, identity, reply.GetVersion(), ""
+	n.proc, n.identity, n.version, n.lastError = proc, identity, clip(reply.GetVersion()), ""
 	n.mute, n.rtt = 0, 0
 	n.noteAnswer(state, asked, time.Now())
 	n.login, n.pinRefused = used, false
-	n.token = TokenInfo{Label: reply.GetToken().GetLabel(), Serial: reply.GetToken().GetSerial()}
+	// Of a node on another host this is its own word, and it gets into storage.
+	n.token = TokenInfo{Label: clip(reply.GetToken().GetLabel()), Serial: clip(reply.GetToken().GetSerial())}
 	n.hsm, n.wrapping = state.GetHsm(), own
 	n.aux = nodeAux{}
 	if state.GetAuxGeneration() > 0 && keys.Aux != nil {
@@ -282,274 +280,11 @@ func (n *poolNode) setUp(ctx context.Context, proc *process) error {
 	return nil
 }
 
-// logIn runs the login of a starting node, one at a time over the whole pool,
-// and none after the token has refused the PIN: real tokens lock after a few
-// wrong ones, and all nodes have the same. (A running node whose module lost its
-// sessions logs in again by itself, once.) Apply lifts the refusal.
-func (p *Pool) logIn(ctx context.Context, login func(Token) error) error {
-	select {
-	case p.login <- struct{}{}:
-		defer func() { <-p.login }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	p.mu.Lock()
-	refused := p.refusedPIN
-	settings := p.settings
-	p.mu.Unlock()
-	if refused != nil {
-		return refused
-	}
-	err := login(settings.Token)
-	if isPIN(err) && !p.refuse(settings, err) {
-		return errors.New("the settings changed during a login that failed")
-	}
-	return err
-}
-
-// refuse notes that the token has refused the settings' PIN. It returns false,
-// and does nothing, where other settings are in force by now.
-func (p *Pool) refuse(s *Settings, err error) bool {
-	p.mu.Lock()
-	current, known := p.settings == s, p.refusedPIN != nil
-	if current && !known {
-		p.refusedPIN = err
-	}
-	p.mu.Unlock()
-	if current && !known && p.cfg.OnPINRefused != nil {
-		p.cfg.OnPINRefused(s.Token.Accepted, err)
-	}
-	return current
-}
-
-// refuseLater notes that the token has refused, after it lost its sessions, the
-// PIN that a running node had logged in with.
-func (p *Pool) refuseLater(login Token) {
-	p.mu.Lock()
-	settings := p.settings
-	p.mu.Unlock()
-	if settings != nil && settings.Token.samePIN(login) && settings.Token.Accepted.Equal(login.Accepted) {
-		p.refuse(settings, ErrPINIncorrect)
-	}
-}
-
-func isPIN(err error) bool { return errors.Is(err, ErrPINIncorrect) || errors.Is(err, ErrPINLocked) }
-
-// awaitPIN waits until Apply has lifted the refusal of the PIN.
-func (p *Pool) awaitPIN(ctx context.Context) {
-	for {
-		p.mu.Lock()
-		refused, changed := p.refusedPIN, p.changed
-		p.mu.Unlock()
-		if refused == nil {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// introduce tells every running node the identities of all others, and returns
-// the errors of those that did not take them, by node ID.
-func (p *Pool) introduce(ctx context.Context) map[string]error {
-	var members []*nodepb.Member
-	var recipients []byte
-	if settings, ok := p.currentSettings(); ok {
-		recipients = settings.Recipients
-	}
-	nodes := p.all()
-	for _, n := range nodes {
-		if c, ok := n.candidate(); ok {
-			members = append(members, &nodepb.Member{NodeId: c.id, Identity: c.identity[:]})
-		}
-	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	failed := map[string]error{}
-	for _, n := range nodes {
-		client := n.client()
-		if client == nil {
-			continue
-		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-			defer cancel()
-			_, err := client.SetRoster(ctx, &nodepb.SetRosterRequest{Members: members, Recipients: recipients})
-			if err != nil && n.disagrees(err) {
-				return
-			}
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				failed[n.id] = fmt.Errorf("introducing nodes to %s: %w", n.id, err)
-			}
-		}()
-	}
-	wg.Wait()
-	return failed
-}
-
-// disagrees deals with a node that has pinned another identity for one of the
-// others. One on another host goes on: it works with those that it knows, and says
-// in sessions what its operator can do. A local one has the name from a node that
-// was taken away since and enrolled anew; its next process pins what there is now.
-func (n *poolNode) disagrees(err error) bool {
-	if status.Code(err) != codes.FailedPrecondition {
-		return false
-	}
-	n.mu.Lock()
-	proc := n.proc
-	n.lastError = clip(status.Convert(err).Message())
-	n.mu.Unlock()
-	n.pool.cfg.Logger.Warn("a node does not take another's identity", "node", n.id, "error", err)
-	if n.remote == nil && proc != nil {
-		proc.Stop()
-	}
-	return true
-}
-
-// pollStatus keeps the figures people see up to date, and ends the process when
-// it does not answer, or when its token stays away: many PKCS#11 modules
-// recover in a new process only. The supervisor then starts another.
-func (n *poolNode) pollStatus(ctx context.Context, proc *process) {
-	t := time.NewTicker(statusEvery)
-	defer t.Stop()
-	away := 0
-	for {
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return
-		}
-		call, cancel := context.WithTimeout(ctx, statusTimeout)
-		asked := time.Now()
-		s, err := proc.client.Status(call, &nodepb.StatusRequest{})
-		answered := time.Now()
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		n.mu.Lock()
-		before := n.usableLocked()
-		if err != nil {
-			n.mute++
-			n.lastError = "the node does not answer"
-		} else {
-			n.mute, away = 0, away+1
-			n.noteAnswer(s, asked, answered)
-			n.hsm, n.sessions, n.pinRefused = s.GetHsm(), int(s.GetSessions()), s.GetPinRefused()
-			if n.hsm == hsmOK || n.pinRefused {
-				away = 0 // a new login would only cost another try of the PIN
-			}
-			n.presignatures = int(s.GetPresignatures())
-			n.aux.noteProgress(int(s.GetAuxProgress()))
-		}
-		refused, login, mute := n.pinRefused, n.login, n.mute
-		turned := n.usableLocked() != before
-		n.mu.Unlock()
-		if turned {
-			n.pool.notify()
-		}
-		if refused && n.remote == nil {
-			n.pool.refuseLater(login)
-		}
-		if mute >= mutePolls || away >= awayPolls {
-			n.pool.cfg.Logger.Warn("ending a node to start it again", "node", n.id, "unanswered", mute, "without_hsm", away)
-			proc.Stop()
-			return
-		}
-	}
-}
-
-// noteAnswer takes what a status call says of the way to the node and of its
-// clock. The caller holds n.mu.
-func (n *poolNode) noteAnswer(s *nodepb.StatusReply, asked, answered time.Time) {
-	n.ending = n.remote != nil && s.GetDraining()
-	took := answered.Sub(asked)
-	if n.rtt == 0 {
-		n.rtt = took
-	} else {
-		n.rtt += (took - n.rtt) / 4 // half of a change shows after three calls
-	}
-	if ms := s.GetTimeUnixMs(); ms != 0 {
-		// The node looked at its clock somewhere in between.
-		n.skew = time.UnixMilli(ms).Sub(asked.Add(took / 2))
-	}
-}
-
-// noteEnding keeps new sessions away from a node that has said that it is about to
-// end, until its next status call.
-func (n *poolNode) noteEnding() {
-	n.mu.Lock()
-	n.ending = n.remote != nil
-	n.mu.Unlock()
-	n.pool.notify()
-}
-
-// detach marks the node as not usable: its process has ended.
-func (n *poolNode) detach() {
-	n.mu.Lock()
-	n.proc, n.sessions, n.presignatures, n.hsm, n.ending = nil, 0, 0, "", false
-	if n.state == NodeReady {
-		n.state, n.since = NodeRestarting, time.Now()
-	}
-	n.mu.Unlock()
-	n.pool.notify()
-}
-
-func (n *poolNode) setState(s NodeState, err error) {
-	n.mu.Lock()
-	if n.state != s {
-		n.state, n.since = s, time.Now()
-	}
-	if err != nil {
-		n.lastError = err.Error()
-	}
-	n.hsmTrouble = nil
-	if isHSM(err) {
-		n.hsm, n.hsmTrouble = err.Error(), err
-	}
-	n.mu.Unlock()
-	n.pool.notify()
-}
-
-func (n *poolNode) isReady() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.usableLocked()
-}
-
-// usableLocked is isReady for callers that hold n.mu. A node on another host gets
-// nothing new from the first status call on that it does not answer: a session with
-// it would hang, while others may be asked.
-func (n *poolNode) usableLocked() bool {
-	return n.state == NodeReady && !n.draining && n.proc != nil && !n.proc.Exited() && (n.remote == nil || n.mute == 0 && !n.ending)
-}
-
 // trouble returns what keeps the node from using its token, if anything does.
 func (n *poolNode) trouble() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.hsmTrouble
-}
-
-// wantsLogin reports whether a running node should be renewed to log in as
-// wanted: it has logged in with another PIN, or the token has refused its PIN
-// since. What PIN the host provides is not known here, so that each acceptance
-// by a probe counts as another one.
-func (n *poolNode) wantsLogin(wanted Token) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.remote == nil && n.proc != nil && (n.pinRefused || !n.login.samePIN(wanted))
-}
-
-func (t Token) samePIN(o Token) bool {
-	return t.PIN.Equal(o.PIN) && (t.PIN.Len() > 0 || t.Accepted.Equal(o.Accepted))
 }
 
 func (n *poolNode) isFailed() bool {

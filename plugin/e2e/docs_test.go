@@ -177,6 +177,7 @@ var elsewhere = map[string]map[string]string{ // read only
 		"mpckms authenticator unlock":    "TestChangeAuthenticator, with a name",
 	},
 	"CONTRIBUTING.md": {
+		"make test-cluster":                    "a step of make test",
 		"make setup":                           "a step of make test",
 		"make build":                           "a step of make test",
 		"make unit":                            "a step of make test",

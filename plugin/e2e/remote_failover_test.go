@@ -11,9 +11,9 @@ import (
 	"vault-plugin-secrets-mpc/plugin/e2e/netlab"
 )
 
-// TestRemoteFailover: another server of Vault's cluster takes the nodes over.
+// TestLabFailover: another server of Vault's cluster takes the nodes over.
 // They know the coordinator by a key in Vault's storage, whichever server it is.
-func TestRemoteFailover(t *testing.T) {
+func TestLabFailover(t *testing.T) {
 	needCluster(t)
 	var cluster *e2e.Cluster
 	c := startRemoteCluster(t, netlab.Config{}, "eu", []string{"eu-1@eu", "us-1@us", "ap-1@ap"}, func(home *netlab.Site) *e2e.Vault {

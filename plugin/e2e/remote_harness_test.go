@@ -13,9 +13,9 @@ import (
 	"vault-plugin-secrets-mpc/plugin/e2e/netlab"
 )
 
-// TestRemoteHarness has a Vault without our engine in a site: what the other
+// TestLabHarness has a Vault without our engine in a site: what the other
 // tests of remote nodes build on.
-func TestRemoteHarness(t *testing.T) {
+func TestLabHarness(t *testing.T) {
 	needCluster(t)
 	lab, err := netlab.New(netlab.Config{})
 	if err != nil {
@@ -50,8 +50,8 @@ func TestRemoteHarness(t *testing.T) {
 	}
 }
 
-// TestRemoteDaemon has a daemon alone, which nobody is enrolled on yet.
-func TestRemoteDaemon(t *testing.T) {
+// TestLabDaemon has a daemon alone, which nobody is enrolled on yet.
+func TestLabDaemon(t *testing.T) {
 	needCluster(t)
 	lab, err := netlab.New(netlab.Config{})
 	if err != nil {

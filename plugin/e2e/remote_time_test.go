@@ -23,8 +23,8 @@ import (
 	"vault-plugin-secrets-mpc/plugin/e2e/netlab"
 )
 
-// TestRemoteTime: what wrong clocks and the end of certificates do to nodes.
-func TestRemoteTime(t *testing.T) {
+// TestLabTime: what wrong clocks and the end of certificates do to nodes.
+func TestLabTime(t *testing.T) {
 	needCluster(t)
 	c := newRemoteCluster(t, netlab.Config{}, "eu", "eu-1@eu", "us-1@us")
 	r := &remoteTest{remoteCluster: c, ledger: newLedger(), client: newClient(t, c.Vault, c.path)}
