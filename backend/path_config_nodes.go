@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 )
@@ -167,6 +168,11 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 	if after.local = 0; before.token {
 		after.local = r.Local
 	}
+	if before.local == 0 && after.local > 0 && len(before.remote) > 0 {
+		if err := b.localHaveKey(ctx); err != nil {
+			return nil, err
+		}
+	}
 	put := func() error { return b.store.putNodesConfig(ctx, *r) }
 	if after.local < before.local || r.Region != before.nodes.Region && before.local > 0 {
 		err = b.fit.shrink(func() error {
@@ -192,6 +198,17 @@ func (b *backend) configNodesWrite(ctx context.Context, _ *logical.Request, data
 		resp.AddWarning("nodes on other hosts accept the new local nodes once their operators have said so, unless the recipient set in force names them: when nodes/ shows their identities, run on each of those hosts: " + acceptCommand("LOCAL-N", "IDENTITY"))
 	}
 	return resp, err
+}
+
+// localHaveKey refuses local nodes whose token has no wrapping key any more: the
+// versions that had one there were destroyed while there were none. The pool would not
+// start, nodes on other hosts included.
+func (b *backend) localHaveKey(ctx context.Context) error {
+	keys, err := b.presentKeys(ctx)
+	if err != nil || newestOf(keys, hsm.DefaultDomain) != nil {
+		return err
+	}
+	return invalid("the token of config/hsm has no wrapping key any more, since every version with one there was destroyed while there were no local nodes: nothing was changed; write config/hsm again, which makes one, and then local")
 }
 
 // takeNodes changes what was sent, and checks it.

@@ -291,6 +291,30 @@ func TestLocalZero(t *testing.T) {
 	r.fails(logical.UpdateOperation, "config/nodes", map[string]any{"local": 0}, http.StatusBadRequest, "keep local")
 }
 
+// TestLocalWithoutKey: local nodes that come back after the last version that had a key
+// in their token was destroyed would keep the whole pool from starting.
+func TestLocalWithoutKey(t *testing.T) {
+	r := configured(t)
+	r.enrolNode(eu1)
+	r.enrolNode(us1)
+	r.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 0})
+	r.must(logical.UpdateOperation, "config/rotation", map[string]any{"retire_after": 1})
+	if _, err := r.b.makeVersion(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.b.destroyVersion(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	r.fails(logical.UpdateOperation, "config/nodes", map[string]any{"local": 5}, http.StatusBadRequest, "write config/hsm again")
+	if _, err := r.b.settings(t.Context()); err != nil {
+		t.Errorf("the pool does not start any more: %v", err)
+	}
+	r.must(logical.UpdateOperation, "config/hsm", map[string]any{"uri": testURI, "pin": testPIN})
+	r.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 5})
+	r.create("alice", "ed25519")
+	r.signs("alice")
+}
+
 func TestCoordinator(t *testing.T) {
 	r := configured(t)
 	if resp, _, _ := r.do(logical.ReadOperation, "config/coordinator", nil); resp != nil {
