@@ -22,6 +22,7 @@ var (
 	us1 = fakeNode{"us-1", "us", "us", 8}
 	us2 = fakeNode{"us-2", "us", "us", 9}
 	ap1 = fakeNode{"ap-1", "ap", "ap", 10}
+	ap2 = fakeNode{"ap-2", "ap", "ap", 11}
 )
 
 func TestEnrol(t *testing.T) {
