@@ -157,7 +157,8 @@ func (b *backend) recoveryTarget(ctx context.Context, _ *logical.Request, _ *fra
 	return &logical.Response{Data: map[string]any{"target": string(text)}}, nil
 }
 
-// importKey returns the mount and the wrapping key that custodians deal to.
+// importKey returns the mount and the wrapping key that custodians deal to: of the
+// domain that has the most nodes, since all shares of an import are made there.
 func (b *backend) importKey(ctx context.Context) (*mountRecord, *hsm.WrappingKey, error) {
 	mount, err := b.store.mount(ctx)
 	if err != nil {
@@ -170,10 +171,22 @@ func (b *backend) importKey(ctx context.Context) (*mountRecord, *hsm.WrappingKey
 	if mount == nil || len(keys) == 0 {
 		return nil, nil, pool.ErrNotConfigured
 	}
+	members, err := b.membership(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes := map[string]int{hsm.DefaultDomain: members.local}
+	for _, n := range members.remote {
+		nodes[n.Domain]++
+	}
 	// Keys are in the order of versions, and the default domain is a version's first.
-	newest := keys[len(keys)-1].Version
-	first := slices.IndexFunc(keys, func(k hsm.WrappingKey) bool { return k.Version == newest })
-	return mount, &keys[first], nil
+	best := slices.IndexFunc(keys, func(k hsm.WrappingKey) bool { return k.Version == keys[len(keys)-1].Version })
+	for i := best; i < len(keys); i++ {
+		if nodes[keys[i].Domain] > nodes[keys[best].Domain] {
+			best = i
+		}
+	}
+	return mount, &keys[best], nil
 }
 
 // recoveryImport checks everything that can be checked without nodes, has the

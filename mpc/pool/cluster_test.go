@@ -139,6 +139,7 @@ type cluster struct {
 	*fixture
 	hosts      map[string]*host
 	recipients []byte // the signed set that names the domains
+	authority  ed25519.PrivateKey
 }
 
 // startCluster starts a pool with so many local nodes in region "here", and hosts
@@ -152,7 +153,7 @@ func startCluster(t *testing.T, local int, specs ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.settings.Authority = public
+	f.settings.Authority, c.authority = public, authority
 	tokens := map[string]hsmtest.SoftToken{}
 	if local > 0 {
 		f.token = softToken(t)

@@ -38,8 +38,16 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 	settings, _ := p.currentSettings()
 	homes := func([]candidate) (siting, mpc.Guarantee) { return siting{}, mpc.Guarantee{} }
 	if settings.spreads() {
+		domain, err := dealtTo(deals)
+		if err != nil {
+			return nil, &RefusedError{err.Error()}
+		}
+		domains := []string{domain}
+		if all := settings.nodesIn(domains); all < record.Shares {
+			return nil, &TooFewNodesError{Ready: all, Needed: record.Shares, Configured: all, Domains: domains}
+		}
 		p.awaitStarting(ctx)
-		homes = planner(record.Threshold, record.Shares, nil, r.Exposures)
+		homes = planner(record.Threshold, record.Shares, domains, r.Exposures)
 	}
 	nodes, version, err := p.holders(ctx, RewrapRequest{
 		Account: mpc.Account{Record: *record, Exposures: r.Exposures},
@@ -72,6 +80,28 @@ func (p *Pool) Import(ctx context.Context, r ImportRequest) (*KeyResult, error) 
 	}
 	copy(result.SessionID[:], r.Target[:])
 	return result, nil
+}
+
+// dealtTo is the wrapping domain whose nodes open the sub-shares: custodians deal to
+// one key, that of the target. The shares are made there, and may move from there.
+func dealtTo(deals []*recovery.Deal) (string, error) {
+	var domain string
+	for _, d := range deals {
+		for _, sealed := range d.Sealed {
+			if len(sealed) == 0 {
+				continue
+			}
+			if at := domainOf(sealed); at == "" || domain != "" && at != domain {
+				return "", fmt.Errorf("the deals are not sealed to one wrapping domain: %q and %q", domain, at)
+			} else {
+				domain = at
+			}
+		}
+	}
+	if domain == "" {
+		return "", errors.New("the deals hold no sub-shares")
+	}
+	return domain, nil
 }
 
 // importShare has a node make share i. The node is handed the sub-shares for

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
 	"vault-plugin-secrets-mpc/recovery"
@@ -30,6 +31,12 @@ func (f *fixture) ceremony(t *testing.T) pool.ImportRequest {
 	if err := f.pool.Apply(context.Background(), f.settings); err != nil {
 		t.Fatal(err)
 	}
+	return f.dealt(t, authority, f.settings.WrappingKeys[0])
+}
+
+// dealt makes an account with recipients, and has t of them deal its shares to a key.
+func (f *fixture) dealt(t *testing.T, authority ed25519.PrivateKey, wrapping hsm.WrappingKey) pool.ImportRequest {
+	t.Helper()
 	var keys []*ecdh.PrivateKey
 	var list []recovery.Recipient
 	for i := range 3 {
@@ -61,7 +68,7 @@ func (f *fixture) ceremony(t *testing.T) pool.ImportRequest {
 	for _, s := range made.Account.Shares {
 		bundle.Shares = append(bundle.Shares, s.Envelope)
 	}
-	target := &recovery.Target{MountID: f.settings.MountID, Key: f.settings.WrappingKeys[0], Made: time.Unix(2, 0)}
+	target := &recovery.Target{MountID: f.settings.MountID, Key: wrapping, Made: time.Unix(2, 0)}
 	raw, err := target.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -123,4 +130,28 @@ func TestImportAgain(t *testing.T) {
 		t.Error(err)
 	}
 	f.sign(t, first.Account, l, []byte("after the import"))
+}
+
+// TestImportIntoOneDomain: custodians deal to the key of one wrapping domain, and no
+// node of another opens what they dealt.
+func TestImportIntoOneDomain(t *testing.T) {
+	c := startCluster(t, 3, "eu-1 eu eu", "us-1 us us")
+	l := &ledger{by: mpc.Exposures{}}
+	r := c.dealt(t, c.authority, c.settings.WrappingKeys[0])
+	r.Expose = l.expose
+	got, err := c.pool.Import(deadline(t, 10*time.Second), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range got.Account.Homes {
+		if h != (mpc.Home{Domain: hsm.DefaultDomain, Region: "here"}) {
+			t.Errorf("homes %v", got.Account.Homes)
+		}
+	}
+	c.sign(t, got.Account, l, []byte("after the import"))
+	var few *pool.TooFewNodesError
+	eu := c.settings.WrappingKeys[1]
+	if _, err := c.pool.Import(deadline(t, 10*time.Second), c.dealt(t, c.authority, eu)); !errors.As(err, &few) || few.Configured != 1 {
+		t.Errorf("three shares for the one node of %s: %v", eu.Domain, err)
+	}
 }

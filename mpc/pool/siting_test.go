@@ -11,6 +11,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/hsm/hsmtest"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/recovery"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -245,6 +246,24 @@ func sealedEnvelope(t testing.TB, domain string) []byte {
 		t.Fatal(err)
 	}
 	return envelope
+}
+
+// TestDealtTo: an import goes to the one domain whose nodes open the deals.
+func TestDealtTo(t *testing.T) {
+	eu, ap := sealedEnvelope(t, "eu"), sealedEnvelope(t, "ap")
+	for want, deals := range map[string][]*recovery.Deal{
+		"eu": {{Sealed: [][]byte{nil, eu, nil}}, {Sealed: [][]byte{eu, eu, eu}}},
+		"":   {{Sealed: [][]byte{eu}}, {Sealed: [][]byte{ap}}},
+	} {
+		if got, err := dealtTo(deals); got != want || (err == nil) != (want != "") {
+			t.Errorf("dealt to %q, %v; want %q", got, err, want)
+		}
+	}
+	for _, deals := range [][]*recovery.Deal{nil, {{Sealed: [][]byte{nil}}}, {{Sealed: [][]byte{[]byte("x")}}}} {
+		if got, err := dealtTo(deals); err == nil {
+			t.Errorf("dealt to %q", got)
+		}
+	}
 }
 
 // TestSiting: where shares live is read from their envelopes and the homes; what
