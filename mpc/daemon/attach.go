@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
+	"errors"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"vault-plugin-secrets-mpc/mpc/node"
+	"vault-plugin-secrets-mpc/mpc/nodelink"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
@@ -162,6 +164,27 @@ func (s *server) detach(c *client) {
 		s.logger.Info("the coordinator's connection ended; it is no longer attached", "from", c.RemoteAddr().String())
 	}
 	s.end(old)
+}
+
+// revoke ends the attachment of a coordinator that is not the enrolled one any more:
+// another CA, or another name. A file that cannot be read, or the end of a
+// certificate's time, lets nobody in and throws nobody out.
+func (s *server) revoke() {
+	s.mu.Lock()
+	a := s.current
+	s.mu.Unlock()
+	if a == nil {
+		return
+	}
+	known, err := s.registry.known()
+	if err != nil {
+		return
+	}
+	if err := known.CheckClient(a.client.certs); errors.Is(err, nodelink.ErrWrongPeer) {
+		s.logger.Warn("the coordinator's connection is ended: it is not the enrolled one any more", "from", a.client.RemoteAddr().String(), "error", err)
+		s.detach(a.client)
+		a.client.Close()
+	}
 }
 
 // attached returns the present attachment's node, or nil.

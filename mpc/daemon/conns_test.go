@@ -110,6 +110,7 @@ func TestCoordinatorByAuthority(t *testing.T) {
 	if _, err := renewed.dial(h.address); err == nil {
 		t.Error("a certificate of the old CA is let in")
 	}
+	waitDown(t, l) // nor does it stay where it was let in before
 	moved := next.coordinator(t, "vault-a")
 	moved.node = token.Pin
 	moved.attach2(h.address)

@@ -202,10 +202,16 @@ func (d *daemon) serve(ctx context.Context) error {
 	}
 }
 
-// reloads reads files again on a signal.
+// reloads reads files again on a signal, and ends connections that the files as they
+// are now would not let in.
 func (d *daemon) reloads(ctx context.Context) {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
 	for {
 		select {
+		case <-t.C:
+			d.server.revoke()
+			continue
 		case <-d.cfg.Reload:
 		case <-ctx.Done():
 			return
