@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func TestFloor(t *testing.T) {
 	h.signs(second) // now it is in force
 	below := func(what string) {
 		t.Helper()
-		h.refuses(h.session(h.signing(first), handing(first.envelopes)), nodepb.Failure_BELOW_FLOOR, "node floor lower "+first.record.AccountID.String())
+		h.refuses(h.session(h.signing(first), handing(first.envelopes)), nodepb.Failure_BELOW_FLOOR, fmt.Sprintf("node floor lower %s --epoch %d ", first.record.AccountID, first.record.Epoch))
 		h.refuses(h.session(h.refresh(first), handing(first.envelopes)), nodepb.Failure_BELOW_FLOOR, "epoch 2 has been used")
 		h.refuses(h.session(h.signing(rival), handing(rival.envelopes)), nodepb.Failure_BELOW_FLOOR, "another record of the same epoch")
 		if f := h.opensAt("n1", first, 1); !saysSo(f, nodepb.Failure_BELOW_FLOOR, "share epoch 1") {

@@ -79,6 +79,10 @@ func (n *nodeCommands) statusCommand() *cobra.Command {
 	return c
 }
 
+// besidesSets keeps a reader of the host's pins from taking them for all: sets come
+// with the coordinator's requests, and the host keeps only which was the newest.
+const besidesSets = "Nodes that the authority's newest recipient set names are peers as well, and are not listed\nhere: `mpckms recovery set` shows that set. Only a newer one without such a node ends that."
+
 func (n *nodeCommands) peersCommand() *cobra.Command {
 	peers := &cobra.Command{
 		Use: "peers", Short: "The nodes that this one works with",
@@ -93,7 +97,8 @@ that a recipient set names which the authority has signed. Changes count at once
 	var asJSON bool
 	list := &cobra.Command{
 		Use: "list", Short: "Show who is pinned", Args: exactly(),
-		RunE: func(*cobra.Command, []string) error {
+		Long: "Show who is pinned on this host. " + besidesSets,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := n.settings()
 			if err != nil {
 				return err
@@ -101,6 +106,9 @@ that a recipient set names which the authority has signed. Changes count at once
 			all, err := daemon.ListPeers(s)
 			if err != nil {
 				return err
+			}
+			if !asJSON {
+				fmt.Fprintln(cmd.ErrOrStderr(), besidesSets)
 			}
 			return n.show(asJSON, all, func(w *tabwriter.Writer) {
 				fmt.Fprintln(w, "NAME\tIDENTITY\tFROM")
@@ -125,14 +133,18 @@ that a recipient set names which the authority has signed. Changes count at once
 	}
 	remove := &cobra.Command{
 		Use: "remove NAME", Short: "End a peer's pin", Args: exactly("NAME"),
-		Long:    "End a peer's pin. Accounts that need it are no longer served with this node.",
+		Long:    "End a peer's pin. Accounts that need it are no longer served with this node, unless the newest\nrecipient set that the authority has signed names it: then sign one without it.",
 		Example: `  vault-plugin-secrets-mpc node peers remove local-6`,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := n.settings()
 			if err != nil {
 				return err
 			}
-			return daemon.RemovePeer(s, args[0])
+			if err := daemon.RemovePeer(s, args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "This host does not pin %s. %s\n", args[0], besidesSets)
+			return nil
 		},
 	}
 	peers.AddCommand(list, add, remove)
@@ -183,7 +195,7 @@ policy. After Vault was restored from a backup, the operator of this host can lo
 	lower := &cobra.Command{
 		Use: "lower ACCOUNT", Short: "Let the node work with an older state of an account", Args: exactly("ACCOUNT"),
 		Long: `Lower an account's floor to --epoch, of which any record and any policy will do then, or
-have the node forget the account where --epoch is not given. Do it only where you know
+have the node forget the account with --epoch 0. Do it only where you know
 why Vault's storage is older than this node: afterwards the old policy of that epoch
 counts, and shares that were given out in it work together again.`,
 		Example: `  vault-plugin-secrets-mpc node floor lower 0f8e2a7c5d1b4e6f9a3c2b1d0e4f5a6b --epoch 7`,
@@ -191,6 +203,9 @@ counts, and shares that were given out in it work together again.`,
 			s, err := n.settings()
 			if err != nil {
 				return err
+			}
+			if !cmd.Flags().Changed("epoch") {
+				return usage("say to which epoch, with --epoch: the share_epoch of the account at Vault. Nothing was lowered; --epoch 0 forgets the account, and any epoch counts then")
 			}
 			if err := daemon.LowerFloor(cmd.Context(), s, strings.ToLower(args[0]), epoch); err != nil {
 				return err
@@ -203,7 +218,7 @@ counts, and shares that were given out in it work together again.`,
 			return nil
 		},
 	}
-	lower.Flags().Uint64Var(&epoch, "epoch", 0, "the epoch to lower to; 0 forgets the account")
+	lower.Flags().Uint64Var(&epoch, "epoch", 0, "the epoch to lower to, required; 0 forgets the account")
 	fresh := &cobra.Command{
 		Use: "new", Short: "Begin with an empty floor where the file is gone", Args: exactly(),
 		Long:    "Make an empty floor in place of one that was lost. A node without one takes any state of\nevery account until it has worked with it once; so restore a backup of this host rather.",

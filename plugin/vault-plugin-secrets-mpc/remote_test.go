@@ -263,10 +263,13 @@ func TestNodeProcess(t *testing.T) {
 	if out := h.ok("peers", "list"); !strings.Contains(out, id) || !strings.Contains(out, "command") {
 		t.Errorf("peers:\n%s", out)
 	}
+	if _, errOut, code := h.run("peers", "remove", "eu-9"); code != 0 || !strings.Contains(errOut, "recipient set") {
+		t.Errorf("removing: %d\n%s", code, errOut)
+	}
 	if out := h.ok("floor", "list"); !strings.Contains(out, "ACCOUNT") {
 		t.Errorf("floor:\n%s", out)
 	}
-	if _, errOut, code := h.run("floor", "lower", strings.Repeat("0", 32)); code == 0 || !strings.Contains(errOut, "not in this node's floor") {
+	if _, errOut, code := h.run("floor", "lower", strings.Repeat("0", 32), "--epoch", "1"); code == 0 || !strings.Contains(errOut, "not in this node's floor") {
 		t.Errorf("lowering what is not there: %d, %s", code, errOut)
 	}
 	if _, errOut, code := h.run("enrol"); code != daemon.ExitSettings || !strings.Contains(errOut, "--again") {
@@ -387,7 +390,7 @@ func TestNodeTellsSystemd(t *testing.T) {
 }
 
 func TestNodeUsage(t *testing.T) {
-	for _, args := range [][]string{{}, {"srve"}, {"serve", "x"}, {"serve", "--port", "1"}, {"peers"}, {"peers", "add", "x"}, {"floor"}, {"floor", "lower"}, {"floor", "lower", "x", "--epoch", "y"}} {
+	for _, args := range [][]string{{}, {"srve"}, {"serve", "x"}, {"serve", "--port", "1"}, {"peers"}, {"peers", "add", "x"}, {"floor"}, {"floor", "lower"}, {"floor", "lower", "x", "--epoch", "y"}, {"floor", "lower", strings.Repeat("0", 32)}} {
 		var out, errOut bytes.Buffer
 		if code := nodeCommand(args, &out, &errOut); code != daemon.ExitSettings || !strings.Contains(errOut.String(), "Error:") {
 			t.Errorf("node %v: %d %s", args, code, errOut.String())
@@ -395,6 +398,11 @@ func TestNodeUsage(t *testing.T) {
 	}
 	var out, errOut bytes.Buffer
 	if code := nodeCommand([]string{"--help"}, &out, &errOut); code != 0 || !strings.Contains(out.String(), "Exit codes:") {
+		t.Errorf("help: %d\n%s", code, out.String())
+	}
+	// What a usage line says is what a person types.
+	out.Reset()
+	if code := nodeCommand([]string{"peers", "add", "--help"}, &out, &errOut); code != 0 || !strings.Contains(out.String(), "\n  vault-plugin-secrets-mpc node peers add NAME IDENTITY") {
 		t.Errorf("help: %d\n%s", code, out.String())
 	}
 }
