@@ -145,7 +145,7 @@ func listenControl(ctx context.Context, d stateDir) (net.Listener, error) {
 }
 
 // errNotRunning: no daemon answers on the state directory.
-var errNotRunning = errors.New("no daemon is running on this state directory")
+var errNotRunning = errors.New("no daemon is running on this state directory: start it with `systemctl start mpc-node` or `node serve`, or name its file with --config")
 
 // control asks a running daemon.
 func control(ctx context.Context, d stateDir, method, path string, in, out any) error {
@@ -171,6 +171,9 @@ func control(ctx context.Context, d stateDir, method, path string, in, out any) 
 	response, err := client.Do(request)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return errNotRunning
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return notTheService(string(d))
 	}
 	if err != nil {
 		return fmt.Errorf("asking the daemon: %w", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"time"
@@ -201,7 +202,9 @@ type Peer struct {
 func ListPeers(s *Settings) ([]Peer, error) {
 	dir := stateDir(s.StateDir)
 	r := newRegistry(s, dir)
-	if err := r.reload(); err != nil {
+	if err := r.reload(); errors.Is(err, fs.ErrPermission) {
+		return nil, notTheService(s.StateDir)
+	} else if err != nil {
 		return nil, err
 	}
 	changed, err := readPeers(dir)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -118,7 +119,7 @@ func ParseSettings(path string, text []byte) (*Settings, error) {
 // fields is the table of every key that node.hcl may have.
 func (s *Settings) fields() fields {
 	return fields{
-		"name":          text(&s.Name, nodelink.ValidName, nameRule),
+		"name":          text(&s.Name, validRemoteName, nameRule+", but not local-1 and the like, which are nodes on Vault's host"),
 		"region":        text(&s.Region, nodelink.ValidLabel, labelRule),
 		"zone":          text(&s.Zone, nodelink.ValidLabel, labelRule),
 		"domain":        text(&s.Domain, nodelink.ValidName, nameRule),
@@ -195,6 +196,12 @@ const (
 	pathRule    = "an absolute path without dot segments"
 	addressRule = `host:port, for example "0.0.0.0:8300"`
 )
+
+// validRemoteName refuses the names that the mount gives to its local nodes.
+func validRemoteName(s string) bool {
+	number, local := strings.CutPrefix(s, "local-")
+	return nodelink.ValidName(s) && !(local && number != "" && strings.Trim(number, "0123456789") == "")
+}
 
 func cleanPath(s string) bool       { return filepath.IsAbs(s) && filepath.Clean(s) == s }
 func cleanPathOrNone(s string) bool { return s == "" || cleanPath(s) }

@@ -38,6 +38,12 @@ var ErrInUse = errors.New("a daemon is running on this state directory")
 // rename, and are on the disk before a write returns.
 type stateDir string
 
+// notTheService says that another user ran a command than the one who owns the
+// state directory.
+func notTheService(path string) error {
+	return fmt.Errorf("%w: user %d may not use state_dir %s: run this command as the user of the service, for example with sudo -u mpc-node", ErrSettings, os.Geteuid(), path)
+}
+
 // openState makes the directory if it is not there and refuses one that others may
 // look into.
 func openState(path string) (stateDir, error) {

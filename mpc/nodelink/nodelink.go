@@ -87,7 +87,7 @@ func ExitWithParent(exit func()) error {
 		return errors.New("nodelink: no pipe from a parent; nodes are started by the plugin")
 	}
 	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
-		return errors.New("nodelink: file descriptor 3 is no pipe; nodes are started by the plugin")
+		return errors.New("nodelink: file descriptor 3 is no pipe: the plugin starts local nodes; one on a host of its own is run with `vault-plugin-secrets-mpc node serve`, see `node --help`")
 	}
 	go func() {
 		// The parent never writes: anything but blocking means it is gone.

@@ -48,7 +48,7 @@ func NewEnrolSecret() *secret.Bytes {
 }
 
 // errToken never quotes the token.
-var errToken = errors.New("this is no enrolment token of a node; it starts with " + tokenPrefix + " and is printed by `node enrol`, copy all of it")
+var errToken = errors.New("this is no enrolment token of a node; it starts with " + tokenPrefix + " and is printed by `node enrol`, copy all of it, without line breaks")
 
 // Encode returns the token as text, secret included: it is for the operator's
 // terminal and no log. (It is not String, which logs would call.)

@@ -26,8 +26,13 @@ import (
 // version is set by the linker: semantic version without "v".
 var version = "0.1.0"
 
+// aboutProgram is for people who run the program by hand.
+const aboutProgram = "This is a Vault plugin; Vault starts it. Register it with `vault plugin register` (see the README).\nA node on a host of its own is run with `vault-plugin-secrets-mpc node serve`; see `vault-plugin-secrets-mpc node --help`."
+
 func main() {
 	switch {
+	case len(os.Args) == 2 && (os.Args[1] == "-h" || os.Args[1] == "-help" || os.Args[1] == "--help"):
+		fmt.Println(aboutProgram)
 	case len(os.Args) == 1 || strings.HasPrefix(os.Args[1], "-"):
 		// Vault may pass flags of its own (-ca-cert, …); none is needed.
 		os.Exit(serve())
@@ -38,7 +43,7 @@ func main() {
 	case os.Args[1] == "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "This is a Vault plugin; Vault starts it. Register it with `vault plugin register` (see the README).\nA node on a host of its own is run with `vault-plugin-secrets-mpc node serve`; see `vault-plugin-secrets-mpc node --help`.")
+		fmt.Fprintln(os.Stderr, aboutProgram)
 		os.Exit(2)
 	}
 }

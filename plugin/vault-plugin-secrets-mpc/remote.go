@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -52,6 +53,8 @@ func nodeCommand(args []string, out, errOut io.Writer) int {
 	n := &nodeCommands{out: out}
 	root := &cobra.Command{
 		Use: "vault-plugin-secrets-mpc node", Short: "A node on a host of its own", Long: nodeLong,
+		// Without it the usage lines are without "node", and what they say does not run.
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "vault-plugin-secrets-mpc node"},
 		Example: `  vault-plugin-secrets-mpc node check --config ` + defaultConfig + `
   vault-plugin-secrets-mpc node enrol
   vault-plugin-secrets-mpc node status`,
@@ -95,8 +98,12 @@ func usage(format string, args ...any) error {
 // exactly demands a number of arguments and says which.
 func exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != len(names) {
-			return usage("%s takes %d arguments %v; see --help", cmd.CommandPath(), len(names), names)
+		switch {
+		case len(args) == len(names):
+		case len(names) == 0:
+			return usage("%s takes no arguments; see --help", cmd.CommandPath())
+		default:
+			return usage("%s takes %s; see --help", cmd.CommandPath(), strings.Join(names, " and "))
 		}
 		return nil
 	}
@@ -180,7 +187,7 @@ command prints with what Vault answers.`,
 			defer t.Secret.Wipe()
 			errOut := cmd.ErrOrStderr()
 			fmt.Fprintf(errOut, "node      %s\nidentity  %s\npin       %s\ndomain    %s\nregion    %s\nexpires   %s\n\nAt Vault, within 15 minutes:\n\n  vault write mpc/config/nodes/%s address=HOST%s token=TOKEN\n\nTOKEN:\n",
-				t.NodeID, t.Identity, daemon.PinText(t.Pin), t.Domain, t.Region, t.Expires.Local().Format("15:04:05"), t.NodeID, port(s.Listen))
+				t.NodeID, t.Identity, daemon.PinText(t.Pin), t.Domain, t.Region, t.Expires.Local().Format("15:04:05 MST"), t.NodeID, port(s.Listen))
 			fmt.Fprintln(n.out, t.Encode())
 			return nil
 		},
