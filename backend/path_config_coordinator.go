@@ -55,7 +55,7 @@ which nodes notice nothing of:
 A renewed certificate of the same key is taken at any time. Another key locks the
 mount out of every node that has pinned the present one, so that it needs force=true
 while nodes are enrolled: nodes whose configuration names client_ca_file take any
-certificate of that CA, the others have to be deleted and enrolled again.
+certificate of that CA, the others have to be enrolled again (node enrol --again).
 `,
 	}}
 }

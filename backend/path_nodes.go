@@ -14,7 +14,7 @@ import (
 func (b *backend) pathNodes() []*framework.Path {
 	answer := map[string]*framework.FieldSchema{
 		"id":              field(framework.TypeString, "The node's ID."),
-		"state":           field(framework.TypeString, "starting, ready, restarting, failed (not tried again before the settings change), or draining (leaves the pool when its sessions have ended)."),
+		"state":           field(framework.TypeString, "starting, ready, restarting (one on another host: dialled again, while its operator brings it back), failed (not tried again before the settings change), or draining (leaves the pool when its sessions have ended)."),
 		"since":           field(framework.TypeString, "Since when it is in this state."),
 		"version":         field(framework.TypeString, "Version of the node's program."),
 		"pid":             field(framework.TypeInt, "Process ID on Vault's host; 0 for a node on another host."),

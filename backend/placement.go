@@ -106,11 +106,11 @@ func (b *backend) warnOfPlacement(ctx context.Context, a *mpc.Account, resp *log
 	}
 	if !g.RegionCompromise {
 		name, most := mostOf(homes, func(h mpc.Home) string { return h.Region })
-		resp.AddWarning(fmt.Sprintf("region %q holds %d of the account's %d shares, and %d sign: whoever has everything there has the key. %s", name, most, n, t,
+		resp.AddWarning(fmt.Sprintf("%s holds %d of the account's %d shares, and %d sign: whoever has everything there has the key. %s", regionText(name), most, n, t,
 			allows((n+len(regions)-1)/len(regions) < t, "The pool's regions would allow better: see nodes/ for nodes that are missing, enrol more nodes in the other regions, and use accounts/:name/move", "With this many regions no account of these numbers does better: use more regions, or a higher threshold")))
 	} else if !g.RegionLoss {
 		name, most := mostOf(homes, func(h mpc.Home) string { return h.Region })
-		resp.AddWarning(fmt.Sprintf("the account cannot sign without region %q, which holds %d of its %d shares, of which %d sign. %s", name, most, n, t,
+		resp.AddWarning(fmt.Sprintf("the account cannot sign without %s, which holds %d of its %d shares, of which %d sign. %s", regionText(name), most, n, t,
 			allows(n-(n+len(regions)-1)/len(regions) >= t, "The pool's regions would allow better: see nodes/ for nodes that are missing, enrol more nodes in the other regions, and use accounts/:name/move", "With this many regions no account of these numbers does better: use more regions, or more shares")))
 	} else if even := (n + len(regions) - 1) / len(regions); g.MostInRegion > even {
 		resp.AddWarning(fmt.Sprintf("one region holds %d of the account's %d shares, and over the pool's %d regions it could be %d at most: enrol more nodes where there are few, and use accounts/:name/move", g.MostInRegion, n, len(regions), even))
@@ -198,4 +198,12 @@ func nodesOf(nodes []site, domains []string) int {
 		}
 	}
 	return n
+}
+
+// regionText names a region in a sentence.
+func regionText(name string) string {
+	if name == "" {
+		return "the group of nodes that name no region"
+	}
+	return fmt.Sprintf("region %q", name)
 }

@@ -182,7 +182,7 @@ func tooSmall(name string, a *mpc.Account, nodes []site, advice fitAdvice) error
 		if h.Region != "" {
 			where += fmt.Sprintf(" in region %q", h.Region)
 		}
-		return invalid("account %s has %d share(s) in %s, and %d node(s) of it would remain: give it other nodes there first, or move the account with accounts/%s/move, or %s", name, shares[h], where, there[h], name, advice.keep)
+		return invalid("account %s has %d share(s) in %s, and %d node(s) of it would remain: give it other nodes there first, or move the account with accounts/%s/move (one that is deleted: restore it first, or end it with destroy/), or %s", name, shares[h], where, there[h], name, advice.keep)
 	}
 	return invalid("the nodes that would remain may not serve every share of account %s in its current epoch: refresh it and try again, or %s", name, advice.keep)
 }
