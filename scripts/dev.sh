@@ -60,7 +60,7 @@ start() {
 		umask 077
 		# shellcheck disable=SC2016 # $PATH is for the shell that reads the file
 		printf 'export VAULT_ADDR=%q\nexport VAULT_TOKEN=%q\nexport HSM_PIN_FILE=%q\nexport PATH=%q:$PATH\n' \
-			"$VAULT_ADDR" "$VAULT_TOKEN" "$DEV_DIR/pin" "$(dirname "$vault"):$PWD/bin" >"$DEV_DIR/env"
+			"$VAULT_ADDR" "$VAULT_TOKEN" "$DEV_DIR/pin" "$(dirname "$vault"):$PWD/bin:$PWD/bin/plugins" >"$DEV_DIR/env"
 	)
 	printf '%s %s %s %s\n' "$DEV_PID" "$DEV_START" "$(</proc/sys/kernel/random/boot_id)" "$DEV_DIR" >"$state"
 	trap - EXIT
