@@ -97,10 +97,12 @@ func (x *examination) examineNode(a *doctor.Area, n node) {
 	switch {
 	case n.State == "failed":
 		a.Problem(n.ID, "it has failed and is not started again by itself"+last, "Correct what the error names (mostly config/hsm or the module list), then write config/hsm again.")
+	case n.Remote && n.State == nodeRestarting:
+		a.Problem(n.ID, "it cannot be reached"+last, "On its host: vault-plugin-secrets-mpc node status, and its log. It is dialled again by itself, and signing goes on where threshold shares have a node.")
 	case n.State != nodeReady:
 		a.Problem(n.ID, "it is "+n.State+last, "It is tried again by itself. If that persists, see Vault's log.")
 	case !n.working():
-		a.Problem(n.ID, "it cannot use the HSM: "+n.HSM+last, "Is the token there, and reachable from Vault's host? Nodes log in again by themselves.")
+		a.Problem(n.ID, "it cannot use the HSM: "+n.HSM+last, "Is the token there, and reachable from the node's host? Nodes log in again by themselves.")
 	case n.Restarts > 0:
 		a.Warn(n.ID, fmt.Sprintf("ready since %s, after %s%s", moment(n.Since), plural(n.Restarts, "restart"), last), "Vault's log says why it ended.")
 	case n.Version != "" && x.mount.RunningVersion != "" && strings.TrimPrefix(n.Version, "v") != strings.TrimPrefix(x.mount.RunningVersion, "v"):

@@ -5,22 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
 // What the engine calls states that the CLI looks at.
 const (
-	nodeReady   = "ready"
-	auxReady    = "ready"
-	auxRenewing = "renewing" // works with its keys while it makes the next ones
-	auxNone     = "none"
-	hsmOK       = "ok"
+	nodeReady      = "ready"
+	nodeRestarting = "restarting" // on another host: dialled again
+	auxReady       = "ready"
+	auxRenewing    = "renewing" // works with its keys while it makes the next ones
+	auxNone        = "none"
+	hsmOK          = "ok"
 )
 
 // node is one MPC node as the engine describes it.
 type node struct {
 	ID            string `json:"id"`
 	State         string `json:"state"`
+	Remote        bool   `json:"remote,omitempty"`
+	Region        string `json:"region,omitempty"`
+	Domain        string `json:"domain,omitempty"`
 	Version       string `json:"version"`
 	PID           int    `json:"pid"`
 	Identity      string `json:"identity"`
@@ -79,12 +84,23 @@ func (c *client) nodes(ctx context.Context) ([]node, error) {
 }
 
 func nodeTable(t *text, nodes []node) {
+	// With nodes on other hosts it matters which region is away, and their processes
+	// are none of this host's.
+	apart := slices.ContainsFunc(nodes, func(n node) bool { return n.Remote })
 	rows := make([][]string, len(nodes))
 	for i, n := range nodes {
 		hsm, _, _ := strings.Cut(n.HSM, ": ") // the whole stands below
+		if apart {
+			rows[i] = []string{n.ID, n.State, n.Region, n.Domain, n.aux(), hsm, n.Version}
+			continue
+		}
 		rows[i] = []string{n.ID, n.State, n.aux(), fmt.Sprint(n.Sessions), fmt.Sprint(n.Restarts), hsm, n.Version, count(n.PID), moment(n.Since)}
 	}
-	t.table("", []string{"NODE", "STATE", "AUXILIARY KEYS", "SESSIONS", "RESTARTS", "HSM", "VERSION", "PID", "SINCE"}, rows)
+	head := []string{"NODE", "STATE", "AUXILIARY KEYS", "SESSIONS", "RESTARTS", "HSM", "VERSION", "PID", "SINCE"}
+	if apart {
+		head = []string{"NODE", "STATE", "REGION", "DOMAIN", "AUXILIARY KEYS", "HSM", "VERSION"}
+	}
+	t.table("", head, rows)
 	for _, n := range nodes {
 		if strings.Contains(n.HSM, ": ") && n.HSM != n.LastError {
 			t.line(n.ID + ": " + n.HSM)

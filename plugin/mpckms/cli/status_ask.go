@@ -145,6 +145,8 @@ func (doc *statusDoc) judge() {
 		switch {
 		case n.working():
 			working++
+		case n.Remote && n.State == nodeRestarting:
+			doc.problem(fmt.Sprintf("node %s cannot be reached: on its host, look at `vault-plugin-secrets-mpc node status` and its log", n.ID))
 		case n.State != nodeReady:
 			doc.problem(fmt.Sprintf("node %s is %s", n.ID, n.State))
 		default:

@@ -54,6 +54,11 @@ func TestStatus(t *testing.T) {
 			s.on("GET mpc/nodes/a", fails(403, "permission denied"))
 			s.on("GET mpc/nodes/b", fails(404))
 		}, 0, []string{"a     ready  ready"}, nil},
+		{"nodes on other hosts", func(s *server) {
+			s.on("LIST mpc/nodes", data(`{"keys":["eu-1","us-1"]}`))
+			s.on("GET mpc/nodes/eu-1", data(`{"id":"eu-1","state":"ready","hsm":"ok","aux_state":"ready","remote":true,"region":"eu","domain":"eu-hsm"}`))
+			s.on("GET mpc/nodes/us-1", data(`{"id":"us-1","state":"restarting","remote":true,"region":"us","domain":"us-hsm"}`))
+		}, 1, []string{"REGION", "eu-1  ready       eu      eu-hsm  ready", "us-1  restarting  us      us-hsm", "node us-1 cannot be reached: on its host"}, []string{"not ready"}},
 		{"hostile node name", func(s *server) { s.on("LIST mpc/nodes", data(`{"keys":["../../sys/seal"]}`)) },
 			1, nil, []string{"not a node name"}},
 	} {
