@@ -138,7 +138,7 @@ func (p *Pool) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 	}
 	own := keysOf(settings.WrappingKeys, hsm.DefaultDomain)
 	if len(own) == 0 || settings.Token.Module == "" {
-		return fmt.Errorf("the keys of %s cannot be resealed: %w for local nodes", nodeID, ErrNotConfigured)
+		return fmt.Errorf("the keys of %s stay as they are, and so does the version of the wrapping key that they are sealed to: %w for local nodes, or local is 0 in config/nodes", nodeID, ErrNotConfigured)
 	}
 	proc, err := p.launch(nodeID)
 	if err != nil {

@@ -81,7 +81,7 @@ func (n *nodeCommands) statusCommand() *cobra.Command {
 
 // besidesSets keeps a reader of the host's pins from taking them for all: sets come
 // with the coordinator's requests, and the host keeps only which was the newest.
-const besidesSets = "Nodes that the authority's newest recipient set names are peers as well, and are not listed\nhere: `mpckms recovery set` shows that set. Only a newer one without such a node ends that."
+const besidesSets = "Nodes that the authority's newest recipient set names are peers as well, and are not listed\nhere: `vault read mpc/config/recovery` shows it. Only a newer one without such a node ends that."
 
 func (n *nodeCommands) peersCommand() *cobra.Command {
 	peers := &cobra.Command{
