@@ -39,7 +39,7 @@ func (n *Node) useKeys(ctx context.Context, wire []*nodepb.WrappingKey) error {
 		return err
 	}
 	if newest := keys[len(keys)-1]; !n.keys.isBound(newest) {
-		if err := n.token.Bind(ctx, newest); err != nil {
+		if err := n.bindInTime(ctx, newest); err != nil {
 			return fmt.Errorf("wrapping key version %d: %w", newest.Version, err)
 		}
 		if err := n.keys.noteBound(newest); err != nil {
@@ -47,6 +47,22 @@ func (n *Node) useKeys(ctx context.Context, wire []*nodepb.WrappingKey) error {
 		}
 	}
 	return n.keys.set(keys)
+}
+
+// bindInTime looks for a key as long as the caller can wait, less a quarter: Bind
+// looks for a missing one until its context ends, and the caller, whose deadline
+// that is, would hear that time ran out and not what is missing.
+func (n *Node) bindInTime(ctx context.Context, key hsm.WrappingKey) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*3/4)
+		defer cancel()
+	}
+	err := n.token.Bind(ctx, key)
+	if err != nil && n.cfg.Host != nil && errors.Is(err, hsm.ErrKeyNotFound) {
+		return fmt.Errorf("%w. Is this the token of wrapping domain %q? Nodes of one domain share its keys; for a token of its own, name another domain in this node's configuration, remove the node at Vault and enrol it again", err, key.Domain)
+	}
+	return err
 }
 
 // bindTimeout bounds the look for a wrapping key that something is about to be
