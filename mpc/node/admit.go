@@ -129,7 +129,7 @@ func floorAdvice(record *mpc.PublicRecord, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("account %s, share epoch %d: %w; nothing was signed or opened. If Vault was restored from a backup, this host's operator can lower the floor: vault-plugin-secrets-mpc node floor lower %s --config node.hcl", record.AccountID, record.Epoch, err, record.AccountID)
+	return fmt.Errorf("account %s, share epoch %d: %w; nothing was signed or opened. If Vault was restored from a backup, this host's operator can lower the floor: vault-plugin-secrets-mpc node floor lower %s --epoch %d --config node.hcl", record.AccountID, record.Epoch, err, record.AccountID, record.Epoch)
 }
 
 // failed translates an error of a call for the coordinator, and counts it.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc/daemon"
 )
 
@@ -84,6 +87,9 @@ type coded struct {
 func exitCode(err error) int {
 	if c, ok := err.(coded); ok {
 		return c.code
+	}
+	if !pkcs11.Available && errors.Is(err, hsm.ErrModule) {
+		return daemon.ExitSettings // no restart brings cgo into this program
 	}
 	return daemon.ExitCode(err)
 }
