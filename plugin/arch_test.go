@@ -68,7 +68,7 @@ var arrows = map[string][]string{
 	"client":      {},
 	"examples/go": {"client"},
 
-	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm/modules", "hsm/pkcs11", "mpc", "mpc/daemon", "mpc/nodepb", "mpc/node", "mpc/nodelink", "mpc/pool"},
+	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm", "hsm/modules", "hsm/pkcs11", "mpc", "mpc/daemon", "mpc/nodepb", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
 	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},

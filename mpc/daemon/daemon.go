@@ -163,7 +163,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		grpc.MaxConcurrentStreams(512),
 		grpc.ChainUnaryInterceptor(logFailures(logger, &d.calls), node.RecoverUnary(logger)))...)
 	nodepb.RegisterNodeServer(d.grpc, d.server)
-	nodepb.RegisterEnrolmentServer(d.grpc, &enrolment{registry: d.registry, cert: d.cert, version: d.cfg.Version, identity: public, logger: logger,
+	nodepb.RegisterEnrolmentServer(d.grpc, &enrolment{registry: d.registry, cert: d.cert, version: d.cfg.Version, identity: public, logger: logger, complaints: d.complaints,
 		replaced: func() { d.server.detach(nil) }})
 	if err := d.serveHTTP(ctx, fail); err != nil {
 		listener.Close()

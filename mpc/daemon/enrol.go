@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -28,6 +29,8 @@ type enrolment struct {
 	version  string
 	identity mpc.NodeIdentity
 	logger   hclog.Logger
+	// complaints bounds the lines about what was refused.
+	complaints *rate.Limiter
 	// replaced is called when another coordinator than the one before is enrolled.
 	replaced func()
 	mu       sync.Mutex // one enrolment at a time; held over writes to the disk
@@ -45,6 +48,9 @@ func (e *enrolment) Enrol(ctx context.Context, r *nodepb.EnrolRequest) (*nodepb.
 	reply, err := e.enrol(c, r)
 	if err != nil {
 		pin := c.pin()
+		if !e.complaints.Allow() {
+			return nil, status.Error(codes.PermissionDenied, err.Error())
+		}
 		e.logger.Warn("enrolment refused", "from", c.RemoteAddr().String(), "pin", hex.EncodeToString(pin[:]), "error", err)
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}

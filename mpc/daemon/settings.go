@@ -191,7 +191,7 @@ func (s *Settings) complete(path string) error {
 }
 
 const (
-	nameRule    = "1 to 64 characters out of a-z, 0-9, dot, dash and underscore, a letter or digit first"
+	nameRule    = "1 to 48 characters out of a-z, 0-9, dot, dash and underscore, a letter or digit first"
 	labelRule   = nameRule + ", or nothing"
 	pathRule    = "an absolute path without dot segments"
 	addressRule = `host:port, for example "0.0.0.0:8300"`

@@ -86,7 +86,7 @@ func TestSettingsAreRefused(t *testing.T) {
 		strings.Replace(least, "eu-1", "local-7", 1):                                 {"name: write", "nodes on Vault's host"},
 		least + "nam = \"x\"":                                                        {"node.hcl:7: nam: is no key here; there are authority, domain"},
 		least + "name = \"x\"":                                                       {"node.hcl:7: name: is there twice"},
-		least + "region = \"E\"":                                                     {"node.hcl:7: region: write 1 to 64 characters"},
+		least + "region = \"E\"":                                                     {"node.hcl:7: region: write 1 to 48 characters"},
 		least + "region = 5":                                                         {"node.hcl:7: region: write"},
 		least + "listen = \"x\"":                                                     {"listen: write host:port"},
 		least + "listen = \"x:99999\"":                                               {"listen: write host:port"},

@@ -46,6 +46,7 @@ func tcpKeepAlive() net.KeepAliveConfig {
 // for. All methods may be called concurrently.
 type Link struct {
 	conn    *grpc.ClientConn
+	once    *single
 	stop    context.CancelFunc
 	watched sync.WaitGroup
 	down    chan struct{} // closed when the connection has ended
@@ -90,7 +91,7 @@ func Dial(ctx context.Context, address string, own tls.Certificate, peer Peer) (
 		}
 	}
 	watch, stop := context.WithCancel(context.Background())
-	l := &Link{conn: conn, stop: stop, down: make(chan struct{})}
+	l := &Link{conn: conn, once: once, stop: stop, down: make(chan struct{})}
 	l.watched.Go(func() {
 		defer close(l.down)
 		conn.WaitForStateChange(watch, connectivity.Ready)
@@ -114,9 +115,14 @@ func (l *Link) Down() bool {
 	}
 }
 
+// closeTime is how long gRPC may say goodbye to a node that may not be there.
+const closeTime = 500 * time.Millisecond
+
 // Close ends the connection. It may be called more than once.
 func (l *Link) Close() {
 	l.stop()
+	cut := time.AfterFunc(closeTime, l.once.cut)
+	defer cut.Stop()
 	_ = l.conn.Close()
 	l.watched.Wait()
 }
@@ -127,7 +133,18 @@ type single struct {
 	credentials.TransportCredentials
 	mu     sync.Mutex
 	dialed bool
+	raw    net.Conn // once it was dialed
 	failed error
+}
+
+// cut ends the connection below TLS and gRPC, which may wait for what cannot be sent.
+func (s *single) cut() {
+	s.mu.Lock()
+	raw := s.raw
+	s.mu.Unlock()
+	if raw != nil {
+		raw.Close()
+	}
 }
 
 var errEnded = errors.New("the connection has ended")
@@ -142,6 +159,11 @@ func (s *single) dial(ctx context.Context, address string) (net.Conn, error) {
 	}
 	d := net.Dialer{KeepAliveConfig: tcpKeepAlive()}
 	c, err := d.DialContext(ctx, "tcp", address)
+	if err == nil {
+		s.mu.Lock()
+		s.raw = c
+		s.mu.Unlock()
+	}
 	return c, s.note(err)
 }
 

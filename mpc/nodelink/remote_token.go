@@ -22,7 +22,7 @@ const (
 	tokenPrefix   = "mpcnode1." // names the version of the form
 	secretSize    = 32
 	checkSize     = 4   // leading bytes of a SHA-256 over the rest, against tokens cut off by a copy
-	maxName       = 64  // bytes of each name in it
+	maxName       = 48  // bytes of each name in it; recipient sets take no longer ones
 	maxTokenBytes = 512 // more than four names of maxName and the fixed parts need
 )
 
@@ -124,7 +124,7 @@ func (t *EnrolToken) String() string {
 // GoString implements fmt.GoStringer.
 func (t *EnrolToken) GoString() string { return t.String() }
 
-// ValidName reports whether s can name a node or a wrapping domain: 1 to 64
+// ValidName reports whether s can name a node or a wrapping domain: 1 to 48
 // characters out of a-z, 0-9, dot, dash and underscore, with a letter or digit
 // first.
 func ValidName(s string) bool {

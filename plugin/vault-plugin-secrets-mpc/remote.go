@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"vault-plugin-secrets-mpc/hsm"
+	"vault-plugin-secrets-mpc/hsm/pkcs11"
 	"vault-plugin-secrets-mpc/mpc/daemon"
 )
 
@@ -87,6 +90,9 @@ type coded struct {
 func exitCode(err error) int {
 	if c, ok := err.(coded); ok {
 		return c.code
+	}
+	if !pkcs11.Available && errors.Is(err, hsm.ErrModule) {
+		return daemon.ExitSettings // no restart brings cgo into this program
 	}
 	return daemon.ExitCode(err)
 }
