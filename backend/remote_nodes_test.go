@@ -107,7 +107,7 @@ func TestEnrolRefusals(t *testing.T) {
 		{path, with("address", "elsewhere.example.com:8300"), "the token can be used still"},
 		{"config/nodes/local-1", with("token", eu1.token(later)), "kept for nodes on Vault's own host"},
 		{"config/nodes/EU-1", with("token", eu1.token(later)), "not a name for a node"},
-		{"config/nodes/" + strings.Repeat("a", 65), with("token", eu1.token(later)), "not a name for a node"},
+		{"config/nodes/" + strings.Repeat("a", 49), with("token", eu1.token(later)), "not a name for a node"},
 	} {
 		r.fails(logical.UpdateOperation, c.path, c.data, http.StatusBadRequest, c.text)
 	}
@@ -313,6 +313,55 @@ func TestLocalWithoutKey(t *testing.T) {
 	r.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 5})
 	r.create("alice", "ed25519")
 	r.signs("alice")
+}
+
+// TestLocalKeysGo: what local nodes leave behind keeps no version of the wrapping key
+// alive once there are none.
+func TestLocalKeysGo(t *testing.T) {
+	r := configured(t)
+	if err := r.b.store.PutNodeKeys(t.Context(), "local-1", nodeKeysOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	has := func() bool {
+		k, err := r.b.store.NodeKeys(t.Context(), "local-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k != nil
+	}
+	r.enrolNode(eu1)
+	r.enrolNode(us1)
+	r.must(logical.UpdateOperation, "config/nodes", map[string]any{"local": 0})
+	r.pass()
+	if !has() {
+		t.Fatal("the keys were removed although no version was made without their token: local nodes may come back as they were")
+	}
+	if _, err := r.b.makeVersion(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// A program without local nodes says nothing about those that another one has.
+	r.b.store.noLocal = true
+	nodes, err := r.b.store.nodesConfig(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes.Local = 3
+	if err := r.b.store.putNodesConfig(t.Context(), nodes); err != nil {
+		t.Fatal(err)
+	}
+	r.pass()
+	if !has() {
+		t.Error("the keys were removed although config/nodes counts local nodes")
+	}
+	r.b.store.noLocal, nodes.Local = false, 0
+	if err := r.b.store.putNodesConfig(t.Context(), nodes); err != nil {
+		t.Fatal(err)
+	}
+	r.b.keeper.ended(chore{what: choreNodeKeys, node: "local-1"}, nil) // its wait is over
+	r.pass()
+	if has() {
+		t.Error("the keys of local nodes stay, and so does the version that they are sealed to")
+	}
 }
 
 func TestCoordinator(t *testing.T) {

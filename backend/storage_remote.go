@@ -22,7 +22,7 @@ import (
 const (
 	keyCoordinator = prefixConfig + "coordinator"
 
-	maxNodeName    = 64 // bytes; of nodes, domains, regions and zones
+	maxNodeName    = 48 // bytes; of nodes, domains, regions and zones
 	maxRemoteNodes = 64
 	maxTLSText     = 64 << 10 // bytes of PEM
 )
@@ -118,7 +118,7 @@ var (
 )
 
 // nodeNames says in words what names of nodes, domains, regions and zones are.
-const nodeNames = "up to 64 of a-z, 0-9, dot, dash and underscore, with a letter or digit first"
+const nodeNames = "up to 48 of a-z, 0-9, dot, dash and underscore, with a letter or digit first"
 
 // checkRemoteID says what is wrong with the name of a node on another host.
 func checkRemoteID(id string) error {

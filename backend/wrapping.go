@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/pool"
 	"vault-plugin-secrets-mpc/rotation"
 )
@@ -208,10 +210,38 @@ func (b *backend) rewrapNodeKeys(ctx context.Context, ring *keyring) {
 		if !b.keeper.ready(c) {
 			continue
 		}
+		if !ring.uses(hsm.DefaultDomain) && strings.HasPrefix(id, "local-") {
+			b.report(c, b.forgetLocalKeys(ctx, id))
+			continue
+		}
 		if err := b.rewrapKeysOf(ctx, id, newest.KeyVersion); !errors.Is(err, pool.ErrNodeGone) {
 			b.report(c, err)
 		}
 	}
+}
+
+// forgetLocalKeys removes the keys of a local node where the mount has none any
+// more: nobody can reseal them, and they would keep a version of the wrapping key
+// from being destroyed in every domain, for ever. A version has been made without
+// their token by then. Local nodes that come back are new ones.
+func (b *backend) forgetLocalKeys(ctx context.Context, id string) error {
+	release, err := b.busy.reserve(keyNodes, "waits while keys of local nodes are removed")
+	if err != nil {
+		return nil // config/nodes is being written: the next pass looks again
+	}
+	defer release()
+	nodes, err := b.store.nodesConfig(ctx)
+	if err != nil {
+		return err
+	}
+	if nodes.Local > 0 { // this program has no local nodes; another may
+		return fmt.Errorf("the keys of node %s stay sealed to an old version of the wrapping key: %w, and config/nodes has local=%d", id, pool.ErrNotConfigured, nodes.Local)
+	}
+	if err := b.store.delete(ctx, prefixNodeKeys+id); err != nil {
+		return fmt.Errorf("removing the keys of node %s, which is no node any more: %w", id, err)
+	}
+	b.log.Warn("the keys of a local node were removed, since config/nodes has no local nodes: one of that name will have another identity, which other hosts have to accept", "node", id)
+	return nil
 }
 
 func (b *backend) rewrapKeysOf(ctx context.Context, id string, newest uint32) error {
