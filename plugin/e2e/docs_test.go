@@ -221,10 +221,11 @@ var elsewhere = map[string]map[string]string{ // read only
 	},
 	"docs/remote-nodes.md": {
 		"vault write mpc/config/coordinator certificate=@mpc.crt private_key=@mpc.key": "TestCoordinator in backend",
-		"vault read mpc/nodes/NAME":         "a command of its blocks, with names",
-		"vault write mpc/config/nodes/NAME": "a command of its blocks, with names",
-		"mpckms rotation catch-up --all":    "TestOperationsDocument",
-		"make bench-cluster":                "takes minutes: run by hand",
+		"vault read mpc/nodes/NAME":                     "a command of its blocks, with names",
+		"vault write mpc/config/nodes/NAME":             "a command of its blocks, with names",
+		"vault delete mpc/config/nodes/NAME force=true": "TestRemoveRemote in backend",
+		"mpckms rotation catch-up --all":                "TestOperationsDocument",
+		"make bench-cluster":                            "takes minutes: run by hand",
 	},
 	"SECURITY.md": {
 		"make dev":                             "TestDevServer runs its script",

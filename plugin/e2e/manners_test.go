@@ -41,6 +41,7 @@ var lateExamples = map[string]int{ // read only
 // before those of a path about them there are the authenticator alice-password,
 // the identity alice with the asset mail, and a bound device.
 var prerequisites = map[string]string{ // read only
+	"vault write mpc/config/coordinator certificate":     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout mpc.key -subj /CN=mpc -addext extendedKeyUsage=clientAuth -days 30 -out mpc.crt",
 	"vault write mpc/accounts/web/csr csr=@template.csr": "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout template.key -subj /CN=www.example.com -out template.csr",
 	"vault read mpc/accounts list=true state=frozen":     "vault write mpc/accounts/zoe algorithm=ed25519 metadata=team=ops; vault write -force mpc/accounts/zoe/freeze",
 	"vault write -force mpc/accounts/alice/restore":      "vault delete mpc/accounts/alice",
@@ -81,6 +82,14 @@ var notHere = map[string]string{ // read only
 	"mpckms identity create":      "it asks on a terminal",
 	"mpckms login":                "it asks on a terminal",
 	"mpckms secret put":           "it asks on a terminal",
+	// TestRemoteDocument and TestRemoteNodesOnly do these, with node daemons.
+	"vault write mpc/accounts/dave algorithm=ed25519 domains=eu,us": "it takes nodes on other hosts",
+	"vault write mpc/accounts/alice/move domains=eu,us":             "it takes nodes on other hosts",
+	"vault-plugin-secrets-mpc node enrol":                           "it takes a node's host",
+	"vault write mpc/config/nodes/eu-1":                             "it takes a node on another host",
+	"vault delete mpc/config/nodes/eu-1":                            "it takes a node on another host",
+	// TestCoordinator in backend does this, once the engine has made one.
+	"vault write -force mpc/config/coordinator": "it is made for the first node on another host",
 }
 
 // helpOf returns the examples in a path's help.
