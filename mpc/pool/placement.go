@@ -48,8 +48,9 @@ type rule struct {
 // place chooses count shares at random out of 1…n and a node for each, so that
 // no node serves a share other than the one it has already seen in this epoch,
 // nor one that lives elsewhere. Per share it prefers a node that has seen it, else
-// takes one that has seen none, maxSpares of them at most. It returns nil when
-// there is no such choice.
+// takes one that has seen none, maxSpares of them at most. Where some nodes are much
+// nearer than others it begins with those. It returns nil when there is no such
+// choice.
 func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 	byIndex := make(map[mpc.Index][]candidate)
 	spares := make(map[mpc.Home][]candidate)
@@ -66,6 +67,9 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 		if !r.avoid[mpc.Index(i+1)] {
 			indices = append(indices, mpc.Index(i+1))
 		}
+	}
+	if farApart(ready) {
+		nearestFirst(ready, indices, func(i mpc.Index) [][]candidate { return [][]candidate{byIndex[i], spares[r.where.home(i)]} })
 	}
 
 	var chosen []assignment

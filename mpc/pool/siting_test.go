@@ -153,8 +153,8 @@ func TestNearest(t *testing.T) {
 	if got := chosen(holders, near(0, 80, 3, 9, 82)); len(got) != 3 || got["local-1"] < 100 || got["local-3"] < 100 || got["local-4"] < 100 {
 		t.Errorf("two of five, three of them near: %v", got)
 	}
-	if got := chosen(holders, near(0, 80, 300, 90, 82)); len(got) != 4 || got["local-3"] != 0 {
-		t.Errorf("one near, which saves nothing where another is far, and one very far: %v", got)
+	if got := chosen(holders, near(0, 80, 300, 90, 82)); len(got) != 4 || got["local-3"] != 0 || got["local-1"] != 400 || got["local-2"] < 80 {
+		t.Errorf("one near, which saves two round trips, and one very far: %v", got)
 	}
 	if got := chosen(holders, near(50, 55, 48, 60, 52)); len(got) != 5 {
 		t.Errorf("all alike: %v", got)
