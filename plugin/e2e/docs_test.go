@@ -225,8 +225,9 @@ var elsewhere = map[string]map[string]string{ // read only
 		"vault write mpc/config/nodes/NAME":             "a command of its blocks, with names",
 		"vault delete mpc/config/nodes/NAME force=true": "TestRemoveRemote in backend",
 		"mpckms rotation catch-up --all":                "TestOperationsDocument",
-		"mpckms status":                                 "TestDoctor",
+		"mpckms status":                                 "TestMpckms",
 		"vault read mpc/nodes/eu-1":                     "a command of its blocks, with other names",
+		"make dev":                                      "TestDevServer runs its script",
 		"make bench-cluster":                            "takes minutes: run by hand",
 	},
 	"SECURITY.md": {
