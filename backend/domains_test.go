@@ -16,6 +16,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodelink"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // enrolled adds a node on another host, as its enrolment leaves it in storage.
@@ -78,7 +79,7 @@ func (m *mount) spread(name string) {
 	m.must(logical.UpdateOperation, "accounts/"+name, map[string]any{"algorithm": "ed25519", "refresh_period": longPeriod})
 	got := map[string]bool{}
 	for _, e := range m.record(name).Current.Shares {
-		got[sealedDomain(e)] = true
+		got[recovery.WrappingDomain(e)] = true
 	}
 	if len(got) != 3 || len(m.record(name).Current.Homes) != 3 {
 		m.t.Fatalf("%s lives in %v", name, got)
@@ -439,8 +440,8 @@ func TestRemoteOnlyMount(t *testing.T) {
 		t.Errorf("with a token on this host: %v", err)
 	}
 	r := &identityKeysRecord{}
-	if _, err := m.b.store.get(t.Context(), keyIdentityKeys, r); err != nil || sealedDomain(r.Envelope) != "eu" || r.refers().sealed != 3 {
-		t.Errorf("the identity keys are in %q, version %d (%v)", sealedDomain(r.Envelope), r.refers().sealed, err)
+	if _, err := m.b.store.get(t.Context(), keyIdentityKeys, r); err != nil || recovery.WrappingDomain(r.Envelope) != "eu" || r.refers().sealed != 3 {
+		t.Errorf("the identity keys are in %q, version %d (%v)", recovery.WrappingDomain(r.Envelope), r.refers().sealed, err)
 	}
 	if now := m.must(logical.ReadOperation, "accounts/alice", nil)["public_key_hex"]; now != before {
 		t.Error("alice has another key")

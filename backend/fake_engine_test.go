@@ -600,12 +600,12 @@ func (f *fakeEngine) Rewrap(ctx context.Context, q pool.RewrapRequest) (*pool.Re
 	hash := q.Account.Record.Hash()
 	for i := range q.Account.Record.Shares {
 		index := mpc.Index(i + 1)
-		was := sealedDomain(q.Account.Shares[i].Envelope)
+		was := recovery.WrappingDomain(q.Account.Shares[i].Envelope)
 		made := fakeSealed(was, fmt.Appendf(nil, "share %d of %x", index, hash), res.WrappingVersion)
 		if q.Account.Record.HasCustody() {
 			made = reseal(q.Account.Shares[i].Envelope, res.WrappingVersion, f.garbage && i == 0)
 		}
-		made = inDomain(made, sealedDomain(q.Account.Shares[i].Envelope))
+		made = inDomain(made, recovery.WrappingDomain(q.Account.Shares[i].Envelope))
 		res.Shares = append(res.Shares, mpc.WrappedShare{Index: index, Envelope: made})
 	}
 	if f.garbage && !q.Account.Record.HasCustody() {
@@ -634,7 +634,7 @@ func (f *fakeEngine) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 		k.IdentityEnvelope = fakeEnvelope([]byte("seed"), to)
 	}
 	if k.Aux != nil {
-		k.Aux.Envelope = fakeSealed(sealedDomain(k.Aux.Envelope), []byte("aux"), to)
+		k.Aux.Envelope = fakeSealed(recovery.WrappingDomain(k.Aux.Envelope), []byte("aux"), to)
 	}
 	return keys.PutNodeKeys(ctx, nodeID, k)
 }

@@ -11,6 +11,7 @@ import (
 	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 	"vault-plugin-secrets-mpc/secret"
 )
 
@@ -29,7 +30,7 @@ func (f *fakeEngine) Identity(ctx context.Context, r *nodepb.IdentityRequest) (*
 	// As the pool chooses nodes: those of the envelope's domain, or to make keys those
 	// of the default domain, else of the first.
 	domain := hsm.DefaultDomain
-	if made := sealedDomain(r.GetKeysEnvelope()); made != "" {
+	if made := recovery.WrappingDomain(r.GetKeysEnvelope()); made != "" {
 		domain = made
 	} else if f.settings().Local == 0 {
 		domain = f.settings().Remote[0].Domain

@@ -7,6 +7,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // Shares live where their epoch says: sealed to one wrapping domain, opened by nodes
@@ -24,27 +25,12 @@ func homesOf(a *mpc.Account) []mpc.Home {
 	for i := range out {
 		out[i].Domain = hsm.DefaultDomain
 		if i < len(a.Shares) {
-			if d := sealedDomain(a.Shares[i].Envelope); d != "" {
+			if d := recovery.WrappingDomain(a.Shares[i].Envelope); d != "" {
 				out[i].Domain = d
 			}
 		}
 	}
 	return out
-}
-
-// sealedDomain is the wrapping domain that an envelope is sealed to, besides
-// recovery recipients; empty where that cannot be seen.
-func sealedDomain(envelope []byte) string {
-	seals, err := hsm.Seals(envelope)
-	if err != nil {
-		return ""
-	}
-	for _, s := range seals {
-		if isWrappingDomain(s.Domain) {
-			return s.Domain
-		}
-	}
-	return ""
 }
 
 // checkLived verifies that nodes made shares that live where they were to: in the
@@ -58,7 +44,7 @@ func checkLived(got *mpc.Account, want []mpc.Home, old *mpc.Account) error {
 		return nil // epochFrom looks at what they are sealed to
 	}
 	for i, h := range homesOf(old) {
-		if i < len(got.Shares) && sealedDomain(got.Shares[i].Envelope) != h.Domain {
+		if i < len(got.Shares) && recovery.WrappingDomain(got.Shares[i].Envelope) != h.Domain {
 			return fmt.Errorf("nodes sealed share %d to another wrapping domain than %q, where it lives", i+1, h.Domain)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/pool"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 func placementOf(d map[string]any) map[string]any { return d["placement"].(map[string]any) }
@@ -188,7 +189,7 @@ func (m *mount) onlyAtHome(name string) {
 		}
 	}
 	for k, h := range a.Homes {
-		if d := sealedDomain(a.Shares[k].Envelope); d != h.Domain {
+		if d := recovery.WrappingDomain(a.Shares[k].Envelope); d != h.Domain {
 			m.t.Errorf("%s: share %d lives in %q and is sealed to %q", name, k+1, h.Domain, d)
 		}
 	}

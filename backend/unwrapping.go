@@ -51,16 +51,11 @@ func (b *backend) condemned(ring *keyring) []wrappingRecord {
 // destroyVersion destroys a version that nothing refers to. It goes on where an
 // earlier attempt has stopped.
 func (b *backend) destroyVersion(ctx context.Context, version uint32) error {
-	release, err := b.reserveWrapping("is being made or destroyed")
+	ring, release, err := b.reserveRing(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	b.store.forgetKeys(keyHSM) // as it is in storage
-	ring, err := b.store.keyring(ctx)
-	if err != nil {
-		return err
-	}
 	r := ring.find(version)
 	after := time.Duration(ring.clocks.RetireAfter) * time.Second
 	switch {

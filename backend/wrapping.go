@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"vault-plugin-secrets-mpc/hsm"
@@ -51,6 +50,21 @@ func (b *backend) reserveWrapping(doing string) (func(), error) {
 		return nil, err
 	}
 	return func() { releaseHSM(); releaseKeys() }, nil
+}
+
+// reserveRing is reserveWrapping, and the keyring as it is in storage.
+func (b *backend) reserveRing(ctx context.Context) (*keyring, func(), error) {
+	release, err := b.reserveWrapping("is being made or destroyed")
+	if err != nil {
+		return nil, nil, err
+	}
+	b.store.forgetKeys(keyHSM)
+	ring, err := b.store.keyring(ctx)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return ring, release, nil
 }
 
 // wrappingPass does what is due: it retires what was superseded, makes a new
@@ -210,7 +224,7 @@ func (b *backend) rewrapNodeKeys(ctx context.Context, ring *keyring) {
 		if !b.keeper.ready(c) {
 			continue
 		}
-		if !ring.uses(hsm.DefaultDomain) && strings.HasPrefix(id, "local-") {
+		if !ring.uses(hsm.DefaultDomain) && pool.IsLocalNode(id) {
 			b.report(c, b.forgetLocalKeys(ctx, id))
 			continue
 		}
@@ -268,16 +282,11 @@ type madeVersion struct {
 // stores them in one record and tells the nodes. The version is the newest from the
 // moment in which it is stored.
 func (b *backend) makeVersion(ctx context.Context) (*madeVersion, error) {
-	release, err := b.reserveWrapping("is being made or destroyed")
+	ring, release, err := b.reserveRing(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	b.store.forgetKeys(keyHSM) // as it is in storage
-	ring, err := b.store.keyring(ctx)
-	if err != nil {
-		return nil, err
-	}
 	return b.makeRound(ctx, ring)
 }
 

@@ -33,16 +33,11 @@ func (b *backend) joinDomains(ctx context.Context, ring *keyring) {
 // a second as well; one of the two then finds the wrapping keys reserved, which is a
 // fault of status 409. A crash leaves an unused key in the token at most.
 func (b *backend) joinDomain(ctx context.Context, domain string) error {
-	release, err := b.reserveWrapping("is being made or destroyed")
+	ring, release, err := b.reserveRing(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	b.store.forgetKeys(keyHSM) // as it is in storage
-	ring, err := b.store.keyring(ctx)
-	if err != nil {
-		return err
-	}
 	newest := ring.newest()
 	switch {
 	case !ring.uses(domain):

@@ -34,16 +34,11 @@ func (k *keyring) leftWithin(r *wrappingRecord) []domainKeyRecord {
 
 // destroyLeft destroys what a destroyed version has left behind and can be reached.
 func (b *backend) destroyLeft(ctx context.Context, version uint32) error {
-	release, err := b.reserveWrapping("is being made or destroyed")
+	ring, release, err := b.reserveRing(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	b.store.forgetKeys(keyHSM) // as it is in storage
-	ring, err := b.store.keyring(ctx)
-	if err != nil {
-		return err
-	}
 	r := ring.find(version)
 	if r == nil || r.State != stateDestroyed {
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // startingWait bounds how long the making of an account waits for nodes that have
@@ -115,7 +116,7 @@ func homesOf(chosen []assignment) []mpc.Home {
 // wrapping domain where it is to live.
 func sealedAtHome(a *mpc.Account) error {
 	for k, home := range a.Homes {
-		if domain := domainOf(a.Shares[k].Envelope); domain != home.Domain {
+		if domain := recovery.WrappingDomain(a.Shares[k].Envelope); domain != home.Domain {
 			return fmt.Errorf("share %d was sealed to wrapping domain %q instead of %q: the new shares are not used", k+1, domain, home.Domain)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
+	"vault-plugin-secrets-mpc/recovery"
 )
 
 // Identity has one ready node make, use or reseal the mount's identity keys, of the
@@ -97,7 +98,7 @@ func nearFirst(nodes []*poolNode, turn uint64) []*poolNode {
 // ones are made in the default domain, unless the pool has no node of it.
 func (p *Pool) identityDomain(r *nodepb.IdentityRequest) string {
 	if len(r.GetKeysEnvelope()) > 0 {
-		return cmp.Or(domainOf(r.GetKeysEnvelope()), hsm.DefaultDomain)
+		return cmp.Or(recovery.WrappingDomain(r.GetKeysEnvelope()), hsm.DefaultDomain)
 	}
 	least := ""
 	for _, n := range p.all() {

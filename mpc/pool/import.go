@@ -91,7 +91,7 @@ func dealtTo(deals []*recovery.Deal) (string, error) {
 			if len(sealed) == 0 {
 				continue
 			}
-			if at := domainOf(sealed); at == "" || domain != "" && at != domain {
+			if at := recovery.WrappingDomain(sealed); at == "" || domain != "" && at != domain {
 				return "", fmt.Errorf("the deals are not sealed to one wrapping domain: %q and %q", domain, at)
 			} else {
 				domain = at

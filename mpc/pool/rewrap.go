@@ -133,7 +133,7 @@ func (p *Pool) RewrapNodeKeys(ctx context.Context, nodeID string) error {
 		}
 		return p.rewrapKeys(ctx, client, nodeID, n.remote != nil, keysOf(settings.WrappingKeys, n.domain))
 	}
-	if !isLocal(nodeID) {
+	if !IsLocalNode(nodeID) {
 		return fmt.Errorf("%w: %s, whose keys only itself can reseal", ErrUnknownNode, nodeID)
 	}
 	own := keysOf(settings.WrappingKeys, hsm.DefaultDomain)

@@ -15,8 +15,8 @@ import (
 // every server of a cluster.
 func LocalNodeID(i int) string { return fmt.Sprintf("local-%d", i) }
 
-// isLocal reports whether a name is one that LocalNodeID gives.
-func isLocal(id string) bool {
+// IsLocalNode reports whether a name is one that LocalNodeID gives.
+func IsLocalNode(id string) bool {
 	i, err := strconv.Atoi(strings.TrimPrefix(id, "local-"))
 	return err == nil && i > 0 && id == LocalNodeID(i)
 }
@@ -32,7 +32,7 @@ func (s *Settings) check() error {
 	seen := map[string]bool{}
 	for _, r := range s.Remote {
 		switch {
-		case r.ID == "", isLocal(r.ID), seen[r.ID]:
+		case r.ID == "", IsLocalNode(r.ID), seen[r.ID]:
 			return fmt.Errorf("pool: a remote node cannot have the name %q", r.ID)
 		case r.Identity == mpc.NodeIdentity{}, r.Domain == "":
 			return fmt.Errorf("pool: %s has not been enrolled", r.ID)

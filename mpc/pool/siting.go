@@ -27,28 +27,13 @@ func sitingOf(a *mpc.Account) siting {
 		if s.regions {
 			s.homes[k] = a.Homes[k]
 		}
-		if domain := domainOf(a.Shares[k].Envelope); domain != "" {
+		if domain := recovery.WrappingDomain(a.Shares[k].Envelope); domain != "" {
 			s.homes[k].Domain = domain
 		} else if s.homes[k].Domain == "" {
 			s.homes[k].Domain = hsm.DefaultDomain // its nodes say what is wrong with it
 		}
 	}
 	return s
-}
-
-// domainOf returns the wrapping domain that an envelope is sealed to, empty where
-// it cannot be read.
-func domainOf(envelope []byte) string {
-	seals, err := hsm.Seals(envelope)
-	if err != nil {
-		return ""
-	}
-	for _, s := range seals {
-		if !recovery.IsRecipientDomain(s.Domain) {
-			return s.Domain
-		}
-	}
-	return ""
 }
 
 // home is where share i lives, as of tells it of nodes.
