@@ -101,9 +101,8 @@ func (b *backend) updateAccount(ctx context.Context, name string, id mpc.EpochID
 // expose returns the callback that the engine calls before it hands a share
 // to a node for the first time in the epoch.
 func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Context, mpc.Exposures) error {
-	begun := b.fit.begin()
 	return func(ctx context.Context, wanted mpc.Exposures) error {
-		release, shrunk := b.fit.hold(begun)
+		release, _ := b.fit.hold(0) // the pool chose among its nodes, which may be more than are configured by now
 		defer release()
 		defer b.lockAccount(name)()
 		r, err := b.store.account(ctx, name)
@@ -155,12 +154,8 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 		if !b.spares.allow(ctx, r.Current.Lineage) {
 			return errNoSpares
 		}
-		if shrunk {
-			seen := maps.Clone(start.Exposures)
-			maps.Copy(seen, merged)
-			if err := b.fits(ctx, &mpc.Account{Record: start.Record, Exposures: seen}); err != nil {
-				return err
-			}
+		if err := b.leavesAll(ctx, start, added, merged); err != nil {
+			return err
 		}
 		return b.store.putExposures(ctx, &start.Record, merged)
 	}

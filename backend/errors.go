@@ -139,7 +139,7 @@ func (b *backend) classify(err error) (int, string) {
 		return http.StatusServiceUnavailable, say("repeat the request")
 	case errors.Is(err, pool.ErrBelowFloor), errors.Is(err, pool.ErrSwitchedOff), errors.Is(err, pool.ErrUnpinned):
 		return http.StatusConflict, err.Error()
-	case errors.Is(err, pool.ErrDraining):
+	case errors.Is(err, pool.ErrDraining), errors.Is(err, pool.ErrStrands):
 		return http.StatusServiceUnavailable, say("repeat the request")
 	case errors.Is(err, errEpochChanged), errors.As(err, &doomed), errors.As(err, &moving):
 		return http.StatusConflict, say("repeat the request")

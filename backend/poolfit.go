@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -69,6 +70,31 @@ func (b *backend) fits(ctx context.Context, a *mpc.Account) error {
 	}
 	if !canServe(a, sites) {
 		return conflict("the pool was made smaller while its nodes were at work, and those that are left may not serve every share that was made: nothing was stored, try again")
+	}
+	return nil
+}
+
+// leavesAll fails when new exposures of an epoch would take the last node from a
+// share: the nodes that are configured could serve all shares at once before, and
+// not after. The pool avoids that among the nodes it runs; these are the configured
+// ones, of which it may not know yet.
+func (b *backend) leavesAll(ctx context.Context, a *mpc.Account, before, after mpc.Exposures) error {
+	members, err := b.membership(ctx)
+	if err != nil {
+		return err
+	}
+	sites, err := b.sites(ctx, members)
+	if err != nil {
+		return err
+	}
+	with := func(added mpc.Exposures) *mpc.Account {
+		of := *a
+		of.Exposures = maps.Clone(a.Exposures)
+		maps.Copy(of.Exposures, added)
+		return &of
+	}
+	if canServe(with(before), sites) && !canServe(with(after), sites) {
+		return pool.ErrStrands
 	}
 	return nil
 }

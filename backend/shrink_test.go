@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 
 	"vault-plugin-secrets-mpc/hsm"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/pool"
 )
 
 func TestCanServe(t *testing.T) {
@@ -80,5 +82,37 @@ func TestShrinkWhileSharesAreMade(t *testing.T) {
 				t.Errorf("reading it answers %d", status)
 			}
 		})
+	}
+}
+
+// TestLastNodeOfAShare: a node that was chosen before the pool became smaller is not
+// handed a share when none would be left for another one.
+func TestLastNodeOfAShare(t *testing.T) {
+	m := configured(t)
+	m.create("alice", "bip340-secp256k1")
+	m.update("config/nodes", map[string]any{"local": 3})
+	for i := 1; i <= 3; i++ {
+		if err := m.b.store.PutNodeKeys(t.Context(), pool.LocalNodeID(i), nodeKeysOf(100+i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, _ := m.b.store.account(t.Context(), "alice")
+	a, _ := r.Current.account()
+	expose := m.b.expose("alice", &a.Record)
+	identity := func(i int) mpc.NodeIdentity { return nodeIdentity(100 + i) }
+	// The nodes that made the shares have left; three have seen none.
+	if err := expose(t.Context(), mpc.Exposures{identity(1): 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := expose(t.Context(), mpc.Exposures{identity(2): 1}); !errors.Is(err, pool.ErrStrands) {
+		t.Errorf("the second node that sees share 1: %v", err)
+	}
+	if err := expose(t.Context(), mpc.Exposures{identity(2): 3}); err != nil {
+		t.Errorf("after the refusal: %v", err)
+	}
+	// One more node, and there is one for each share again.
+	m.update("config/nodes", map[string]any{"local": 4})
+	if err := expose(t.Context(), mpc.Exposures{identity(3): 3}); err != nil {
+		t.Errorf("with another node: %v", err)
 	}
 }

@@ -193,7 +193,8 @@ type SignRequest struct {
 	// exposures do not show with it. It must have stored the new exposures
 	// durably when it returns nil, and must fail if the account's epoch has
 	// changed. Where the placement rule would break, because another session
-	// has placed shares meanwhile, it fails with an *ExposedError.
+	// has placed shares meanwhile, it fails with an *ExposedError; where the nodes
+	// that are configured could no longer serve all shares, with ErrStrands.
 	Expose func(ctx context.Context, added mpc.Exposures) error
 }
 

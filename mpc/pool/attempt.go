@@ -22,6 +22,9 @@ const maxAttempts = 12
 // at the same time; each time it knows at least one more exposure.
 const maxConflicts = 2 * mpc.MaxShares
 
+// strandPause is what a job waits for the pool to follow its configuration.
+const strandPause = 50 * time.Millisecond
+
 // minAttempt is the least time an attempt is given, however little is left.
 const minAttempt = 500 * time.Millisecond
 
@@ -90,6 +93,10 @@ func (j *job) run(ctx context.Context) ([]assignment, map[mpc.Index]*nodepb.Outc
 			// it stored.
 			conflicts++
 			j.seen = maps.Clone(exposed.Current)
+			continue
+		case errors.Is(err, ErrStrands) && conflicts < maxConflicts && pause(ctx, strandPause):
+			// The configuration is ahead of the pool for a moment.
+			conflicts++
 			continue
 		case err != nil:
 			return nil, nil, err

@@ -102,6 +102,11 @@ func (p *Pool) PrepareCustody(ctx context.Context, r CustodyRequest) (*CustodyOf
 			j.seen = maps.Clone(exposed.Current)
 			continue
 		}
+		if errors.Is(err, ErrStrands) && conflicts < maxConflicts && pause(ctx, strandPause) {
+			conflicts++
+			tries--
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

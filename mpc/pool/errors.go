@@ -41,6 +41,9 @@ var (
 	ErrUnpinned = errors.New("a node has not been told of another one")
 	// ErrDraining: the node is about to end and takes nothing new.
 	ErrDraining = errors.New("the node is about to end and takes nothing new; it is asked again when it is back")
+	// ErrStrands: were this node to see this share, none would be left in the
+	// configured pool for another one. Nothing was stored and nothing handed over.
+	ErrStrands = errors.New("the pool is changing, and the nodes that remain could not serve every share of the account after this")
 	// ErrUnknownNode: the pool has no node of that name.
 	ErrUnknownNode = errors.New("no such node")
 	// ErrClosed: the pool is shutting down.

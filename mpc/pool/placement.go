@@ -43,6 +43,9 @@ type rule struct {
 	where siting
 	// compatible, where not nil, tells whether two nodes can work together.
 	compatible func(a, b candidate) bool
+	// pool are all nodes that the account has, ready or not; nil where it does not
+	// matter what remains for them. See keepsWhole.
+	pool []candidate
 }
 
 // place chooses count shares at random out of 1…n and a node for each, so that
@@ -75,6 +78,7 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 	var chosen []assignment
 	used := map[string]bool{}
 	steps, spent := 0, 0
+	whole := r.pool != nil && r.count < r.n && maxSpares > 0 && r.keepsWhole(nil)
 	clash := func(c candidate) bool {
 		return used[c.id] || r.compatible != nil && slices.ContainsFunc(chosen, func(a assignment) bool { return !r.compatible(a.node, c) })
 	}
@@ -104,7 +108,7 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 			if spare {
 				spent++
 			}
-			if search(k + 1) {
+			if (!spare || !whole || r.keepsWhole(chosen)) && search(k+1) {
 				return true
 			}
 			if spare {
@@ -120,6 +124,48 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 	}
 	slices.SortFunc(chosen, func(a, b assignment) int { return int(a.index) - int(b.index) })
 	return chosen
+}
+
+// keepsWhole reports whether the nodes of the pool could still serve all shares at
+// once, as a refresh demands, after the nodes chosen have seen theirs. A spare that
+// takes a share which others have may be the last that could have served one that
+// nobody in the pool has any more, since the node that made it was taken away. Such
+// a choice is never needed: the same nodes can serve other shares (sets of nodes that
+// can be matched with shares are independent in a transversal matroid, so each
+// extends to one that serves all).
+func (r *rule) keepsWhole(chosen []assignment) bool {
+	serves := func(c candidate, i mpc.Index) bool {
+		for _, a := range chosen {
+			if a.node.id == c.id {
+				return a.index == i
+			}
+		}
+		seen, ok := r.seen[c.identity]
+		return r.where.may(i, c) && (!ok || seen == i)
+	}
+	holder := make([]mpc.Index, len(r.pool)) // share by node, 0 for none
+	var tried []bool
+	var assign func(i mpc.Index) bool
+	assign = func(i mpc.Index) bool {
+		for k, c := range r.pool {
+			if tried[k] || !serves(c, i) {
+				continue
+			}
+			tried[k] = true
+			if holder[k] == 0 || assign(holder[k]) {
+				holder[k] = i
+				return true
+			}
+		}
+		return false
+	}
+	for i := mpc.Index(1); int(i) <= r.n; i++ {
+		tried = make([]bool, len(r.pool))
+		if !assign(i) {
+			return false
+		}
+	}
+	return true
 }
 
 // spares counts how many spares a placement takes at least and at most. It leaves

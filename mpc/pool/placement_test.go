@@ -108,3 +108,55 @@ func TestPlaceCompatible(t *testing.T) {
 		t.Fatal("nodes that cannot work together were put together")
 	}
 }
+
+// TestPlaceKeepsWhole: whatever signatures do with spares, one after the other with
+// any nodes away, the pool as a whole can serve all shares at once in the end if it
+// could at the start, and the rule costs no signature and no spare.
+func TestPlaceKeepsWhole(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	strained := 0
+	for range 2000 {
+		n := 2 + rng.IntN(5)
+		count := 2 + rng.IntN(n-1)
+		var pool []candidate
+		for k := range n + rng.IntN(3) {
+			pool = append(pool, candidate{id: LocalNodeID(k + 1), identity: mpc.NodeIdentity{byte(k + 1)}})
+		}
+		// The makers of the epoch; some of them have left since.
+		seen := mpc.Exposures{}
+		for i, k := range rng.Perm(len(pool) + 2)[:n] {
+			seen[mpc.NodeIdentity{byte(k + 1)}] = mpc.Index(i + 1)
+		}
+		whole := (&rule{n: n, seen: seen, pool: pool}).keepsWhole(nil)
+		for range 6 {
+			var ready []candidate
+			for _, c := range pool {
+				if rng.IntN(3) > 0 {
+					ready = append(ready, c)
+				}
+			}
+			free := &rule{n: n, count: count, seen: seen}
+			kept := &rule{n: n, count: count, seen: seen, pool: pool}
+			wanted, any := free.fewestSpares(ready, count)
+			spares, chosen := kept.fewestSpares(ready, count)
+			if spares != wanted || (any == nil) != (chosen == nil) {
+				t.Fatalf("%d of %d, seen %v, ready %v: %d spares for %v, and %d for %v without the rule", count, n, seen, ready, spares, chosen, wanted, any)
+			}
+			for _, a := range any {
+				if a.spare && whole && !kept.keepsWhole(any) {
+					strained++
+					break
+				}
+			}
+			for _, a := range chosen {
+				seen[a.node.identity] = a.index
+			}
+			if whole && !kept.keepsWhole(nil) {
+				t.Fatalf("%d of %d: %v leaves a share without a node; seen %v", count, n, chosen, seen)
+			}
+		}
+	}
+	if strained < 50 {
+		t.Errorf("only %d choices would have left a share without a node", strained)
+	}
+}

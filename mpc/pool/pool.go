@@ -405,6 +405,19 @@ func (p *Pool) candidates() (ready []candidate, configured int, changed <-chan s
 	return ready, configured, changed, nil
 }
 
+// members returns all nodes of the pool, ready or not. One that was never ready in
+// this process has no identity here, and counts as one that has seen nothing; the
+// callback that stores exposures knows better.
+func (p *Pool) members() []candidate {
+	nodes := p.all()
+	out := make([]candidate, 0, len(nodes))
+	for _, n := range nodes {
+		c, _ := n.candidate()
+		out = append(out, c)
+	}
+	return out
+}
+
 // launch starts a node process; the caller stops it.
 func (p *Pool) launch(name string) (*process, error) {
 	running, err := p.cfg.Launcher.Start(name)

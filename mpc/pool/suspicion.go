@@ -178,6 +178,9 @@ func (j *job) planShares(eligible []candidate, avoid map[mpc.Index]bool) (*wish,
 func (j *job) rule(candidates []candidate, avoid map[mpc.Index]bool) (*rule, mpc.Guarantee) {
 	r := &rule{n: j.n, count: j.count, seen: maps.Clone(j.seen), avoid: avoid, where: j.where, compatible: j.compatible}
 	if j.plans == nil {
+		if !j.noSpares {
+			r.pool = j.pool.members()
+		}
 		return r, mpc.Guarantee{}
 	}
 	var worth mpc.Guarantee
