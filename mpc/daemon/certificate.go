@@ -84,7 +84,8 @@ func ensureCertificate(d stateDir, s *Settings) error {
 }
 
 // old reports whether the certificate in the state directory is one of the node's own
-// in the second half of its life. What cannot be read is left for newCertificate to
+// in the second half of its life, or of a time to come: it was made while this host's
+// clock was ahead, and nobody would take it before then. What cannot be read is left for newCertificate to
 // complain about.
 func old(d stateDir) bool {
 	raw, err := d.read(certificateFile)
@@ -96,7 +97,8 @@ func old(d stateDir) bool {
 		return false
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	return err == nil && bytes.Equal(cert.RawIssuer, cert.RawSubject) && time.Until(cert.NotAfter) < certificateLife/2
+	return err == nil && bytes.Equal(cert.RawIssuer, cert.RawSubject) &&
+		(time.Until(cert.NotAfter) < certificateLife/2 || time.Now().Before(cert.NotBefore))
 }
 
 // renewCertificate makes a new certificate for the node's own key.
