@@ -191,3 +191,20 @@ func (r *accountRecord) fromV5() error {
 	}
 	return nil
 }
+
+// sinceV7 is part of records that no version before 7 has.
+type sinceV7 struct{ sinceV6 }
+
+func (sinceV7) isNewInV7() {}
+
+// Version 6 knew no approvals.
+func fromV6(r storedRecord) error {
+	if _, ok := r.(interface{ isNewInV7() }); ok {
+		return errNotItsVersion
+	}
+	if a, ok := r.(*accountRecord); ok && (len(a.Current.Policy) > 0 || a.Previous != nil && len(a.Previous.Policy) > 0) {
+		return errNotItsVersion
+	}
+	reflect.ValueOf(r).Elem().FieldByName("Version").SetInt(recordVersion)
+	return nil
+}

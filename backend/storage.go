@@ -44,6 +44,10 @@ import (
 //	authenticators/<name>       authenticatorRecord
 //	authenticator-locks/<name>  authenticatorLockRecord
 //	identity-keys               identityKeysRecord
+//	config/ui                   uiRecord
+//	approvers/<name>            approverRecord     holds TOTP secrets; seal-wrapped
+//	approver-enrolments/<id>    enrolmentRecord    a device that is being enrolled
+//	requests/<id>               requestRecord      what waits for approvals, and its end
 //	heartbeat                   heartbeatRecord when an active server last lived
 //	spares                      sparesRecord    whether exposures may be incomplete
 const (
@@ -71,7 +75,7 @@ const (
 	prefixAuthentic   = "authenticators/"
 	prefixAuthLocks   = "authenticator-locks/"
 	keyIdentityKeys   = "identity-keys"
-	recordVersion     = 6       // of every record type; 1 to 5 are still read
+	recordVersion     = 7       // of every record type; 1 to 6 are still read
 	maxStoredRecord   = 1 << 20 // bytes; a Raft entry holds no more
 	maxAccountNameLen = 128
 )
@@ -79,7 +83,7 @@ const (
 // sealWrapped lists the prefixes that Vault encrypts once more with its seal
 // where it has one. They need the trailing slash and no "*".
 func sealWrapped() []string {
-	return []string{prefixConfig, prefixNodeKeys, prefixAccounts, prefixWrapping, prefixIdentities, prefixAssets, prefixAuthentic}
+	return []string{prefixConfig, prefixNodeKeys, prefixAccounts, prefixWrapping, prefixIdentities, prefixAssets, prefixAuthentic, prefixApprovers, prefixRequests}
 }
 
 // errNewerRecord: a record written by a later version of this plugin.
@@ -373,6 +377,9 @@ type epochRecord struct {
 	// Homes says where each share lives, in index order; empty for an account whose
 	// shares all live in the default domain, in whatever region.
 	Homes []mpc.Home `json:"homes,omitempty"`
+	// Policy is the approval policy whose hash the record names
+	// (approval.Policy.Marshal); empty where it names none.
+	Policy []byte `json:"policy,omitempty"`
 }
 
 type endorsementRecord struct {
@@ -455,6 +462,11 @@ func decodeRecord(raw []byte, into storedRecord) error {
 	}
 	if head.Version <= 5 {
 		if err := fromV5(into); err != nil {
+			return err
+		}
+	}
+	if head.Version <= 6 {
+		if err := fromV6(into); err != nil {
 			return err
 		}
 	}

@@ -39,7 +39,11 @@ var arrows = map[string][]string{
 	"mpc/nodelink": {"mpc", "mpc/nodepb"},
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
-	"mpc/node":    {"mpc", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
+	// Nodes, coordinator and approvers' devices: what is approved, and by whom.
+	"mpc/approval": {"mpc"},
+	// The pages for approvers, as files.
+	"ui": {},
+	"mpc/node":    {"mpc", "mpc/approval", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// A node on a host of its own: what outlives the node, and who may speak to it.
 	"mpc/daemon": {"mpc", "mpc/node", "mpc/nodelink", "mpc/nodepb", "hsm", "hsm/modules", "hsm/pkcs11"},
 	// The pool never imports a node or the token: it holds ciphertext only.
@@ -60,9 +64,11 @@ var arrows = map[string][]string{
 	// The client's end: it speaks to whatever sends its requests, and knows keys
 	// in tokens by an interface only.
 	"keyholder": {"identity"},
+	// An approver's device: its keys, and what it signs after its person has looked.
+	"approver": {"mpc", "mpc/approval"},
 
 	"rotation": {},
-	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/custody", "mpc/derive", "mpc/nodepb", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery"},
+	"backend":  {"rotation", "identity", "address", "jwk", "mpc", "mpc/approval", "mpc/custody", "mpc/derive", "mpc/nodepb", "mpc/pool", "mpc/verify", "hsm", "hsm/modules", "recovery", "ui"},
 
 	// The client knows the engine by its API only, as its users do.
 	"client":      {},
@@ -71,7 +77,7 @@ var arrows = map[string][]string{
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm", "hsm/modules", "hsm/pkcs11", "mpc", "mpc/daemon", "mpc/nodepb", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
-	"plugin/mpckms/cli":    {"hsm/modules", "identity", "keyholder", "mpc", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":    {"approver", "hsm/modules", "identity", "keyholder", "mpc", "mpc/approval", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor": {"hsm/modules"},
 	"plugin/e2e":           {},
 	"plugin/e2e/netlab":    {},

@@ -205,6 +205,8 @@ func (a *Approver) check() error {
 		return fmt.Errorf("needs a name of up to %d bytes", MaxName)
 	case len(a.Keys) == 0 || len(a.Keys) > MaxKeys:
 		return fmt.Errorf("needs 1 to %d keys, has %d", MaxKeys, len(a.Keys))
+	case len(a.Requesters) == 0:
+		return errors.New("it is not said under which identifiers the approver may ask for signatures; \"none\" says that there are none")
 	case len(a.Requesters) > maxRequester:
 		return fmt.Errorf("has %d requester identifiers, more than %d", len(a.Requesters), maxRequester)
 	case !slices.IsSorted(a.Requesters) || len(slices.Compact(slices.Clone(a.Requesters))) != len(a.Requesters):

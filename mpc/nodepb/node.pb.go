@@ -49,6 +49,7 @@ const (
 	Failure_BELOW_FLOOR       Failure_Reason = 15 // older than what this node has seen of the account
 	Failure_SWITCHED_OFF      Failure_Reason = 16 // the node's own operator does not allow it
 	Failure_DRAINING          Failure_Reason = 17 // the node takes nothing new: it is about to end
+	Failure_APPROVALS         Failure_Reason = 18 // approvals are missing, expired, or not for this request
 )
 
 // Enum value maps for Failure_Reason.
@@ -72,6 +73,7 @@ var (
 		15: "BELOW_FLOOR",
 		16: "SWITCHED_OFF",
 		17: "DRAINING",
+		18: "APPROVALS",
 	}
 	Failure_Reason_value = map[string]int32{
 		"UNKNOWN":           0,
@@ -92,6 +94,7 @@ var (
 		"BELOW_FLOOR":       15,
 		"SWITCHED_OFF":      16,
 		"DRAINING":          17,
+		"APPROVALS":         18,
 	}
 )
 
@@ -1250,7 +1253,16 @@ type Start struct {
 	// refresh: the keys of the domains that members name and that are not this
 	// node's own, at the version to seal to. The signed recipient set says which
 	// nodes vouch for a domain's keys.
-	SealTo        []*EndorsedKey `protobuf:"bytes,25,rep,name=seal_to,json=sealTo,proto3" json:"seal_to,omitempty"`
+	SealTo []*EndorsedKey `protobuf:"bytes,25,rep,name=seal_to,json=sealTo,proto3" json:"seal_to,omitempty"`
+	// The account's policy (approval.Policy), whose hash its record names: sign, and
+	// refresh where the policy changes; keygen: that of the new account. Empty for
+	// none, and for a refresh that keeps it.
+	Policy []byte `protobuf:"bytes,26,opt,name=policy,proto3" json:"policy,omitempty"`
+	// sign, and refresh where the policy of an account that has one changes: what
+	// approvers have signed (approval.Bundle).
+	Approvals []byte `protobuf:"bytes,27,opt,name=approvals,proto3" json:"approvals,omitempty"`
+	// refresh: the policy of the new epoch where it is another one.
+	NextPolicy    []byte `protobuf:"bytes,28,opt,name=next_policy,json=nextPolicy,proto3" json:"next_policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1456,6 +1468,27 @@ func (x *Start) GetRelease() []byte {
 func (x *Start) GetSealTo() []*EndorsedKey {
 	if x != nil {
 		return x.SealTo
+	}
+	return nil
+}
+
+func (x *Start) GetPolicy() []byte {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Start) GetApprovals() []byte {
+	if x != nil {
+		return x.Approvals
+	}
+	return nil
+}
+
+func (x *Start) GetNextPolicy() []byte {
+	if x != nil {
+		return x.NextPolicy
 	}
 	return nil
 }
@@ -4305,7 +4338,7 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\rpresignatures\x18\x06 \x01(\rR\rpresignatures\x12\x1a\n" +
 	"\bdraining\x18\a \x01(\bR\bdraining\x12 \n" +
 	"\ftime_unix_ms\x18\b \x01(\x03R\n" +
-	"timeUnixMs\"\xef\x06\n" +
+	"timeUnixMs\"\xc6\a\n" +
 	"\x05Start\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12?\n" +
 	"\amembers\x18\x02 \x03(\v2%.vaultpluginsecretsmpc.node.v1.MemberR\amembers\x12\x12\n" +
@@ -4339,7 +4372,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\n" +
 	"release_id\x18\x17 \x01(\fR\treleaseId\x12\x18\n" +
 	"\arelease\x18\x18 \x01(\fR\arelease\x12C\n" +
-	"\aseal_to\x18\x19 \x03(\v2*.vaultpluginsecretsmpc.node.v1.EndorsedKeyR\x06sealTo\"o\n" +
+	"\aseal_to\x18\x19 \x03(\v2*.vaultpluginsecretsmpc.node.v1.EndorsedKeyR\x06sealTo\x12\x16\n" +
+	"\x06policy\x18\x1a \x01(\fR\x06policy\x12\x1c\n" +
+	"\tapprovals\x18\x1b \x01(\fR\tapprovals\x12\x1f\n" +
+	"\vnext_policy\x18\x1c \x01(\fR\n" +
+	"nextPolicy\"o\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1c\n" +
@@ -4367,11 +4404,11 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\x01r\x18\a \x01(\fR\x01r\x12\f\n" +
 	"\x01s\x18\b \x01(\fR\x01s\x12\x1f\n" +
 	"\vrecovery_id\x18\t \x01(\x11R\n" +
-	"recoveryId\"\xb1\x03\n" +
+	"recoveryId\"\xc0\x03\n" +
 	"\aFailure\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.vaultpluginsecretsmpc.node.v1.Failure.ReasonR\x06reason\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xae\x02\n" +
+	"\bculprits\x18\x03 \x03(\rR\bculprits\"\xbd\x02\n" +
 	"\x06Reason\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aREFUSED\x10\x01\x12\x13\n" +
@@ -4393,7 +4430,8 @@ const file_mpc_nodepb_node_proto_rawDesc = "" +
 	"\bNO_SUITE\x10\x0e\x12\x0f\n" +
 	"\vBELOW_FLOOR\x10\x0f\x12\x10\n" +
 	"\fSWITCHED_OFF\x10\x10\x12\f\n" +
-	"\bDRAINING\x10\x11\"\x9d\x02\n" +
+	"\bDRAINING\x10\x11\x12\r\n" +
+	"\tAPPROVALS\x10\x12\"\x9d\x02\n" +
 	"\n" +
 	"SessionOut\x12<\n" +
 	"\x05hello\x18\x01 \x01(\v2$.vaultpluginsecretsmpc.node.v1.HelloH\x00R\x05hello\x12A\n" +

@@ -150,6 +150,9 @@ type CreateRequest struct {
 	Shares    int
 	// RecipientsHash and PolicyHash go into the public record.
 	RecipientsHash, PolicyHash [32]byte
+	// Policy is the policy whose hash is PolicyHash (approval.Policy, marshalled);
+	// empty for none.
+	Policy []byte
 	// Recipients is the signed recipient set in force, whose hash is
 	// RecipientsHash; empty for none.
 	Recipients []byte
@@ -189,6 +192,10 @@ type SignRequest struct {
 	Hash mpc.HashAlgorithm
 	// Derivation names the child key to sign with; zero for the account's own.
 	Derivation mpc.Derivation
+	// Policy is the policy that the account's record names, and Approvals what its
+	// approvers have signed (approval.Policy and approval.Bundle, marshalled); both
+	// empty for an account without a policy.
+	Policy, Approvals []byte
 	// Expose is called before a share is handed to a node that the account's
 	// exposures do not show with it. It must have stored the new exposures
 	// durably when it returns nil, and must fail if the account's epoch has
@@ -236,6 +243,10 @@ type RefreshRequest struct {
 	// Homes, where not nil, is where the new shares are to live: shares whose
 	// domain differs from where they are now are sealed to the other domain.
 	Homes []mpc.Home
+	// NextPolicy, where not empty, is the policy of the new epoch. Policy is then the
+	// present one and Approvals what its approvers have signed, both empty for an
+	// account that had none.
+	NextPolicy, Policy, Approvals []byte
 }
 
 // RewrapRequest asks for every share of an account to be sealed anew, to the

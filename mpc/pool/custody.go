@@ -37,6 +37,9 @@ type CustodyRequest struct {
 	MessageType mpc.MessageType
 	Hash        mpc.HashAlgorithm
 	Derivation  mpc.Derivation
+	// Of a signature of an account with a policy; see SignRequest. They may be filled
+	// in until RunCustody.
+	Policy, Approvals []byte
 
 	// Of a refresh; see RefreshRequest. NextCustody is the custody key of the new
 	// epoch, an uncompressed P-256 point; mostly that of the present one.

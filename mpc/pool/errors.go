@@ -39,6 +39,9 @@ var (
 	// ErrUnpinned: a node does not know another one that was to work with it, and
 	// takes nobody's word for it but its own host's and the authority's.
 	ErrUnpinned = errors.New("a node has not been told of another one")
+	// ErrApprovals: the account demands approvals, and a node has not got those that
+	// it demands for this request.
+	ErrApprovals = errors.New("the nodes refuse: approvals are missing, have expired, or are not for this request")
 	// ErrDraining: the node is about to end and takes nothing new.
 	ErrDraining = errors.New("the node is about to end and takes nothing new; it is asked again when it is back")
 	// ErrStrands: were this node to see this share, none would be left in the
