@@ -45,7 +45,7 @@ func fixedKeys(n int, at time.Time) []approverKeyRecord {
 
 // fixedPolicy asks two of two approvers.
 func fixedPolicy() *approval.Policy {
-	p := &approval.Policy{Quorum: 2, Factors: 2, SignatureFactors: 1, Expiry: 10 * time.Minute}
+	p := &approval.Policy{Quorum: 2, Factors: 2, SignatureFactors: 1, Expiry: 10 * time.Minute, Since: 5}
 	for i, name := range []string{"ann", "ben"} {
 		a := approval.Approver{ID: approval.ID{0xa0, byte(i + 1)}, Name: name, Requesters: []string{"entity:" + name}, Checked: []approval.Kind{approval.TOTP}}
 		for _, k := range fixedKeys(i+1, time.Time{}) {
@@ -125,7 +125,7 @@ func goldenApprovals(at time.Time) map[string]storedRecord {
 	change := request(requestFailed, approved(0), approved(1))
 	change.Action, change.Input, change.MessageType, change.HashAlgorithm, change.DerivationPath, change.SignatureFormat = approval.ChangePolicy, nil, "", "", "", ""
 	next := fixedPolicy()
-	next.Quorum = 1
+	next.Quorum, next.Since = 1, 8
 	change.NextPolicy, change.Epoch, change.Reason = next.Marshal(), 8, "the policy was changed meanwhile"
 
 	return map[string]storedRecord{
