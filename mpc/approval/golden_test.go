@@ -54,6 +54,7 @@ type (
 		Factors          int              `json:"factors"`
 		SignatureFactors int              `json:"signature_factors"`
 		ExpirySeconds    int64            `json:"expiry_seconds"`
+		Since            uint64           `json:"since"`
 		Approvers        []goldenApprover `json:"approvers"`
 		Bytes            hexed            `json:"bytes"`
 		Hash             hexed            `json:"hash"`
@@ -173,7 +174,7 @@ func TestGolden(t *testing.T) {
 	bob := fixed(t, "bob", approval.Device, approval.Passkey)
 	bob.Requesters = []string{"none"}
 	p := approvaltest.Policy(t, 2, zoe, bob)
-	p.SignatureFactors, p.Expiry = 2, 90*time.Second
+	p.SignatureFactors, p.Expiry, p.Since = 2, 90*time.Second, 300
 	hash := p.Hash()
 
 	mount := [16]byte(fixedBytes("mount", 16))
@@ -190,7 +191,9 @@ func TestGolden(t *testing.T) {
 	bip.Algorithm, bip.PublicKey = mpc.BIP340Secp256k1, fixedBytes("x only", 32)
 	digest := fixedBytes("a digest", 32)
 	taproot := ask(approval.SignSubject(mount, &bip, digest, mpc.MessageDigest, mpc.HashNone, mpc.Derivation{TaprootTweak: "bip86"}))
-	next := ask(approval.PolicySubject(mount, record, [32]byte(fixedBytes("next policy", 32))))
+	after := *p
+	after.Quorum, after.Since = 1, 301
+	next := ask(approval.PolicySubject(mount, record, &after))
 	empty := ask(approval.SignSubject(mount, record, nil, mpc.MessageRaw, mpc.HashKeccak256, mpc.Derivation{}))
 	empty.RequesterName = ""
 
@@ -300,7 +303,7 @@ func keysOf(keys []approval.Key) (out []goldenKey) {
 
 func goldenPolicyOf(p *approval.Policy) goldenPolicy {
 	hash := p.Hash()
-	g := goldenPolicy{Quorum: p.Quorum, Factors: p.Factors, SignatureFactors: p.SignatureFactors, ExpirySeconds: int64(p.Expiry / time.Second), Bytes: p.Marshal(), Hash: hash[:]}
+	g := goldenPolicy{Quorum: p.Quorum, Factors: p.Factors, SignatureFactors: p.SignatureFactors, ExpirySeconds: int64(p.Expiry / time.Second), Since: p.Since, Bytes: p.Marshal(), Hash: hash[:]}
 	for _, a := range p.Approvers {
 		g.Approvers = append(g.Approvers, goldenApprover{a.ID.String(), a.Name, a.Requesters, keysOf(a.Keys), append([]approval.Kind{}, a.Checked...)})
 	}
