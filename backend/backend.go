@@ -83,6 +83,8 @@ type backend struct {
 	codeSlots  chan struct{} // a slot for each code that is being sent
 	lockTurn   chan struct{} // capacity 1: held while locks are written
 
+	people *approvers // the directory of approvers, in memory
+
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
 	fit          poolFit
@@ -195,7 +197,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			Root:            []string{prefixConfig + "*", "destroy/*", "recovery/*"},
 			SealWrapStorage: sealWrapped(),
 			// People log in without a Vault token; see login.go.
-			Unauthenticated: []string{"login/*", "session/*"},
+			// So do approvers' devices: see path_approve_enrol.go. The pages are for them.
+			Unauthenticated: []string{"login/*", "session/*", "approve/*", "ui/*"},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfigHSM(),
@@ -207,6 +210,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathConfigAccounts(),
 			b.pathConfigIdentities(),
 			b.pathConfigOIDC(),
+			b.pathConfigUI(),
 			b.pathRotation(),
 			b.pathWrappingKeys(),
 			b.pathNodes(),
@@ -233,6 +237,8 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAuthenticatorState(),
 			b.pathAuthenticatorRegister(),
 			b.pathDevices(),
+			b.pathApprovers(),
+			b.pathApproveEnrol(),
 			b.pathLogin(),
 			b.pathSession(),
 			b.pathMetrics(),
@@ -263,6 +269,7 @@ func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.keeper.Kick()
 	b.beat()
 	b.expireSigned()
+	b.expireEnrolments()
 	b.sessions.sweep()
 	b.writeLocks() // what could not be written before
 	return nil

@@ -131,7 +131,13 @@ type Policy struct {
 	Factors, SignatureFactors int
 	// Expiry is how long a request waits for approvals, and how long approvals
 	// count, in whole seconds.
-	Expiry    time.Duration
+	Expiry time.Duration
+	// Since is the share epoch that the account was in when this policy was asked
+	// for; 0 for the policy that an account is made with. It rises from each policy
+	// of an account to the next, so that no two of them are alike, even where one
+	// goes back to what another said: approvals of a change can never be used again
+	// after a later one. See Follows.
+	Since     uint64
 	Approvers []Approver
 }
 
@@ -261,6 +267,7 @@ func (p *Policy) Marshal() []byte {
 	w.number(uint64(p.Factors))
 	w.number(uint64(p.SignatureFactors))
 	w.number(uint64(p.Expiry / time.Second))
+	w.number(p.Since)
 	w.number(uint64(len(p.Approvers)))
 	for _, a := range p.Approvers {
 		w.bytes(a.ID[:])
@@ -289,6 +296,19 @@ func (p *Policy) Marshal() []byte {
 	return w
 }
 
+// Follows checks that the policy may be the one after old, nil for none, of an account
+// in a share epoch, 0 for an account that is being made: it was asked for since old
+// was, and not later than now. A refresh between asking and now does no harm.
+func (p *Policy) Follows(old *Policy, epoch uint64) error {
+	switch {
+	case p.Since > epoch:
+		return fmt.Errorf("approval: the new policy was asked for in epoch %d, and the account is in epoch %d", p.Since, epoch)
+	case old != nil && p.Since <= old.Since:
+		return fmt.Errorf("approval: the new policy was asked for in epoch %d, and the present one in epoch %d: the account's policy has been changed since; ask for the change again", p.Since, old.Since)
+	}
+	return nil
+}
+
 // Hash is the SHA-256 of Marshal: what the account's public record names.
 func (p *Policy) Hash() [32]byte { return sha256.Sum256(p.Marshal()) }
 
@@ -303,6 +323,7 @@ func ParsePolicy(b []byte) (*Policy, error) {
 	}
 	p := &Policy{Quorum: r.count(MaxApprovers), Factors: r.count(5), SignatureFactors: r.count(5)}
 	p.Expiry = time.Duration(r.count(int(MaxExpiry/time.Second))) * time.Second
+	p.Since = r.number()
 	for range r.count(MaxApprovers) {
 		a := Approver{}
 		r.fixed(a.ID[:])

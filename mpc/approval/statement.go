@@ -30,8 +30,8 @@ const (
 )
 
 // Subject is what is asked for: all of a statement but who decides and how. It is
-// the same for all approvers of a request. Neither epoch nor nodes are in it (but for
-// a change of policy), so that a retry or a refresh does not void an approval;
+// the same for all approvers of a request. Neither epoch nor nodes are in it (a change
+// of policy names the epoch in which it was asked for), so that a retry or a refresh does not void an approval;
 // replaying one can only sign the same message again.
 type Subject struct {
 	Action    Action
@@ -52,7 +52,7 @@ type Subject struct {
 	// Policy is the hash of the policy in force.
 	Policy [32]byte
 	// ChangePolicy only: the hash of the policy to come, and the epoch that the
-	// account is in when it is asked.
+	// account was in when it was asked (Policy.Since of the policy to come).
 	NextPolicy [32]byte
 	Epoch      uint64
 	// Expires is when approvals cease to count, Unix time in seconds.
@@ -66,9 +66,11 @@ func SignSubject(mount [16]byte, r *mpc.PublicRecord, input []byte, kind mpc.Mes
 }
 
 // PolicySubject fills in what follows from an account's record and a new policy.
-func PolicySubject(mount [16]byte, r *mpc.PublicRecord, next [32]byte) Subject {
+// Refreshes of the account do not change it; what the record says of the policy in
+// force does. Whether next may follow that one is for Follows.
+func PolicySubject(mount [16]byte, r *mpc.PublicRecord, next *Policy) Subject {
 	return Subject{Action: ChangePolicy, Mount: mount, Account: r.AccountID, PublicKey: r.PublicKey, Algorithm: r.Algorithm,
-		Policy: r.PolicyHash, NextPolicy: next, Epoch: r.Epoch}
+		Policy: r.PolicyHash, NextPolicy: next.Hash(), Epoch: next.Since}
 }
 
 // Check verifies that the subject is of one action and names everything.
