@@ -107,7 +107,7 @@ func (b *backend) decide(ctx context.Context, k approveTicket, a *answering) (*r
 	}
 	subject, policy, err := d.requests.subject(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, d.requests.endIfOver(ctx, r.ID, err)
 	}
 	approver := policy.Approver(k.approver)
 	if approver == nil { // the policy that the request was made under does not change

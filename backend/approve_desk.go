@@ -19,12 +19,16 @@ import (
 // statement to answer it (approve_answer.go). Where nothing of that is right, all
 // causes are answered alike.
 
-// requestBook is what is needed of requests. Unknown ones are nil or a 404.
+// requestBook is what is needed of requests. An unknown one is a 404.
 type requestBook interface {
-	get(ctx context.Context, id string) (*requestRecord, error)
+	// read writes nothing: a request whose time is over may still say pending.
+	read(ctx context.Context, id string) (*requestRecord, error)
 	update(ctx context.Context, id string, change func(*requestRecord) error) (*requestRecord, error)
 	subject(ctx context.Context, r *requestRecord) (approval.Subject, *approval.Policy, error)
 	give(ctx context.Context, id string, g givenRecord) (*requestRecord, error)
+	// endIfOver ends the request where subject's error says that what was asked for
+	// cannot be done any more, and returns what to answer.
+	endIfOver(ctx context.Context, id string, err error) error
 }
 
 // approverBook is what is needed of the directory of approvers.

@@ -66,7 +66,7 @@ func (b *backend) isApprover(ctx context.Context, a *identity.Authenticator, app
 		return false, err
 	}
 	o, err := b.opens(ctx, a, name)
-	if err != nil || o == nil || o.manifest.ID != id {
+	if err != nil || o == nil || o.manifest.Identity != id {
 		return false, err
 	}
 	return checkIdentityActive(name, o.record) == nil, nil

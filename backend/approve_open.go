@@ -61,9 +61,9 @@ func (b *backend) refuse(at attempt, known bool, of approveCounter, cause string
 	return errCodeRefused()
 }
 
-// find reads a request; nil where there is none.
+// find reads a request, without a write; nil where there is none.
 func (d *approveDesk) find(ctx context.Context, id approval.ID) (*requestRecord, error) {
-	r, err := d.requests.get(ctx, id.String())
+	r, err := d.requests.read(ctx, id.String())
 	var f *fault
 	if errors.As(err, &f) && f.status == http.StatusNotFound {
 		return nil, nil
@@ -171,7 +171,7 @@ func (b *backend) approveOpen(ctx context.Context, req *logical.Request, data *f
 	}
 	subject, _, err := d.requests.subject(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, d.requests.endIfOver(ctx, r.ID, err)
 	}
 	raw, ticket, err := d.tickets.issue(o.request, o.key, approver.ID, r.Expires)
 	if err != nil {
@@ -261,14 +261,4 @@ func requestFacts(r *requestRecord, s *approval.Subject, policy *approval.Policy
 		out["digest"] = hex.EncodeToString(digest)
 	}
 	return out, nil
-}
-
-// count counts answers of one decision.
-func (r *requestRecord) count(d approval.Decision) (n int) {
-	for _, g := range r.Given {
-		if g.Decision == d {
-			n++
-		}
-	}
-	return n
 }
