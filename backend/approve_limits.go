@@ -93,12 +93,12 @@ func (l *approveCounts) failed(of approveCounter) (locked bool, err error) {
 			l.dropLocked(l.order.Back().Value.(*approveCount))
 		}
 	}
+	c.last = now
+	l.order.MoveToFront(c.at)
 	if now.Before(c.until) {
 		return false, errApproveLocked()
 	}
 	c.failures++
-	c.last = now
-	l.order.MoveToFront(c.at)
 	if over := c.failures - approveFailures; over >= 0 {
 		c.until = now.Add(min(approveLock<<min(over, 16), maxApproveLock))
 		return true, nil
