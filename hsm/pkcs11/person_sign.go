@@ -43,7 +43,7 @@ func (k *PersonKey) SignSHA256(ctx context.Context, message []byte) ([]byte, err
 	default:
 		return nil, fmt.Errorf("%w: it is neither a P-256 nor an RSA key", ErrKeyMismatch)
 	}
-	mod, ok := k.t.mod.module.(signing)
+	mod, ok := k.t.mod.(signing)
 	if !ok {
 		return nil, errors.New("the PKCS#11 library does not sign")
 	}
