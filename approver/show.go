@@ -156,16 +156,16 @@ func PolicyLines(p *approval.Policy) []string {
 	}
 	for i := range p.Approvers {
 		a := &p.Approvers[i]
-		lines = append(lines, fmt.Sprintf("approver %s (%s)", a.Name, a.ID), fmt.Sprintf("approver %s may not approve what is asked for by %s", a.Name, strings.Join(a.Requesters, ", ")))
+		lines = append(lines, fmt.Sprintf("approver %q (%s)", a.Name, a.ID), fmt.Sprintf("approver %q may not approve what is asked for by %s", a.Name, strings.Join(a.Requesters, ", ")))
 		for k := range a.Keys {
 			where := ""
 			if a.Keys[k].RPID != "" {
 				where = " for " + a.Keys[k].RPID + " on " + strings.Join(a.Keys[k].Origins, ", ")
 			}
-			lines = append(lines, fmt.Sprintf("approver %s: %s %q %s%s", a.Name, a.Keys[k].Kind, a.Keys[k].Name, a.Keys[k].ID(), where))
+			lines = append(lines, fmt.Sprintf("approver %q: %s %q %s%s", a.Name, a.Keys[k].Kind, a.Keys[k].Name, a.Keys[k].ID(), where))
 		}
 		for _, k := range a.Checked {
-			lines = append(lines, fmt.Sprintf("approver %s: %s, checked by the coordinator", a.Name, k))
+			lines = append(lines, fmt.Sprintf("approver %q: %s, checked by the coordinator", a.Name, k))
 		}
 	}
 	return lines
