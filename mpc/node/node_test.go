@@ -264,7 +264,8 @@ func cloneStart(s *nodepb.Start) *nodepb.Start {
 		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
 		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs,
 		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients,
-		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release, SealTo: s.SealTo}
+		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release, SealTo: s.SealTo,
+		Policy: s.Policy, Approvals: s.Approvals, NextPolicy: s.NextPolicy}
 }
 
 func (w *world) keygen() *nodepb.Start {
@@ -429,7 +430,7 @@ func TestHostileCoordinator(t *testing.T) {
 			r := *record
 			r.PolicyHash[0] ^= 1
 			s.Record = r.Marshal()
-		}}, nodepb.Failure_SHARE_UNUSABLE},
+		}}, nodepb.Failure_APPROVALS},
 		"too few signers demanded": {hooks{start: func(self uint32, s *nodepb.Start) {
 			s.Members = w.members(1, 2, 3)
 		}}, nodepb.Failure_REFUSED},
