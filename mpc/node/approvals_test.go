@@ -180,21 +180,3 @@ func TestInputsCoverPolicies(t *testing.T) {
 		seen[hash] = name
 	}
 }
-
-// BenchmarkApprovals measures what one node spends on the check of two approvers of
-// three with device key and passkey each, reading policy and approvals included.
-func BenchmarkApprovals(b *testing.B) {
-	p := newApprovers(b)
-	n := New(Config{})
-	n.mountID = [16]byte(mount)
-	record := &mpc.PublicRecord{AccountID: mpc.AccountID{1}, Algorithm: mpc.Ed25519, PublicKey: make([]byte, 32), PolicyHash: p.policy.Hash()}
-	start := &nodepb.Start{Input: []byte("pay bob"), MessageType: "raw", HashAlgorithm: "none"}
-	p.approve(record, start)
-	b.ReportMetric(float64(len(start.Policy)), "B/policy")
-	b.ReportMetric(float64(len(start.Approvals)), "B/approvals")
-	for b.Loop() {
-		if err := n.approvedSign(start, record); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
