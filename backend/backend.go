@@ -87,7 +87,8 @@ type backend struct {
 	codeSlots  chan struct{} // a slot for each code that is being sent
 	lockTurn   chan struct{} // capacity 1: held while locks are written
 
-	people *approvers // the directory of approvers, in memory
+	people *approvers   // the directory of approvers, in memory
+	desk   *approveDesk // approvers' devices, in memory
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
