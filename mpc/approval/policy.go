@@ -58,9 +58,10 @@ func (k Kind) Valid() bool { return k.Signature() || k == TOTP || k == Login }
 // Key is a signature factor as a policy pins it.
 type Key struct {
 	Kind Kind
-	// Name is what its owner calls it, "phone" for example.
+	// Name is what its owner calls it, "phone" for example (CheckName).
 	Name string
-	// Public is the SubjectPublicKeyInfo, DER.
+	// Public is the SubjectPublicKeyInfo (RFC 5280, section 4.1), DER as
+	// x509.MarshalPKIXPublicKey writes it.
 	Public []byte
 	// Of a passkey: the relying party's ID, the origins that its page may have, and
 	// the credential's ID.
@@ -87,8 +88,8 @@ type Approver struct {
 	ID   ID
 	Name string
 	// Requesters are the identifiers under which this approver may itself ask for
-	// signatures ("entity:…", "identity:…", "token:…"). A request of one of them is
-	// never approved by this approver.
+	// signatures ("entity:…", "identity:…", "token:…"), sorted, or "none" alone. A
+	// request of one of them is never approved by this approver.
 	Requesters []string
 	Keys       []Key
 	// Checked are the kinds that the coordinator may check for this approver: TOTP,
@@ -179,7 +180,7 @@ func (p *Policy) Check() error {
 	case p.Expiry < MinExpiry || p.Expiry > MaxExpiry || p.Expiry%time.Second != 0:
 		return fmt.Errorf("the expiry must be %s to %s in whole seconds, not %s", MinExpiry, MaxExpiry, p.Expiry)
 	}
-	ids, names, keys := map[ID]bool{}, map[string]bool{}, map[ID]bool{}
+	ids, names, keys := map[ID]bool{}, map[string]bool{}, map[string]bool{}
 	for i := range p.Approvers {
 		a := &p.Approvers[i]
 		if err := a.check(); err != nil {
@@ -190,15 +191,23 @@ func (p *Policy) Check() error {
 		}
 		ids[a.ID], names[a.Name] = true, true
 		for k := range a.Keys {
-			id := a.Keys[k].ID()
-			if keys[id] {
-				return fmt.Errorf("approver %q: key %q is there twice: nobody counts for two", a.Name, a.Keys[k].Name)
+			// One key is one factor of one person, whatever kind it is said to be:
+			// whoever has it could otherwise sign for two. Its encoding is the only
+			// one it has (Key.parse).
+			public := string(a.Keys[k].Public)
+			if keys[public] {
+				return fmt.Errorf("approver %q: the public key of %q is there twice: nobody counts for two, and no key for two factors", a.Name, a.Keys[k].Name)
 			}
-			keys[id] = true
+			keys[public] = true
 		}
 		if all, signature := a.Kinds(); all < p.Factors || signature < p.SignatureFactors {
 			return fmt.Errorf("approver %q has %d kinds of factors, %d of which nodes verify; the policy asks for %d and %d", a.Name, all, signature, p.Factors, p.SignatureFactors)
 		}
+	}
+	// Each part is within its bounds; an account whose policy can be written but not
+	// read would sign no more.
+	if n := len(p.Marshal()); n > MaxPolicy {
+		return fmt.Errorf("the policy has %d bytes, more than %d: name fewer approvers, keys or origins", n, MaxPolicy)
 	}
 	return nil
 }
@@ -207,8 +216,6 @@ func (a *Approver) check() error {
 	switch {
 	case a.ID == ID{}:
 		return errors.New("has no ID")
-	case a.Name == "" || len(a.Name) > MaxName:
-		return fmt.Errorf("needs a name of up to %d bytes", MaxName)
 	case len(a.Keys) == 0 || len(a.Keys) > MaxKeys:
 		return fmt.Errorf("needs 1 to %d keys, has %d", MaxKeys, len(a.Keys))
 	case len(a.Requesters) == 0:
@@ -218,9 +225,14 @@ func (a *Approver) check() error {
 	case !slices.IsSorted(a.Requesters) || len(slices.Compact(slices.Clone(a.Requesters))) != len(a.Requesters):
 		return errors.New("requester identifiers are not in order, or there twice")
 	}
-	for _, s := range a.Requesters {
-		if s == "" || len(s) > maxText {
-			return errors.New("a requester identifier is empty or too long")
+	if err := CheckName(a.Name); err != nil {
+		return err
+	}
+	if !slices.Equal(a.Requesters, []string{noRequester}) {
+		for _, s := range a.Requesters {
+			if err := checkRequester(s); err != nil {
+				return err
+			}
 		}
 	}
 	for i, k := range a.Checked {
@@ -241,16 +253,20 @@ func (k *Key) check() error {
 	switch {
 	case !k.Kind.Signature():
 		return fmt.Errorf("%q is not a kind of key", k.Kind)
-	case k.Name == "" || len(k.Name) > MaxName:
-		return fmt.Errorf("needs a name of up to %d bytes", MaxName)
 	case passkey != (k.RPID != "") || passkey != (len(k.Origins) > 0) || passkey != (len(k.Credential) > 0):
 		return errors.New("relying party, origins and credential belong to a passkey, and to nothing else")
 	case len(k.RPID) > maxText || len(k.Origins) > maxOrigins || len(k.Credential) > maxCred:
 		return errors.New("relying party, origins or credential are too long")
 	}
+	if err := CheckName(k.Name); err != nil {
+		return err
+	}
+	if !printableASCII(k.RPID) {
+		return errors.New("the relying party's ID is not a host name in ASCII")
+	}
 	for _, o := range k.Origins {
-		if o == "" || len(o) > maxText {
-			return errors.New("an origin is empty or too long")
+		if err := checkOrigin(o); err != nil {
+			return err
 		}
 	}
 	_, err := k.parse()

@@ -29,6 +29,10 @@ const (
 	Refuse  Decision = "refuse"
 )
 
+// maxTime is the end of the year 9999, in Unix seconds: the last that every program
+// writes and reads.
+const maxTime = 253402300799
+
 // Subject is what is asked for: all of a statement but who decides and how. It is
 // the same for all approvers of a request. Neither epoch nor nodes are in it (a change
 // of policy names the epoch in which it was asked for), so that a retry or a refresh does not void an approval;
@@ -40,7 +44,8 @@ type Subject struct {
 	PublicKey []byte // as in the public record
 	Request   ID
 	// Requester identifies who asks, as the coordinator knows them ("entity:…");
-	// RequesterName is what people call them. Both are the coordinator's word.
+	// RequesterName is what people call them, or empty. Both are the coordinator's
+	// word.
 	Requester, RequesterName string
 	Algorithm                mpc.Algorithm
 	// Sign only: what SigningInput takes, with SHA-256 of the input in place of the
@@ -79,20 +84,31 @@ func (s *Subject) Check() error {
 	switch {
 	case !sign && s.Action != ChangePolicy:
 		return fmt.Errorf("approval: unknown action %q", s.Action)
-	case s.Mount == [16]byte{} || s.Account == mpc.AccountID{} || s.Request == ID{} || len(s.PublicKey) == 0 || !s.Algorithm.Valid():
+	case s.Mount == [16]byte{} || s.Account == mpc.AccountID{} || s.Request == ID{} || !s.Algorithm.Valid() || len(s.PublicKey) != s.Algorithm.PublicKeySize():
 		return errors.New("approval: a statement names mount, account, public key, algorithm and request")
-	case s.Requester == "" || len(s.Requester) > maxText || len(s.RequesterName) > MaxName:
-		return errors.New("approval: a statement names who asks")
 	case s.Policy == [32]byte{} || s.Policy == mpc.EmptySetHash():
 		return errors.New("approval: a statement names the policy in force")
+	case s.NextPolicy == mpc.EmptySetHash():
+		return errors.New("approval: an account that has a policy never has none again")
 	case sign != (s.NextPolicy == [32]byte{}), sign != (s.Epoch == 0):
 		return errors.New("approval: the new policy and the epoch belong to a change of policy")
 	case sign != (s.Message != [32]byte{}), sign != (s.MessageType != ""):
 		return errors.New("approval: the message belongs to a signature")
 	case !sign && (s.Hash != "" || s.DerivationPath != "" || s.TaprootTweak != ""):
 		return errors.New("approval: the message belongs to a signature")
-	case s.Expires <= 0:
+	case len(s.MessageType) > 32 || len(s.Hash) > 32 || len(s.DerivationPath) > maxText || len(s.TaprootTweak) > maxText ||
+		!printableASCII(string(s.MessageType)+string(s.Hash)+s.DerivationPath+s.TaprootTweak):
+		return errors.New("approval: message type, hash, derivation path and tweak are short texts in ASCII")
+	case s.Expires <= 0 || s.Expires > maxTime:
 		return errors.New("approval: a statement has an expiry")
+	}
+	if err := checkRequester(s.Requester); err != nil {
+		return fmt.Errorf("approval: a statement names who asks: %w", err)
+	}
+	if s.RequesterName != "" {
+		if err := CheckName(s.RequesterName); err != nil {
+			return fmt.Errorf("approval: who asks %w", err)
+		}
 	}
 	return nil
 }
