@@ -7,6 +7,7 @@ import (
 )
 
 // putPolicyInForce has the account refreshed with another policy.
-func (b *backend) putPolicyInForce(context.Context, string, []byte, *approval.Bundle) error {
-	return over("this version cannot change policies")
+func (b *backend) putPolicyInForce(ctx context.Context, name string, next []byte, bundle *approval.Bundle) error {
+	_, err := b.changePolicy(ctx, name, next, bundle)
+	return err
 }
