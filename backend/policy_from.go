@@ -77,19 +77,18 @@ func (b *backend) hasRemoteNodes(ctx context.Context) (bool, error) {
 // that demands nothing, and a field without approvers: none of them ever comes out as
 // no policy.
 func (b *backend) policyFrom(ctx context.Context, data *framework.FieldData, remote bool) (*approval.Policy, error) {
-	var sent []string
+	sent := false
 	for name := range policyFields() {
 		if _, ok := data.GetOk(name); ok {
-			sent = append(sent, name)
+			sent = true
 		}
 	}
-	if len(sent) == 0 {
+	if !sent {
 		return nil, nil
 	}
 	names, _ := data.Get("approvers").([]string)
 	if len(names) == 0 {
-		slices.Sort(sent)
-		return nil, invalid("%s was sent without approvers: name those who are to approve (approvers/ lists them). There is no policy that asks for nobody", strings.Join(sent, ", "))
+		return nil, errNoApprovers()
 	}
 	if len(names) > approval.MaxApprovers {
 		return nil, invalid("%d approvers, and a policy holds %d at most", len(names), approval.MaxApprovers)
@@ -126,6 +125,10 @@ func (b *backend) policyFrom(ctx context.Context, data *framework.FieldData, rem
 		return nil, invalid("this policy has %d bytes, and may have %d: name fewer approvers, or take keys away that they do not use", n, approval.MaxPolicy)
 	}
 	return p, nil
+}
+
+func errNoApprovers() error {
+	return invalid("there is no policy that asks for nobody, and none can be taken away: name those who are to approve in approvers (list approvers/ for those there are)")
 }
 
 // approverFor copies an approver out of the directory.
