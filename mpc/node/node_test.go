@@ -37,7 +37,7 @@ func (f fakeToken) Info() pkcs11.TokenInfo {
 
 // world is n nodes behind gRPC, set up on one token and introduced.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	token   *hsmtest.Fake
 	key     *nodepb.WrappingKey
 	clients map[string]nodepb.NodeClient
@@ -55,13 +55,13 @@ type world struct {
 
 var mount = bytes.Repeat([]byte{7}, 16)
 
-func newWorld(t *testing.T, n int) *world {
+func newWorld(t testing.TB, n int) *world {
 	t.Helper()
 	return newWorldOf(t, n, nil)
 }
 
 // newWorldOf pins an authority.
-func newWorldOf(t *testing.T, n int, authority []byte) *world {
+func newWorldOf(t testing.TB, n int, authority []byte) *world {
 	t.Helper()
 	w := &world{authority: authority, t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
 		nodes: map[string]*Node{}, algorithm: mpc.BIP340Secp256k1, patience: time.Second}
@@ -264,7 +264,8 @@ func cloneStart(s *nodepb.Start) *nodepb.Start {
 		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
 		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs,
 		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients,
-		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release, SealTo: s.SealTo}
+		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release, SealTo: s.SealTo,
+		Policy: s.Policy, Approvals: s.Approvals, NextPolicy: s.NextPolicy}
 }
 
 func (w *world) keygen() *nodepb.Start {
@@ -429,7 +430,7 @@ func TestHostileCoordinator(t *testing.T) {
 			r := *record
 			r.PolicyHash[0] ^= 1
 			s.Record = r.Marshal()
-		}}, nodepb.Failure_SHARE_UNUSABLE},
+		}}, nodepb.Failure_APPROVALS},
 		"too few signers demanded": {hooks{start: func(self uint32, s *nodepb.Start) {
 			s.Members = w.members(1, 2, 3)
 		}}, nodepb.Failure_REFUSED},
