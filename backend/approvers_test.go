@@ -76,8 +76,8 @@ func TestApproverRefuses(t *testing.T) {
 	}
 }
 
-// policyOf is a policy with the approvers that are named, as the directory has them.
-func policyOf(t *testing.T, m *mount, names ...string) *approval.Policy {
+// policyNaming is a policy with the approvers that are named, as the directory has them.
+func policyNaming(t *testing.T, m *mount, names ...string) *approval.Policy {
 	t.Helper()
 	p := &approval.Policy{Quorum: 1, Factors: 2, SignatureFactors: 1, Expiry: approval.MinExpiry}
 	for _, name := range names {
@@ -100,7 +100,7 @@ func TestStillNamed(t *testing.T) {
 	m.create("silver", "ed25519")
 	r, err := m.b.store.account(t.Context(), "gold")
 	m.ok(err)
-	r.Current.Policy = policyOf(t, m, "alice").Marshal()
+	r.Current.Policy = policyNaming(t, m, "alice").Marshal()
 	m.ok(m.b.store.putAccount(t.Context(), "gold", r))
 
 	names := func(op logical.Operation, path string, in map[string]any) {

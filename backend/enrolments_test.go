@@ -56,7 +56,7 @@ func TestEnrolment(t *testing.T) {
 		t.Errorf("it is %s", s)
 	}
 	// The keys are those that policies pin, with the IDs that the device computes.
-	a := policyOf(t, m, "alice").Approvers[0]
+	a := policyNaming(t, m, "alice").Approvers[0]
 	for _, k := range p.keys() {
 		if a.Key(k.ID()) == nil {
 			t.Errorf("there is no %s with ID %s", k.Kind, k.ID())
