@@ -195,7 +195,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			Root:            []string{prefixConfig + "*", "destroy/*", "recovery/*"},
 			SealWrapStorage: sealWrapped(),
 			// People log in without a Vault token; see login.go.
-			Unauthenticated: []string{"login/*", "session/*"},
+			Unauthenticated: []string{"login/*", "session/*", "approve/*", "ui/*"},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfigHSM(),
@@ -236,6 +236,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathLogin(),
 			b.pathSession(),
 			b.pathMetrics(),
+			b.pathUI(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
