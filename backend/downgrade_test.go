@@ -32,6 +32,17 @@ func TestNewerRecordsStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.b.Cleanup(t.Context())
+	golden := goldenApprovals(at.now())
+	for key, name := range map[string]string{keyUI: "ui", prefixApprovers + "ann": "approver", prefixEnrolments + strings.Repeat("e1", 16): "enrolment",
+		prefixRequests + strings.Repeat("5e", 16): "request-pending", prefixRequests + strings.Repeat("5f", 16): "request-signed"} {
+		e, err := logical.StorageEntryJSON(key, golden[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := base.Put(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	newer := snapshot(t, base)
 	for _, key := range keys(t, newer) {

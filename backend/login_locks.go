@@ -23,6 +23,7 @@ func (b *backend) newLogins() (err error) {
 	b.providers = newProviders(b.cfg.now)
 	b.codeSlots = make(chan struct{}, maxCodesSent)
 	b.lockTurn = make(chan struct{}, 1)
+	b.people = newApprovers(func() *limiter { return newLimiter(b.cfg.now) })
 	b.hierarchy.ended = b.sessions.endAuthenticator
 	b.hierarchy.unlocked = b.loginUnlocked
 	return nil

@@ -668,6 +668,9 @@ func (e *epochRecord) account() (*mpc.Account, error) {
 		return nil, err
 	}
 	a.Homes = e.Homes
+	if _, err := e.policy(record); err != nil {
+		return nil, err
+	}
 	return a, nil
 }
 

@@ -136,6 +136,7 @@ type requestRecord struct {
 	Reason    string          `json:"reason,omitempty"` // why it ended, where that is not clear
 	Created   time.Time       `json:"created_time"`
 	Expires   time.Time       `json:"expires_time"` // whole seconds
+	Approved  time.Time       `json:"approved_time,omitzero"`
 	Ended     time.Time       `json:"ended_time,omitzero"`
 
 	Requester     string `json:"requester"` // "entity:…" or "identity:…"
@@ -156,6 +157,11 @@ type requestRecord struct {
 	DerivationPath  string `json:"derivation_path,omitempty"`
 	TaprootTweak    string `json:"taproot_tweak,omitempty"`
 	SignatureFormat string `json:"signature_format,omitempty"`
+	Algorithm       string `json:"algorithm,omitempty"` // the account's
+
+	// ByOwner: the account has user custody, so that its owner signs what was
+	// approved.
+	ByOwner bool `json:"by_owner,omitempty"`
 
 	// Of a change of policy.
 	NextPolicy []byte `json:"next_policy,omitempty"`
@@ -195,8 +201,28 @@ type signedFactor struct {
 
 var errOutOfBounds = errors.New("is out of bounds")
 
+// Bounds of stored records that approval does not have.
+const (
+	maxStoredText    = 512 // bytes of an origin, a URL or an identifier
+	maxStoredItems   = 16  // of a list
+	maxEnrolTries    = 3
+	maxStoredReason  = 4096
+	maxStoredSecret  = 256 // characters of a TOTP secret
+	minStoredPeriod  = 1000
+	maxStoredPeriod  = 60_000
+	maxStoredAnswers = approval.MaxApprovers
+)
+
+// texts demands that none of a list is empty or too long, and that there are few.
+func texts(list []string, most int) bool {
+	return len(list) <= most && !slices.ContainsFunc(list, func(s string) bool { return s == "" || len(s) > maxStoredText })
+}
+
+// A stored URL says also where passkeys belong, or all three are left out.
 func (r *uiRecord) check() error {
-	if r.PublicURL == "" || r.RPID == "" || len(r.Origins) == 0 || r.QRPeriod < 1000 || r.QRPeriod > 60_000 {
+	none := r.PublicURL == ""
+	if len(r.PublicURL) > maxStoredText || len(r.RPID) > maxStoredText || none != (r.RPID == "") || none != (len(r.Origins) == 0) ||
+		!texts(r.Origins, maxStoredItems) || r.QRPeriod < minStoredPeriod || r.QRPeriod > maxStoredPeriod {
 		return errOutOfBounds
 	}
 	return nil
@@ -206,8 +232,43 @@ func (r *approverRecord) check() error {
 	if _, err := approval.ParseID(r.ID); err != nil {
 		return err
 	}
-	if r.Identity == "" && len(r.Entities) == 0 && !r.NoEntities {
+	switch {
+	case r.Identity == "" && len(r.Entities) == 0 && !r.NoEntities:
 		return errors.New("does not say who the approver is")
+	case r.NoEntities && len(r.Entities) > 0 || !texts(r.Entities, maxStoredItems) || r.Created.IsZero():
+		return errOutOfBounds
+	}
+	if r.Identity != "" {
+		if _, err := approval.ParseID(r.Identity); err != nil {
+			return err
+		}
+	}
+	if t := r.TOTP; t != nil && (t.Secret == "" || len(t.Secret) > maxStoredSecret || t.Added.IsZero()) {
+		return errOutOfBounds
+	}
+	return checkApproverKeys(r.Keys)
+}
+
+// checkApproverKeys looks at the form alone: keys are checked where they are taken,
+// and again where they become part of a policy.
+func checkApproverKeys(keys []approverKeyRecord) error {
+	if len(keys) > approval.MaxKeys {
+		return errOutOfBounds
+	}
+	seen := map[approval.ID]bool{}
+	for i := range keys {
+		k := &keys[i]
+		key := k.key()
+		passkey := k.Kind == approval.Passkey
+		if !k.Kind.Signature() || k.Name == "" || len(k.Name) > approval.MaxName || len(k.Public) == 0 || seen[key.ID()] || k.Added.IsZero() ||
+			passkey != (k.RPID != "") || passkey != (len(k.Origins) > 0) || passkey != (len(k.Credential) > 0) ||
+			!texts(k.Origins, maxStoredItems) || !texts(k.Transports, maxStoredItems) {
+			return errors.New("has a key that is none, or one twice")
+		}
+		seen[key.ID()] = true
+		if _, err := approval.ParseID(k.Device); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -219,19 +280,80 @@ func (r *enrolmentRecord) check() error {
 	if _, err := approval.ParseID(r.ApproverID); err != nil {
 		return err
 	}
+	if r.Approver == "" || len(r.Approver) > approval.MaxName || r.Created.IsZero() || !r.Expires.After(r.Created) || r.Tries < 0 || r.Tries > maxEnrolTries {
+		return errOutOfBounds
+	}
+	if err := checkApproverKeys(r.Keys); err != nil {
+		return err
+	}
 	var hash [32]byte
 	return decodeHex(r.SecretHash, hash[:], "hash of the enrolment's secret")
 }
 
 func (r *requestRecord) check() error {
-	if _, err := approval.ParseID(r.ID); err != nil {
-		return err
+	for _, id := range []string{r.ID, r.AccountID} {
+		if _, err := approval.ParseID(id); err != nil {
+			return err
+		}
 	}
 	known := []requestState{requestPending, requestApproved, requestSigned, requestRefused, requestExpired, requestCancelled, requestFailed}
 	sign := r.Action == approval.Sign
-	if !slices.Contains(known, r.State) || !sign && r.Action != approval.ChangePolicy || len(r.Policy) == 0 || r.Requester == "" ||
-		len(r.Seed) != approval.SeedSize || r.Period < 1000 || sign == (len(r.NextPolicy) > 0) || r.Expires.IsZero() {
+	switch {
+	case !slices.Contains(known, r.State) || !sign && r.Action != approval.ChangePolicy:
+		return errors.New("has no state or action that this version knows")
+	case r.Account == "" || len(r.Policy) == 0 || r.Requester == "" || len(r.Seed) != approval.SeedSize || r.Created.IsZero():
 		return errors.New("lacks what every request has")
+	case r.State.ended() != !r.Ended.IsZero():
+		return errors.New("has ended at no time, or has not ended at some")
+	case !r.Expires.After(r.Created) || r.Expires.Nanosecond() != 0:
+		return errors.New("does not expire in whole seconds after it was made")
+	case len(r.Policy) > approval.MaxPolicy || len(r.NextPolicy) > approval.MaxPolicy || len(r.Input) > maxInput || len(r.Requester) > maxStoredText ||
+		len(r.RequesterName) > approval.MaxName || len(r.Reason) > maxStoredReason || r.Period < minStoredPeriod || r.Period > maxStoredPeriod ||
+		len(r.Given) > maxStoredAnswers || len(r.Logins) > maxStoredAnswers:
+		return errOutOfBounds
+	case sign != (r.MessageType != "") || !sign && (len(r.Input) > 0 || r.HashAlgorithm != "" || r.DerivationPath != "" || r.TaprootTweak != "" || r.SignatureFormat != ""):
+		return errors.New("has a message without asking for a signature, or the reverse")
+	case sign == (len(r.NextPolicy) > 0) || sign == (r.Epoch > 0):
+		return errors.New("has a new policy without asking for it, or the reverse")
+	}
+	for id, at := range r.Logins {
+		if _, err := approval.ParseID(id); err != nil || at.IsZero() {
+			return errors.New("has a login of nobody")
+		}
+	}
+	seen := map[string]bool{}
+	for i := range r.Given {
+		g := &r.Given[i]
+		if err := g.check(); err != nil {
+			return err
+		}
+		if seen[g.Approver] {
+			return errors.New("has two answers of one approver")
+		}
+		seen[g.Approver] = true
+	}
+	return nil
+}
+
+func (g *givenRecord) check() error {
+	if _, err := approval.ParseID(g.Approver); err != nil {
+		return err
+	}
+	if g.Name == "" || g.Decision != approval.Approve && g.Decision != approval.Refuse || g.Time.IsZero() || len(g.Signatures) == 0 || len(g.Signatures) > approval.MaxKeys {
+		return errors.New("has an answer that is none")
+	}
+	for i, k := range g.Kinds {
+		if !k.Valid() || slices.Contains(g.Kinds[:i], k) {
+			return errors.New("has an answer by kinds of factors that are none, or twice")
+		}
+	}
+	for _, s := range g.Signatures {
+		if _, err := approval.ParseID(s.Key); err != nil {
+			return err
+		}
+		if len(s.Signature) == 0 {
+			return errors.New("has an answer without a signature")
+		}
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func goldenRecords() map[string]storedRecord {
 	current.Homes = []mpc.Home{{Domain: "default", Region: "us"}, {Domain: "eu", Region: "eu"}, {Domain: "ap"}}
 	mount := &mountRecord{Version: recordVersion, ID: [16]byte{0xab, 1}, Created: at}
 	mount.IDHex = hex.EncodeToString(mount.ID[:])
-	return map[string]storedRecord{
+	out := map[string]storedRecord{
 		"mount": mount,
 		"hsm": &hsmRecord{Version: recordVersion, URI: testURI, Module: "softhsm", PIN: "1234", PINSource: pinFromVault, Suite: "hpke-p256", Updated: at,
 			Token: tokenRecord{Label: "prod", Serial: testSerial, Manufacturer: "SoftHSM project", Model: "SoftHSM v2"}},
@@ -116,6 +116,8 @@ func goldenRecords() map[string]storedRecord {
 		"identities-config": &identitiesConfigRecord{Version: recordVersion, SessionTTL: 600, PhoneWebhook: "https://sms.example.com/send", PhoneWebhookHeader: "Bearer x",
 			OIDC: map[string]oidcProviderRecord{"corp": {Issuer: "https://id.example.com", ClientID: "mpc", ClientSecret: "s", CAPEM: "pem", Scopes: []string{"email"}}}},
 	}
+	maps.Copy(out, goldenApprovals(at))
+	return out
 }
 
 // newInV5 names the records that no version before 5 has.
@@ -125,9 +127,18 @@ var newInV5 = []string{"identity", "asset", "authenticator", "authenticator-lock
 // or with fields that it has not.
 var newInV6 = []string{"wrapping-key-domains", "wrapping-key-remote", "nodes-remote", "remote-node", "remote-node-ca", "coordinator"}
 
+// goldenV6 has what the records that version 6 wrote are read as.
+func goldenV6() map[string]storedRecord {
+	out := goldenRecords()
+	for _, name := range newInV7 {
+		delete(out, name)
+	}
+	return out
+}
+
 // goldenV5 has what the records that version 5 wrote are read as.
 func goldenV5() map[string]storedRecord {
-	out := goldenRecords()
+	out := goldenV6()
 	for _, name := range newInV6 {
 		delete(out, name)
 	}
@@ -190,7 +201,7 @@ func empty(of storedRecord) storedRecord {
 
 // TestGoldenOlder: what older versions wrote is read for ever.
 func TestGoldenOlder(t *testing.T) {
-	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3(), "4": goldenV4(), "5": goldenV5()} {
+	for version, records := range map[string]map[string]storedRecord{"1": goldenV1(), "2": goldenV2(), "3": goldenV3(), "4": goldenV4(), "5": goldenV5(), "6": goldenV6()} {
 		for name, want := range records {
 			raw, err := os.ReadFile(filepath.Join(goldenDir+version, name+".json"))
 			if err != nil {
@@ -211,10 +222,14 @@ func TestGoldenOlder(t *testing.T) {
 		"3": {"account", "accounts-config", "signed-request"},
 		"4": {"account"},
 		"5": {"account"},
+		"6": nil,
 	}
 	for version := range changed {
-		changed[version] = append(changed[version], newInV6...)
-		if version != "5" {
+		changed[version] = append(changed[version], newInV7...)
+		if version <= "5" {
+			changed[version] = append(changed[version], newInV6...)
+		}
+		if version <= "4" {
 			changed[version] = append(changed[version], newInV5...)
 		}
 	}
@@ -297,6 +312,7 @@ func TestDecodeRefuses(t *testing.T) {
 			"empty":          {},
 			"null":           []byte("null"),
 			"only version":   []byte("{" + today + "}"),
+			"only version 6": []byte(`{"version":6}`),
 			"only version 5": []byte(`{"version":5}`),
 			"only version 4": []byte(`{"version":4}`),
 			"only version 3": []byte(`{"version":3}`),

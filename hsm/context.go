@@ -19,6 +19,7 @@ const (
 	labelNodeKey = "mpc hsm context node key v1"
 	labelProbe   = "mpc hsm context probe v1"
 	labelDeal    = "mpc hsm context deal v1"
+	labelDealOf  = "mpc hsm context deal of record v1"
 	labelLogins  = "mpc hsm context identity keys v1"
 
 	maxNodeID  = 128
@@ -58,6 +59,16 @@ func NodeKeyContext(kind string, mountID [16]byte, nodeID string, generation uin
 // 1 byte, index as 1 byte).
 func DealContext(accountID [16]byte, target [32]byte, dealer, index uint8) Context {
 	return fields([]byte(labelDeal), accountID[:], target[:], []byte{dealer}, []byte{index})
+}
+
+// RecordDealContext is DealContext for an account that demands approvals: it names
+// the public record whose share was dealt, by its SHA-256 hash. Else what was dealt
+// of an account with a policy would open as of one without.
+//
+// Encoding: fields(label, record hash as 32 bytes, target as 32 bytes, dealer as
+// 1 byte, index as 1 byte).
+func RecordDealContext(record, target [32]byte, dealer, index uint8) Context {
+	return fields([]byte(labelDealOf), record[:], target[:], []byte{dealer}, []byte{index})
 }
 
 // IdentityKeysContext is the context of a mount's keys for the logins of digital

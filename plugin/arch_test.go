@@ -40,10 +40,11 @@ var arrows = map[string][]string{
 	// The owner's client links it too: no token, no network, no protocol.
 	"mpc/custody": {"mpc", "hsm"},
 	// Nodes, coordinator and approvers' devices: what is approved, and by whom.
-	"mpc/approval": {"mpc"},
+	"mpc/approval":              {"mpc"},
+	"mpc/approval/approvaltest": {"mpc/approval"},
 	// The pages for approvers, as files.
-	"ui": {},
-	"mpc/node":    {"mpc", "mpc/approval", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
+	"ui":       {},
+	"mpc/node": {"mpc", "mpc/approval", "mpc/cmp", "mpc/custody", "mpc/derive", "mpc/frost", "mpc/nodepb", "mpc/session", "hsm", "hsm/modules", "hsm/pkcs11", "identity", "recovery"},
 	// A node on a host of its own: what outlives the node, and who may speak to it.
 	"mpc/daemon": {"mpc", "mpc/node", "mpc/nodelink", "mpc/nodepb", "hsm", "hsm/modules", "hsm/pkcs11"},
 	// The pool never imports a node or the token: it holds ciphertext only.

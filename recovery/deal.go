@@ -127,7 +127,7 @@ func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey,
 	defer dealing.Wipe()
 	d := &Deal{Dealer: dealer, Record: record.Hash(), Target: target.Hash(), Commitments: dealing.Commitments}
 	for j, sub := range dealing.SubShares {
-		c := hsm.DealContext(record.AccountID, d.Target, uint8(dealer), uint8(j+1))
+		c := DealContext(record, d.Target, dealer, mpc.Index(j+1))
 		sealed, err := hsm.Seal(c, sub, []hsm.WrappingKey{to.Key})
 		if err != nil {
 			return nil, err
@@ -135,6 +135,19 @@ func MakeDeal(ctx context.Context, b *Bundle, name string, key *ecdh.PrivateKey,
 		d.Sealed = append(d.Sealed, sealed)
 	}
 	return d, nil
+}
+
+// DealContext is the context that a sub-share is sealed in, which the dealer of an
+// old share seals for a receiver. record is the old one, whose policy goes over to
+// the new: nothing but its hash in a deal's file says which it was, and whoever has
+// the files could write that of a record without the policy. So what is dealt of an
+// account with a policy opens for that very record only. Accounts without one keep
+// the context that custodians of older versions seal in.
+func DealContext(record *mpc.PublicRecord, target [32]byte, dealer, receiver mpc.Index) hsm.Context {
+	if record.PolicyHash != mpc.EmptySetHash() {
+		return hsm.RecordDealContext(record.Hash(), target, uint8(dealer), uint8(receiver))
+	}
+	return hsm.DealContext(record.AccountID, target, uint8(dealer), uint8(receiver))
 }
 
 // NewRecord returns the public record of the account's next epoch, which

@@ -7,10 +7,13 @@ import (
 
 // Bounds of a bundle.
 const (
-	MaxBundle        = 64 << 10 // bytes
-	maxSignature     = 1024     // bytes; RSA-4096 has 512
-	maxAuthenticator = 2048     // bytes of authenticator data
-	maxClientData    = 2048     // bytes of a passkey's client data
+	maxSignatures    = 3    // of one approver: one for each kind of signature factor
+	maxSignature     = 1024 // bytes; RSA-4096 has 512
+	maxAuthenticator = 1024 // bytes of authenticator data; 37 without extensions
+	maxClientData    = 2048 // bytes of a passkey's client data
+	// MaxBundle is in bytes. MaxApprovers approvers who each give as much as they may
+	// stay below it: nobody's approval crowds out another's.
+	MaxBundle = 256 << 10
 )
 
 // Signature is one signature factor of one approver over a statement.
@@ -77,14 +80,14 @@ func ParseBundle(b []byte) (*Bundle, error) {
 	r.fixed(out.Request[:])
 	out.Requester, out.RequesterName = r.text(maxText), r.text(MaxName)
 	expires := r.number()
-	if expires > 1<<62 {
+	if expires > maxTime {
 		r.bad = true
 	}
 	out.Expires = int64(expires)
 	for range r.count(MaxApprovers) {
 		g := Given{}
 		r.fixed(g.Approver[:])
-		for range r.count(MaxKeys) {
+		for range r.count(maxSignatures) {
 			s := Signature{}
 			r.fixed(s.Key[:])
 			s.Signature, s.AuthenticatorData, s.ClientData = r.bytes(maxSignature), r.bytes(maxAuthenticator), r.bytes(maxClientData)

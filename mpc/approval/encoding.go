@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // ID names a request or an approver: 16 random bytes, 32 hex digits where it is
@@ -36,7 +37,8 @@ func (w *writer) number(n uint64) {
 	w.bytes(binary.BigEndian.AppendUint64(nil, n))
 }
 
-// reader reads it. After a failure it returns zero values; done tells.
+// reader reads it. Every length has one encoding and every field its place, so bytes
+// that are read to their end are the only ones of what they mean. After a failure it returns zero values; done tells.
 type reader struct {
 	in  []byte
 	bad bool
@@ -52,11 +54,23 @@ func (r *reader) bytes(most int) []byte {
 		r.bad = true
 		return nil
 	}
-	b := append([]byte{}, r.in[4:4+n]...)
+	var b []byte // nil for an empty one
+	if n > 0 {
+		b = append(b, r.in[4:4+n]...)
+	}
 	r.in = r.in[4+n:]
 	return b
 }
-func (r *reader) text(most int) string { return string(r.bytes(most)) }
+
+// text reads UTF-8: mirrors of the encodings have strings that hold nothing else.
+func (r *reader) text(most int) string {
+	b := r.bytes(most)
+	if !utf8.Valid(b) {
+		r.bad = true
+		return ""
+	}
+	return string(b)
+}
 func (r *reader) number() uint64 {
 	b := r.bytes(8)
 	if len(b) != 8 {

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -58,6 +59,8 @@ func ProgressProof(seed []byte, request ID) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
+var errUnknownForm = errors.New("approval: not a form of the code")
+
 // Link is the text of the code. base is the mount's page, such as
 // https://vault.example.com/v1/mpc/ui/phone. What is secret stands behind "#", which
 // browsers do not send to servers.
@@ -78,6 +81,9 @@ func ParseLink(link string) (ID, Form, error) {
 	v, err := url.ParseQuery(link)
 	if err != nil {
 		return ID{}, f, errUnknownForm
+	}
+	if len(v["r"]) > 1 || len(v["f"]) > 1 {
+		return ID{}, f, fmt.Errorf("%w: it names two requests or forms", errUnknownForm)
 	}
 	id, err := ParseID(v.Get("r"))
 	if err != nil {

@@ -58,9 +58,10 @@ func (k Kind) Valid() bool { return k.Signature() || k == TOTP || k == Login }
 // Key is a signature factor as a policy pins it.
 type Key struct {
 	Kind Kind
-	// Name is what its owner calls it, "phone" for example.
+	// Name is what its owner calls it, "phone" for example (CheckName).
 	Name string
-	// Public is the SubjectPublicKeyInfo, DER.
+	// Public is the SubjectPublicKeyInfo (RFC 5280, section 4.1), DER as
+	// x509.MarshalPKIXPublicKey writes it.
 	Public []byte
 	// Of a passkey: the relying party's ID, the origins that its page may have, and
 	// the credential's ID.
@@ -87,8 +88,8 @@ type Approver struct {
 	ID   ID
 	Name string
 	// Requesters are the identifiers under which this approver may itself ask for
-	// signatures ("entity:…", "identity:…", "token:…"). A request of one of them is
-	// never approved by this approver.
+	// signatures ("entity:…", "identity:…", "token:…"), sorted, or "none" alone. A
+	// request of one of them is never approved by this approver.
 	Requesters []string
 	Keys       []Key
 	// Checked are the kinds that the coordinator may check for this approver: TOTP,
@@ -131,7 +132,13 @@ type Policy struct {
 	Factors, SignatureFactors int
 	// Expiry is how long a request waits for approvals, and how long approvals
 	// count, in whole seconds.
-	Expiry    time.Duration
+	Expiry time.Duration
+	// Since is the share epoch that the account was in when this policy was asked
+	// for; 0 for the policy that an account is made with. It rises from each policy
+	// of an account to the next, so that no two of them are alike, even where one
+	// goes back to what another said: approvals of a change can never be used again
+	// after a later one. See Follows.
+	Since     uint64
 	Approvers []Approver
 }
 
@@ -173,7 +180,7 @@ func (p *Policy) Check() error {
 	case p.Expiry < MinExpiry || p.Expiry > MaxExpiry || p.Expiry%time.Second != 0:
 		return fmt.Errorf("the expiry must be %s to %s in whole seconds, not %s", MinExpiry, MaxExpiry, p.Expiry)
 	}
-	ids, names, keys := map[ID]bool{}, map[string]bool{}, map[ID]bool{}
+	ids, names, keys := map[ID]bool{}, map[string]bool{}, map[string]bool{}
 	for i := range p.Approvers {
 		a := &p.Approvers[i]
 		if err := a.check(); err != nil {
@@ -184,15 +191,23 @@ func (p *Policy) Check() error {
 		}
 		ids[a.ID], names[a.Name] = true, true
 		for k := range a.Keys {
-			id := a.Keys[k].ID()
-			if keys[id] {
-				return fmt.Errorf("approver %q: key %q is there twice: nobody counts for two", a.Name, a.Keys[k].Name)
+			// One key is one factor of one person, whatever kind it is said to be:
+			// whoever has it could otherwise sign for two. Its encoding is the only
+			// one it has (Key.parse).
+			public := string(a.Keys[k].Public)
+			if keys[public] {
+				return fmt.Errorf("approver %q: the public key of %q is there twice: nobody counts for two, and no key for two factors", a.Name, a.Keys[k].Name)
 			}
-			keys[id] = true
+			keys[public] = true
 		}
 		if all, signature := a.Kinds(); all < p.Factors || signature < p.SignatureFactors {
 			return fmt.Errorf("approver %q has %d kinds of factors, %d of which nodes verify; the policy asks for %d and %d", a.Name, all, signature, p.Factors, p.SignatureFactors)
 		}
+	}
+	// Each part is within its bounds; an account whose policy can be written but not
+	// read would sign no more.
+	if n := len(p.Marshal()); n > MaxPolicy {
+		return fmt.Errorf("the policy has %d bytes, more than %d: name fewer approvers, keys or origins", n, MaxPolicy)
 	}
 	return nil
 }
@@ -201,8 +216,6 @@ func (a *Approver) check() error {
 	switch {
 	case a.ID == ID{}:
 		return errors.New("has no ID")
-	case a.Name == "" || len(a.Name) > MaxName:
-		return fmt.Errorf("needs a name of up to %d bytes", MaxName)
 	case len(a.Keys) == 0 || len(a.Keys) > MaxKeys:
 		return fmt.Errorf("needs 1 to %d keys, has %d", MaxKeys, len(a.Keys))
 	case len(a.Requesters) == 0:
@@ -212,9 +225,14 @@ func (a *Approver) check() error {
 	case !slices.IsSorted(a.Requesters) || len(slices.Compact(slices.Clone(a.Requesters))) != len(a.Requesters):
 		return errors.New("requester identifiers are not in order, or there twice")
 	}
-	for _, s := range a.Requesters {
-		if s == "" || len(s) > maxText {
-			return errors.New("a requester identifier is empty or too long")
+	if err := CheckName(a.Name); err != nil {
+		return err
+	}
+	if !slices.Equal(a.Requesters, []string{noRequester}) {
+		for _, s := range a.Requesters {
+			if err := checkRequester(s); err != nil {
+				return err
+			}
 		}
 	}
 	for i, k := range a.Checked {
@@ -235,16 +253,20 @@ func (k *Key) check() error {
 	switch {
 	case !k.Kind.Signature():
 		return fmt.Errorf("%q is not a kind of key", k.Kind)
-	case k.Name == "" || len(k.Name) > MaxName:
-		return fmt.Errorf("needs a name of up to %d bytes", MaxName)
 	case passkey != (k.RPID != "") || passkey != (len(k.Origins) > 0) || passkey != (len(k.Credential) > 0):
 		return errors.New("relying party, origins and credential belong to a passkey, and to nothing else")
 	case len(k.RPID) > maxText || len(k.Origins) > maxOrigins || len(k.Credential) > maxCred:
 		return errors.New("relying party, origins or credential are too long")
 	}
+	if err := CheckName(k.Name); err != nil {
+		return err
+	}
+	if !printableASCII(k.RPID) {
+		return errors.New("the relying party's ID is not a host name in ASCII")
+	}
 	for _, o := range k.Origins {
-		if o == "" || len(o) > maxText {
-			return errors.New("an origin is empty or too long")
+		if err := checkOrigin(o); err != nil {
+			return err
 		}
 	}
 	_, err := k.parse()
@@ -261,6 +283,7 @@ func (p *Policy) Marshal() []byte {
 	w.number(uint64(p.Factors))
 	w.number(uint64(p.SignatureFactors))
 	w.number(uint64(p.Expiry / time.Second))
+	w.number(p.Since)
 	w.number(uint64(len(p.Approvers)))
 	for _, a := range p.Approvers {
 		w.bytes(a.ID[:])
@@ -289,6 +312,19 @@ func (p *Policy) Marshal() []byte {
 	return w
 }
 
+// Follows checks that the policy may be the one after old, nil for none, of an account
+// in a share epoch, 0 for an account that is being made: it was asked for since old
+// was, and not later than now. A refresh between asking and now does no harm.
+func (p *Policy) Follows(old *Policy, epoch uint64) error {
+	switch {
+	case p.Since > epoch:
+		return fmt.Errorf("approval: the new policy was asked for in epoch %d, and the account is in epoch %d", p.Since, epoch)
+	case old != nil && p.Since <= old.Since:
+		return fmt.Errorf("approval: the new policy was asked for in epoch %d, and the present one in epoch %d: the account's policy has been changed since; ask for the change again", p.Since, old.Since)
+	}
+	return nil
+}
+
 // Hash is the SHA-256 of Marshal: what the account's public record names.
 func (p *Policy) Hash() [32]byte { return sha256.Sum256(p.Marshal()) }
 
@@ -303,6 +339,7 @@ func ParsePolicy(b []byte) (*Policy, error) {
 	}
 	p := &Policy{Quorum: r.count(MaxApprovers), Factors: r.count(5), SignatureFactors: r.count(5)}
 	p.Expiry = time.Duration(r.count(int(MaxExpiry/time.Second))) * time.Second
+	p.Since = r.number()
 	for range r.count(MaxApprovers) {
 		a := Approver{}
 		r.fixed(a.ID[:])

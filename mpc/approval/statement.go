@@ -29,9 +29,13 @@ const (
 	Refuse  Decision = "refuse"
 )
 
+// maxTime is the end of the year 9999, in Unix seconds: the last that every program
+// writes and reads.
+const maxTime = 253402300799
+
 // Subject is what is asked for: all of a statement but who decides and how. It is
-// the same for all approvers of a request. Neither epoch nor nodes are in it (but for
-// a change of policy), so that a retry or a refresh does not void an approval;
+// the same for all approvers of a request. Neither epoch nor nodes are in it (a change
+// of policy names the epoch in which it was asked for), so that a retry or a refresh does not void an approval;
 // replaying one can only sign the same message again.
 type Subject struct {
 	Action    Action
@@ -40,7 +44,8 @@ type Subject struct {
 	PublicKey []byte // as in the public record
 	Request   ID
 	// Requester identifies who asks, as the coordinator knows them ("entity:…");
-	// RequesterName is what people call them. Both are the coordinator's word.
+	// RequesterName is what people call them, or empty. Both are the coordinator's
+	// word.
 	Requester, RequesterName string
 	Algorithm                mpc.Algorithm
 	// Sign only: what SigningInput takes, with SHA-256 of the input in place of the
@@ -52,7 +57,7 @@ type Subject struct {
 	// Policy is the hash of the policy in force.
 	Policy [32]byte
 	// ChangePolicy only: the hash of the policy to come, and the epoch that the
-	// account is in when it is asked.
+	// account was in when it was asked (Policy.Since of the policy to come).
 	NextPolicy [32]byte
 	Epoch      uint64
 	// Expires is when approvals cease to count, Unix time in seconds.
@@ -66,9 +71,11 @@ func SignSubject(mount [16]byte, r *mpc.PublicRecord, input []byte, kind mpc.Mes
 }
 
 // PolicySubject fills in what follows from an account's record and a new policy.
-func PolicySubject(mount [16]byte, r *mpc.PublicRecord, next [32]byte) Subject {
+// Refreshes of the account do not change it; what the record says of the policy in
+// force does. Whether next may follow that one is for Follows.
+func PolicySubject(mount [16]byte, r *mpc.PublicRecord, next *Policy) Subject {
 	return Subject{Action: ChangePolicy, Mount: mount, Account: r.AccountID, PublicKey: r.PublicKey, Algorithm: r.Algorithm,
-		Policy: r.PolicyHash, NextPolicy: next, Epoch: r.Epoch}
+		Policy: r.PolicyHash, NextPolicy: next.Hash(), Epoch: next.Since}
 }
 
 // Check verifies that the subject is of one action and names everything.
@@ -77,20 +84,31 @@ func (s *Subject) Check() error {
 	switch {
 	case !sign && s.Action != ChangePolicy:
 		return fmt.Errorf("approval: unknown action %q", s.Action)
-	case s.Mount == [16]byte{} || s.Account == mpc.AccountID{} || s.Request == ID{} || len(s.PublicKey) == 0 || !s.Algorithm.Valid():
+	case s.Mount == [16]byte{} || s.Account == mpc.AccountID{} || s.Request == ID{} || !s.Algorithm.Valid() || len(s.PublicKey) != s.Algorithm.PublicKeySize():
 		return errors.New("approval: a statement names mount, account, public key, algorithm and request")
-	case s.Requester == "" || len(s.Requester) > maxText || len(s.RequesterName) > MaxName:
-		return errors.New("approval: a statement names who asks")
 	case s.Policy == [32]byte{} || s.Policy == mpc.EmptySetHash():
 		return errors.New("approval: a statement names the policy in force")
+	case s.NextPolicy == mpc.EmptySetHash():
+		return errors.New("approval: an account that has a policy never has none again")
 	case sign != (s.NextPolicy == [32]byte{}), sign != (s.Epoch == 0):
 		return errors.New("approval: the new policy and the epoch belong to a change of policy")
 	case sign != (s.Message != [32]byte{}), sign != (s.MessageType != ""):
 		return errors.New("approval: the message belongs to a signature")
 	case !sign && (s.Hash != "" || s.DerivationPath != "" || s.TaprootTweak != ""):
 		return errors.New("approval: the message belongs to a signature")
-	case s.Expires <= 0:
+	case len(s.MessageType) > 32 || len(s.Hash) > 32 || len(s.DerivationPath) > maxText || len(s.TaprootTweak) > maxText ||
+		!printableASCII(string(s.MessageType)+string(s.Hash)+s.DerivationPath+s.TaprootTweak):
+		return errors.New("approval: message type, hash, derivation path and tweak are short texts in ASCII")
+	case s.Expires <= 0 || s.Expires > maxTime:
 		return errors.New("approval: a statement has an expiry")
+	}
+	if err := checkRequester(s.Requester); err != nil {
+		return fmt.Errorf("approval: a statement names who asks: %w", err)
+	}
+	if s.RequesterName != "" {
+		if err := CheckName(s.RequesterName); err != nil {
+			return fmt.Errorf("approval: who asks %w", err)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -54,9 +55,15 @@ func (k *Key) parse() (any, error) {
 	if len(k.Public) > maxPublic {
 		return nil, errors.New("the public key is too long")
 	}
+	// A point that is not on its curve is an error already here (RFC 5480, section
+	// 2.2: uncompressed).
 	public, err := x509.ParsePKIXPublicKey(k.Public)
 	if err != nil {
 		return nil, errors.New("the public key is not a SubjectPublicKeyInfo")
+	}
+	// One key, one encoding: or it could be in a policy twice.
+	if der, err := x509.MarshalPKIXPublicKey(public); err != nil || !bytes.Equal(der, k.Public) {
+		return nil, errors.New("the public key is not in the usual encoding of a SubjectPublicKeyInfo")
 	}
 	switch p := public.(type) {
 	case *ecdsa.PublicKey:
@@ -64,14 +71,18 @@ func (k *Key) parse() (any, error) {
 			return p, nil
 		}
 	case *rsa.PublicKey:
-		if k.Kind != Device && p.N.BitLen() >= 2048 && p.N.BitLen() <= 4096 && p.E >= 3 {
+		// Odd, as every RSA modulus and exponent is. Exponent 3 is still on smart
+		// cards, and safe here: signatures are compared with the whole padding.
+		if k.Kind != Device && p.N.BitLen() >= 2048 && p.N.BitLen() <= 4096 && p.N.Bit(0) == 1 && p.E >= 3 && p.E&1 == 1 {
 			return p, nil
 		}
 	}
 	return nil, fmt.Errorf("a %s cannot have a public key of this kind", k.Kind)
 }
 
-// Verify checks one signature factor over a statement.
+// Verify checks one signature factor over a statement. Whoever sees an ECDSA
+// signature can make a second one of it (r, n−s). That does no harm: nothing here is
+// counted, looked up or told apart by a signature's bytes.
 func (k *Key) Verify(st *Statement, s *Signature) error {
 	public, err := k.parse()
 	if err != nil {
@@ -96,7 +107,8 @@ func (k *Key) Verify(st *Statement, s *Signature) error {
 	return nil
 }
 
-// verifyRaw verifies r‖s, 32 bytes each, over SHA-256 of a message.
+// verifyRaw verifies r‖s, 32 bytes each, big-endian, over SHA-256 of a message: the
+// form of WebCrypto, with one encoding for each pair.
 func verifyRaw(public any, message, signature []byte) bool {
 	p, ok := public.(*ecdsa.PublicKey)
 	if !ok || len(signature) != 64 {
@@ -124,11 +136,15 @@ func verifyMessage(public any, message, signature []byte) bool {
 // twice or for their own request, there are as many as the quorum, and the approvals
 // count now, and not for longer than the policy allows.
 //
-// Request, requester and expiry of the subject are taken from the bundle. Anything
+// Request, requester and expiry of the subject are taken from the bundle: a caller
+// who has to know them compares. Anything
 // in the bundle that does not verify is an error, also where the rest would do.
 // Returned are the approvers. Errors wrap ErrMissing, ErrExpired, ErrSignature or
 // ErrRequester where one of them fits.
 func Verify(p *Policy, subject Subject, b *Bundle, now time.Time) ([]ID, error) {
+	if p == nil || b == nil {
+		return nil, fmt.Errorf("%w: there are none", ErrMissing)
+	}
 	if err := p.Check(); err != nil {
 		return nil, fmt.Errorf("approval: %w", err)
 	}
@@ -137,7 +153,7 @@ func Verify(p *Policy, subject Subject, b *Bundle, now time.Time) ([]ID, error) 
 		return nil, err
 	}
 	if p.Hash() != subject.Policy {
-		return nil, errors.New("approval: the policy is not the account's")
+		return nil, errPolicy
 	}
 	if !now.Before(subject.ExpiresAt()) {
 		return nil, fmt.Errorf("%w, at %s", ErrExpired, subject.ExpiresAt().UTC().Format(time.RFC3339))
@@ -145,36 +161,72 @@ func Verify(p *Policy, subject Subject, b *Bundle, now time.Time) ([]ID, error) 
 	if subject.ExpiresAt().After(now.Add(p.Expiry + clockSkew)) {
 		return nil, fmt.Errorf("approval: they would count until %s, longer than the %s that the policy allows", subject.ExpiresAt().UTC().Format(time.RFC3339), p.Expiry)
 	}
+	if len(b.Given) == 0 {
+		return nil, fmt.Errorf("%w: none of %d", ErrMissing, p.Quorum)
+	}
 	var approvers []ID
-	for _, g := range b.Given {
-		a := p.Approver(g.Approver)
-		switch {
-		case a == nil:
-			return nil, fmt.Errorf("%w: %s is no approver of this account", ErrSignature, g.Approver)
-		case slices.Contains(approvers, a.ID):
-			return nil, fmt.Errorf("approval: approver %q is there twice: nobody counts for two", a.Name)
-		case slices.Contains(a.Requesters, subject.Requester):
-			return nil, fmt.Errorf("%w: approver %q asked for this", ErrRequester, a.Name)
+	for i := range b.Given {
+		if slices.Contains(approvers, b.Given[i].Approver) {
+			return nil, fmt.Errorf("approval: approver %s is there twice: nobody counts for two", b.Given[i].Approver)
 		}
-		kinds := map[Kind]bool{}
-		for i := range g.Signatures {
-			k := a.Key(g.Signatures[i].Key)
-			if k == nil {
-				return nil, fmt.Errorf("%w: approver %q has no key %s", ErrSignature, a.Name, g.Signatures[i].Key)
-			}
-			st := Statement{Subject: subject, Decision: Approve, Approver: a.ID}
-			if err := k.Verify(&st, &g.Signatures[i]); err != nil {
-				return nil, fmt.Errorf("approver %q, %s %q: %w", a.Name, k.Kind, k.Name, err)
-			}
-			kinds[k.Kind] = true
+		if err := verifyGiven(p, &subject, &b.Given[i]); err != nil {
+			return nil, err
 		}
-		if len(kinds) < p.SignatureFactors {
-			return nil, fmt.Errorf("%w: approver %q signed with %d kinds of factors, and the policy asks for %d", ErrMissing, a.Name, len(kinds), p.SignatureFactors)
-		}
-		approvers = append(approvers, a.ID)
+		approvers = append(approvers, b.Given[i].Approver)
 	}
 	if len(approvers) < p.Quorum {
 		return nil, fmt.Errorf("%w: %d of %d", ErrMissing, len(approvers), p.Quorum)
 	}
 	return approvers, nil
+}
+
+// VerifyGiven checks what one approver gives for a subject, which is complete, as
+// Verify will check it among the others. Time is left to Verify. What passes here one
+// by one passes there together, until it expires.
+func VerifyGiven(p *Policy, subject *Subject, g *Given) error {
+	if err := p.Check(); err != nil {
+		return fmt.Errorf("approval: %w", err)
+	}
+	if err := subject.Check(); err != nil {
+		return err
+	}
+	if p.Hash() != subject.Policy {
+		return errPolicy
+	}
+	return verifyGiven(p, subject, g)
+}
+
+var errPolicy = errors.New("approval: the policy is not the account's")
+
+// verifyGiven is VerifyGiven with a policy and a subject that are checked.
+func verifyGiven(p *Policy, subject *Subject, g *Given) error {
+	a := p.Approver(g.Approver)
+	switch {
+	case a == nil:
+		return fmt.Errorf("%w: %s is no approver of this account", ErrSignature, g.Approver)
+	case slices.Contains(a.Requesters, subject.Requester):
+		return fmt.Errorf("%w: approver %q asked for this", ErrRequester, a.Name)
+	case len(g.Signatures) > maxSignatures:
+		return fmt.Errorf("approval: approver %q gives %d signatures, more than there are kinds", a.Name, len(g.Signatures))
+	}
+	st := Statement{Subject: *subject, Decision: Approve, Approver: a.ID}
+	kinds := map[Kind]bool{}
+	for i := range g.Signatures {
+		s := &g.Signatures[i]
+		k := a.Key(s.Key)
+		switch {
+		case k == nil:
+			return fmt.Errorf("%w: approver %q has no key %s", ErrSignature, a.Name, s.Key)
+		case kinds[k.Kind]: // the same key, or a second one
+			return fmt.Errorf("approval: approver %q gives two signatures of kind %s: each kind counts once", a.Name, k.Kind)
+		}
+		kinds[k.Kind] = true
+		if err := k.Verify(&st, s); err != nil {
+			return fmt.Errorf("approver %q, %s %q: %w", a.Name, k.Kind, k.Name, err)
+		}
+	}
+	if len(kinds) < p.SignatureFactors {
+		return fmt.Errorf("%w: approver %q signed with %d kinds of factors, and the policy asks for %d", ErrMissing, a.Name, len(kinds), p.SignatureFactors)
+	}
+	return nil
 }

@@ -44,6 +44,8 @@ func failure(err error) *nodepb.Failure {
 		errors.Is(err, identity.ErrRecord), errors.Is(err, identity.ErrOpen), errors.Is(err, identity.ErrWeakKDF),
 		errors.Is(err, hsm.ErrCustodyPart):
 		f.Reason = nodepb.Failure_REFUSED
+	case errors.Is(err, errApprovals):
+		f.Reason = nodepb.Failure_APPROVALS
 	case errors.Is(err, errPresignatureGone), errors.Is(err, cmp.ErrPresignatureUsed):
 		f.Reason = nodepb.Failure_PRESIGNATURE_GONE
 	case errors.Is(err, errBusy):

@@ -16,7 +16,9 @@ import (
 // recovery custodians have sealed to this token. Every node computes the same
 // new public record from the custodians' commitments and the account's last
 // known one, so a custodian or coordinator that changes anything is found out
-// here: the key stays, or the import fails.
+// here: the key stays, or the import fails. So does the policy: the new record names
+// that of the old one, and what was dealt opens for no old record with another
+// (recovery.DealContext).
 func (n *Node) ImportShare(ctx context.Context, r *nodepb.ImportShareRequest) (*nodepb.ImportShareReply, error) {
 	reply, err := n.importShare(ctx, r)
 	if err != nil {
@@ -76,8 +78,7 @@ func (n *Node) importShare(ctx context.Context, r *nodepb.ImportShareRequest) (*
 		return nil, refusedError{err}
 	}
 	share, err := recovery.CombineShare(old, record, target, deals, index, func(d *recovery.Deal) (*secret.Bytes, error) {
-		c := hsm.DealContext(record.AccountID, target, uint8(d.Dealer), uint8(index))
-		return n.open(ctx, c, d.Sealed[index-1])
+		return n.open(ctx, recovery.DealContext(old, target, d.Dealer, index), d.Sealed[index-1])
 	})
 	var dealer *frost.DealerError
 	if errors.As(err, &dealer) || errors.Is(err, hsm.ErrOpen) || errors.Is(err, hsm.ErrEnvelope) {

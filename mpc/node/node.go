@@ -37,6 +37,8 @@ type Config struct {
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.
 	SessionTime time.Duration
+	// Now is the clock by which approvals expire; default time.Now.
+	Now func() time.Time
 	// Observer, where not nil, counts sessions and failures.
 	Observer Observer
 	// Host is set for a node on another host than its coordinator's, which takes
@@ -87,6 +89,9 @@ func New(cfg Config) *Node {
 	}
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	n := &Node{cfg: cfg, sessions: make(chan struct{}, maxSessions), stock: newStock(), logins: newLogins(), offers: newOffers(), roster: map[string]mpc.NodeIdentity{}}
 	if cfg.Host != nil {

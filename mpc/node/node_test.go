@@ -264,7 +264,8 @@ func cloneStart(s *nodepb.Start) *nodepb.Start {
 		Record: s.Record, Envelope: s.Envelope, Input: s.Input, MessageType: s.MessageType, HashAlgorithm: s.HashAlgorithm,
 		DerivationPath: s.DerivationPath, TaprootTweak: s.TaprootTweak, Presignature: s.Presignature, LifetimeMs: s.LifetimeMs,
 		WrappingVersion: s.WrappingVersion, Recipients: s.Recipients, OldRecipients: s.OldRecipients,
-		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release, SealTo: s.SealTo}
+		CustodyKey: s.CustodyKey, ReleaseId: s.ReleaseId, Release: s.Release, SealTo: s.SealTo,
+		Policy: s.Policy, Approvals: s.Approvals, NextPolicy: s.NextPolicy}
 }
 
 func (w *world) keygen() *nodepb.Start {

@@ -66,6 +66,9 @@ func (n *Node) newKeygen(ctx context.Context, s *nodepb.Start, self mpc.Index) (
 	if err := n.allows(opKeygen, &t.next); err != nil {
 		return nil, err
 	}
+	if err := policyOf(t.next.PolicyHash, s); err != nil {
+		return nil, err
+	}
 	if domain := t.home(s); domain != "" && domain != n.keys.own() {
 		return nil, refused("a new account's share %d is to be sealed to wrapping domain %q, and this node's token is %q: only a refresh moves shares", self, domain, n.keys.own())
 	}
@@ -94,6 +97,9 @@ func (n *Node) newRefresh(ctx context.Context, s *nodepb.Start, self mpc.Index) 
 		return nil, err
 	}
 	if err := t.checkMembers(s); err != nil {
+		return nil, err
+	}
+	if t.next.PolicyHash, err = n.nextPolicy(s, old); err != nil {
 		return nil, err
 	}
 	set, hash, err := n.nextRecipients(old.RecipientsHash, s.GetOldRecipients(), s.GetRecipients())

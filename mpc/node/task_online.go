@@ -65,6 +65,11 @@ func (n *Node) newOnline(s *nodepb.Start, self mpc.Index, members []session.Memb
 	case record.Hash() != from.record:
 		return nil, fmt.Errorf("%w: it was made for another epoch or policy of the account", errPresignatureGone)
 	}
+	// That the presignature was made for a record that names a policy lets nobody use
+	// it: approvals are for a message, and this is the first that is seen of one.
+	if err := n.approvedSign(s, record); err != nil {
+		return nil, err
+	}
 	message, err := mpc.SigningInput(record.Algorithm, kind, mpc.HashAlgorithm(s.GetHashAlgorithm()), s.GetInput())
 	if err != nil {
 		return nil, err

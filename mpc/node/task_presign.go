@@ -42,6 +42,10 @@ func (n *Node) newPresign(s *nodepb.Start, self mpc.Index, members []session.Mem
 	case len(s.GetInput()) > 0 || len(s.GetPresignature()) > 0 || s.GetDerivationPath() != "" || s.GetTaprootTweak() != "":
 		return nil, refused("a presignature is made for no message and no child key")
 	}
+	// Nobody approves what has no message yet: they are asked when it is used.
+	if err := noPolicyFields(s, "a presignature"); err != nil {
+		return nil, err
+	}
 	if err := n.admit(opPresign, record); err != nil {
 		return nil, err
 	}

@@ -59,6 +59,9 @@ func (n *Node) newSign(s *nodepb.Start, self mpc.Index, members []session.Member
 	if err := n.admit(opSign, record); err != nil {
 		return nil, err
 	}
+	if err := n.approvedSign(s, record); err != nil {
+		return nil, err
+	}
 	t := &signTask{node: n, start: s, self: self, account: record, signers: signers}
 	t.child, err = derive.Derive(record, mpc.Derivation{Path: s.GetDerivationPath(), TaprootTweak: s.GetTaprootTweak()})
 	if err != nil {

@@ -29,7 +29,7 @@ func knownOperation(operation string) string {
 	return ""
 }
 
-const inputsLabel = "vault-plugin-secrets-mpc session inputs v5"
+const inputsLabel = "vault-plugin-secrets-mpc session inputs v6"
 
 // prepare checks a Start against what this node has pinned and returns the
 // operation and the terms that all members will sign.
@@ -115,6 +115,9 @@ func inputsHash(mountID [16]byte, s *nodepb.Start) [32]byte {
 	put(s.GetRecipients())
 	put(s.GetOldRecipients())
 	put(s.GetCustodyKey())
+	put(s.GetPolicy())
+	put(s.GetApprovals())
+	put(s.GetNextPolicy())
 	for _, m := range s.GetMembers() {
 		put(m.GetAuxHash())
 		put([]byte(m.GetDomain()))

@@ -338,8 +338,13 @@ func (j *job) learn(ctx context.Context) error {
 		return nil
 	}
 	switch f.GetReason() {
-	case nodepb.Failure_REFUSED:
-		j.doubts.refuse(reporter, fmt.Errorf("refused: %w", j.last.err))
+	case nodepb.Failure_REFUSED, nodepb.Failure_APPROVALS:
+		err := fmt.Errorf("refused: %w", j.last.err)
+		if f.GetReason() == nodepb.Failure_APPROVALS {
+			// One node's clock may be wrong; two are believed.
+			err = fmt.Errorf("%w: %w", ErrApprovals, j.last.err)
+		}
+		j.doubts.refuse(reporter, err)
 		if len(j.doubts.refused) > 1 {
 			return j.doubts.refusal
 		}

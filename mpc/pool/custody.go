@@ -50,7 +50,8 @@ type CustodyRequest struct {
 // CustodyOffer is a prepared operation: who takes part, and each one's key.
 type CustodyOffer struct {
 	// Request may be changed until RunCustody in what a release is not bound to:
-	// the envelopes of the same epoch, and the recipient sets.
+	// the envelopes of the same epoch, the recipient sets, and the policy with its
+	// approvals.
 	Request CustodyRequest
 	Purpose [32]byte
 	// Members are in the order of their shares.
@@ -336,6 +337,7 @@ func (p *Pool) runSign(ctx context.Context, j *job, o *CustodyOffer, releases ma
 			Input:    r.Input, MessageType: string(r.MessageType), HashAlgorithm: string(r.Hash),
 			DerivationPath: r.Derivation.Path, TaprootTweak: r.Derivation.TaprootTweak,
 			ReleaseId: id[:], Release: releases[a.index],
+			Policy: r.Policy, Approvals: r.Approvals,
 		}
 	}
 	var signature *mpc.Signature
@@ -376,7 +378,7 @@ func (p *Pool) runRefresh(ctx context.Context, j *job, o *CustodyOffer, releases
 	if err := j.once(ctx, o); err != nil {
 		return err
 	}
-	if err := isSuccessor(&r.Account.Record, &result.Key.Account.Record); err != nil {
+	if err := isSuccessor(&r.Account.Record, &result.Key.Account.Record, nil); err != nil {
 		return err
 	}
 	return m.finish(ctx, &result.Key.Account)

@@ -49,6 +49,8 @@ func failureKind(f *nodepb.Failure) error {
 		return ErrUnpinned
 	case nodepb.Failure_DRAINING:
 		return ErrDraining
+	case nodepb.Failure_APPROVALS:
+		return ErrApprovals
 	}
 	return nil
 }

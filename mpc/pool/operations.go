@@ -3,6 +3,7 @@ package pool
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -29,7 +30,7 @@ func (p *Pool) Create(ctx context.Context, r CreateRequest) (*KeyResult, error) 
 				AccountId: r.AccountID[:], Algorithm: string(r.Algorithm),
 				Threshold: uint32(r.Threshold), Shares: uint32(r.Shares),
 				RecipientsHash: r.RecipientsHash[:], PolicyHash: r.PolicyHash[:], Recipients: r.Recipients,
-				WrappingVersion: p.sealingVersion(members), CustodyKey: r.Custody,
+				WrappingVersion: p.sealingVersion(members), CustodyKey: r.Custody, Policy: r.Policy,
 			}
 		},
 	}
@@ -77,6 +78,7 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 				Envelope:   r.Account.Shares[a.index-1].Envelope,
 				Recipients: r.Recipients, OldRecipients: r.OldRecipients,
 				WrappingVersion: m.version(members), SealTo: m.keys(a, members),
+				NextPolicy: r.NextPolicy, Policy: r.Policy, Approvals: r.Approvals,
 			}
 		},
 	}
@@ -88,7 +90,7 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 	if _, _, err := j.run(ctx); err != nil {
 		return nil, err
 	}
-	if err := isSuccessor(&r.Account.Record, &result.Account.Record); err != nil {
+	if err := isSuccessor(&r.Account.Record, &result.Account.Record, r.NextPolicy); err != nil {
 		return nil, err
 	}
 	if err := m.finish(ctx, &result.Account); err != nil {
@@ -98,9 +100,18 @@ func (p *Pool) Refresh(ctx context.Context, r RefreshRequest) (*KeyResult, error
 	return result, nil
 }
 
-func isSuccessor(old, next *mpc.PublicRecord) error {
+// isSuccessor checks that next is the epoch after old of the same key, with the same
+// policy or, where one is given, that one.
+func isSuccessor(old, next *mpc.PublicRecord, policy []byte) error {
 	if next.AccountID != old.AccountID || next.Epoch != old.Epoch+1 || !bytes.Equal(next.PublicKey, old.PublicKey) {
 		return errors.New("refresh: the new record is not this account's next epoch; the old shares stay in force")
+	}
+	want := old.PolicyHash
+	if len(policy) > 0 {
+		want = sha256.Sum256(policy)
+	}
+	if next.PolicyHash != want {
+		return errors.New("refresh: the new record does not name the policy that was asked for; the old shares stay in force")
 	}
 	return nil
 }
@@ -207,6 +218,7 @@ func (p *Pool) signInFull(ctx context.Context, r *SignRequest, check func(*nodep
 				Envelope: r.Account.Shares[a.index-1].Envelope,
 				Input:    r.Input, MessageType: string(r.MessageType), HashAlgorithm: string(r.Hash),
 				DerivationPath: r.Derivation.Path, TaprootTweak: r.Derivation.TaprootTweak,
+				Policy: r.Policy, Approvals: r.Approvals,
 			}
 		},
 	}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,8 @@ const (
 
 // signPresigned tries to sign with presignatures. It returns nil, and how many
 // sessions it has run, where the signature has to be made in full. The error is
-// a *BusyError, or that the pool cannot be used.
+// a *BusyError, that the pool cannot be used, or ErrApprovals where two nodes have
+// said so: what they miss no other presignature and no other node has.
 //
 // A presignature that has been taken out of the stock is put back only where no
 // node has been sent anything for it; after that it is gone, whatever happened.
@@ -33,6 +35,10 @@ func (p *Pool) signPresigned(ctx context.Context, r *SignRequest, check func(*no
 	encoded := record.Marshal()
 	avoid := map[string]bool{} // nodes that failed in this request
 	attempts := 0
+	if r.Account.Record.PolicyHash != mpc.EmptySetHash() && len(r.Approvals) == 0 {
+		return nil, 0, nil // nodes will refuse, and no presignature is spent to hear it
+	}
+	unapproved := map[string]bool{} // nodes that miss approvals
 	for attempts < maxPresigned && ctx.Err() == nil {
 		l, err := p.takePresignature(ctx, &r.Account, avoid)
 		if l == nil || err != nil {
@@ -42,7 +48,7 @@ func (p *Pool) signPresigned(ctx context.Context, r *SignRequest, check func(*no
 			return &nodepb.Start{
 				Operation: "sign", Members: members, Self: uint32(a.index), Record: encoded,
 				Input: r.Input, MessageType: string(r.MessageType), HashAlgorithm: string(r.Hash),
-				Presignature: l.taken.session[:],
+				Presignature: l.taken.session[:], Policy: r.Policy, Approvals: r.Approvals,
 			}
 		}}
 		clients, ok := j.clients(l.chosen)
@@ -72,6 +78,12 @@ func (p *Pool) signPresigned(ctx context.Context, r *SignRequest, check func(*no
 			if slices.Contains(end.suspects, a.index) {
 				avoid[a.node.id] = true
 			}
+			if end.failure.GetReason() == nodepb.Failure_APPROVALS && a.index == end.reporter {
+				avoid[a.node.id], unapproved[a.node.id] = true, true
+			}
+		}
+		if len(unapproved) > 1 {
+			return nil, attempts, &SessionError{Operation: "sign", Attempts: attempts, Err: fmt.Errorf("%w: %w", ErrApprovals, end.err)}
 		}
 	}
 	return nil, attempts, nil

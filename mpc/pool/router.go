@@ -169,7 +169,8 @@ func (r *router) handle(e event) bool {
 // the bad message, so either the blamed or the reporter is bad, and nobody is
 // put out of the pool for it. A node that is busy, or misses something that it
 // can be given, has not failed; nor has one without the presignature it was
-// asked for, nor one whose own host keeps it from taking part. What a refusal and
+// asked for, nor one whose own host keeps it from taking part, nor one that misses
+// approvals. What a refusal and
 // a share that does not open mean is for the job to say, which knows whether others
 // agree.
 func (r *router) fail(l *link, f *nodepb.Failure) bool {
@@ -178,7 +179,8 @@ func (r *router) fail(l *link, f *nodepb.Failure) bool {
 	switch f.GetReason() {
 	case nodepb.Failure_REFUSED, nodepb.Failure_SHARE_UNUSABLE, nodepb.Failure_BUSY,
 		nodepb.Failure_AUX_PENDING, nodepb.Failure_UNPINNED, nodepb.Failure_PRESIGNATURE_GONE,
-		nodepb.Failure_BELOW_FLOOR, nodepb.Failure_SWITCHED_OFF, nodepb.Failure_DRAINING:
+		nodepb.Failure_BELOW_FLOOR, nodepb.Failure_SWITCHED_OFF, nodepb.Failure_DRAINING,
+		nodepb.Failure_APPROVALS:
 		return true
 	}
 	r.result.suspects, r.result.likely = []mpc.Index{l.index}, l.index

@@ -116,7 +116,7 @@ func TestDemo(t *testing.T) {
 		"algorithm=bip340-secp256k1 threshold=2 shares=3", "algorithm=ecdsa-secp256k1 threshold=2 shares=3",
 		"vault write mpc/sign/alice ", "vault write mpc/verify/alice ", "vault write mpc/sign/bob ", "vault write mpc/verify/bob ",
 		"vault read mpc/accounts/alice", "kill -KILL ", " is back as process ", "vault write -f mpc/accounts/alice/refresh",
-		"epoch 1 became 2, the public key is the same", "all entries of the mount:", "accounts/bob", "/accounts/alice\n{\"version\":6",
+		"epoch 1 became 2, the public key is the same", "all entries of the mount:", "accounts/bob", "/accounts/alice\n{\"version\":7",
 		"Done.",
 	} {
 		before, rest, ok := strings.Cut(shown, step)
