@@ -51,8 +51,11 @@ class Reader {
   text(most) {
     return text(this.bytes(most));
   }
+  number() {
+    return new DataView(this.fixed(8).buffer).getBigUint64(0);
+  }
   count(most) {
-    const n = new DataView(this.fixed(8).buffer).getBigUint64(0);
+    const n = this.number();
     if (n > BigInt(most)) throw new Error("malformed: a number is out of bounds");
     return Number(n);
   }
@@ -82,13 +85,13 @@ const maxExpiry = 7 * 24 * 3600;
 const signatureKinds = ["device", "passkey", "certificate"];
 const checkedKinds = ["totp", "login"];
 
-// parsePolicy reads a marshalled policy. Every key gets its id, computed here. That
-// public keys are keys is left to those who verify with them.
+// parsePolicy reads a marshalled policy. Every key gets its id, computed here; since
+// is a BigInt. That public keys are keys is left to those who verify with them.
 export async function parsePolicy(b) {
   if (b.length > maxPolicy) throw new Error("the policy is too long");
   const r = new Reader(b);
   if (r.text(maxText) !== "vault-plugin-secrets-mpc approval policy v1") throw new Error("not a policy that this page reads");
-  const p = { quorum: r.count(maxApprovers), factors: r.count(5), signatureFactors: r.count(5), expiry: r.count(maxExpiry) };
+  const p = { quorum: r.count(maxApprovers), factors: r.count(5), signatureFactors: r.count(5), expiry: r.count(maxExpiry), since: r.number() };
   p.approvers = r.list(maxApprovers, () => ({
     id: r.fixed(16),
     name: r.text(maxName),
@@ -123,24 +126,27 @@ function checkPolicy(p) {
   const unique = (all, what) => need(new Set(all).size === all.length, what + " there twice");
   unique(p.approvers.map((a) => hex(a.id)), "an approver is");
   unique(p.approvers.map((a) => a.name), "a name is");
-  unique(p.approvers.flatMap((a) => a.keys.map((k) => hex(k.id))), "a key is");
+  unique(p.approvers.flatMap((a) => a.keys.map((k) => hex(k.public))), "a key is");
   for (const a of p.approvers) {
-    need(a.id.some((x) => x !== 0) && a.name !== "", "an approver without a name");
+    need(a.id.some((x) => x !== 0) && isName(a.name), "an approver without a name");
     need(a.keys.length > 0 && a.requesters.length > 0, "an approver without keys or identifiers");
-    const ordered = a.requesters.map(utf8).every((s, i, all) => s.length > 0 && (i === 0 || less(all[i - 1], s)));
-    need(ordered, "the order of identifiers");
+    const identifiers = a.requesters.every((s, i, all) => /^(entity|identity|token):[!-~]+$/.test(s) && (i === 0 || all[i - 1] < s));
+    need(identifiers || (a.requesters.length === 1 && a.requesters[0] === "none"), "identifiers of who asks");
     unique(a.checked, "a factor is");
     need(a.checked.every((k) => checkedKinds.includes(k)), "a kind of factor");
     for (const k of a.keys) {
       const passkey = k.kind === "passkey";
-      need(signatureKinds.includes(k.kind) && k.name !== "", "a kind of key");
+      need(signatureKinds.includes(k.kind) && isName(k.name), "a kind of key");
       need(passkey === (k.rpID !== "") && passkey === k.origins.length > 0 && passkey === k.credential.length > 0, "a passkey");
-      need(k.origins.every((o) => o !== ""), "an origin");
+      need(/^[!-~]*$/.test(k.rpID) && k.origins.every((o) => /^(https:\/\/[!-~]+|http:\/\/localhost(:\d+)?)$/.test(o)), "an origin");
     }
     const signature = new Set(a.keys.map((k) => k.kind)).size;
     need(signature + a.checked.length >= p.factors && signature >= p.signatureFactors, "an approver with too few factors");
   }
 }
+
+// isName mirrors CheckName: what people see is what is there.
+const isName = (s) => s !== "" && utf8(s).length <= maxName && s === s.trim() && !/[\p{C}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]|(?! )\p{Z}/u.test(s);
 
 function less(a, b) {
   for (let i = 0; i < Math.min(a.length, b.length); i++) if (a[i] !== b[i]) return a[i] < b[i];
@@ -232,6 +238,7 @@ export const link = (base, request, form) => `${base}#r=${hex(request)}&f=${base
 export function parseLink(s) {
   if (s.length > 2048) return undefined;
   const v = new URLSearchParams(s.slice(s.indexOf("#") + 1));
+  if (v.getAll("r").length !== 1 || v.getAll("f").length !== 1) return undefined;
   try {
     return { request: unhex(v.get("r"), 16), form: unbase64url(v.get("f"), formSize) };
   } catch {

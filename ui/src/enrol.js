@@ -15,7 +15,7 @@ export async function begin(link, home) {
   try {
     e = await call("approve/enrol", link);
   } catch (err) {
-    return show("This link does not enrol", notice("bad", h("p", null, err.status === 403 || err.status === 404 ? "It has been used, has expired, or is not complete. Ask for a new one." : plain(err.message))), h("div", { class: "bar" }, button("Back", home)));
+    return show("This link does not enrol", notice("bad", h("p", null, err.status === 403 || err.status === 404 ? "It is wrong, or has expired. Ask for a new one." : plain(err.message))), h("div", { class: "bar" }, button("Back", home)));
   }
   const name = h("input", { id: "device", type: "text", maxlength: "64", autocomplete: "off", value: guess() });
   const wrong = h("p", { class: "wrong", role: "alert" });

@@ -9,7 +9,7 @@ import { Failure, mount } from "./api.js";
 import { unbase64url, unhex } from "./bytes.js";
 import * as enrolment from "./enrol.js";
 import { devices } from "./keys.js";
-import { fetchRequest, showRequest } from "./request.js";
+import { fetchRequest, showOwn, showRequest } from "./request.js";
 import { pasting, scanner, why } from "./scan.js";
 import { alone, announce, button, code, facts, h, notice, plain, said, show } from "./view.js";
 
@@ -106,12 +106,13 @@ function stopped(err) {
   if (!(err instanceof Failure)) {
     return show("This request cannot be shown", notice("bad", h("p", null, plain(err.message)), h("p", null, "Nothing was signed.")), scanAgain);
   }
+  if (err.status === 403 && /^you asked/i.test(err.message)) return showOwn(scan);
   if (err.status === 403) {
     return show("Scan the code again", notice("warn", h("p", null, "The code was no longer the present one, or the request is not for this device: codes change every few seconds, and each is good once.")),
       h("p", { class: "note" }, "If it happens again, ask whether the policy of the account names this device's key, and whether this device's clock is right."), scanAgain);
   }
-  if (err.status === 404 || err.status === 410 || err.status === 409) {
-    return show("Nothing to answer", notice("", h("p", null, plain(err.message))), scanAgain);
+  if (err.status === 404 || err.status === 409) {
+    return show(/^you have answered/i.test(err.message) ? "You have answered already" : "Nothing to answer", notice("", h("p", null, plain(err.message))), scanAgain);
   }
   if (err.status === 429) {
     return show("Wait a little", notice("warn", h("p", null, "Too many wrong codes were tried for this request. Scan the code again in a minute or two.")), scanAgain);

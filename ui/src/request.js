@@ -41,6 +41,10 @@ async function read(device, request, a) {
   if (!signs && a.action !== "policy") throw new Error("The request is for something that this page does not know.");
   const input = signs ? unbase64(a.input) : undefined;
   const nextBytes = signs ? undefined : unbase64(a.next_policy);
+  const next = nextBytes && (await parsePolicy(nextBytes));
+  if (next && (!Number.isSafeInteger(a.epoch) || next.since !== BigInt(a.epoch) || next.since <= policy.since)) {
+    throw new Error("The new policy is not one that may follow the present one.");
+  }
   const subject = {
     action: a.action, mount, account: unhex(a.account_id, 16), publicKey: unhex(a.public_key), request,
     requester: a.requester, requesterName: a.requester_name ?? "", algorithm: a.algorithm,
@@ -53,7 +57,7 @@ async function read(device, request, a) {
   if (!Number.isSafeInteger(subject.expires) || !subject.requester || subject.publicKey.length === 0) throw new Error("The request lacks what every request has.");
   return {
     answer: a, ticket: a.ticket, subject, input, policy, me: mine.approver,
-    next: nextBytes && (await parsePolicy(nextBytes)),
+    next,
     digest: input && (await digest(a.algorithm, a.message_type, a.hash_algorithm ?? "", input)),
     seen: await seenBefore(mount, subject.account, a.account, subject.publicKey),
   };
@@ -69,18 +73,14 @@ function means(r) {
   if (totp) missing--;
   const login = missing > 0 && r.me.checked.includes("login");
   if (login) missing--;
-  return { keys, totp, login, possible: missing <= 0 && signatures >= r.policy.signatureFactors };
+  return { keys, totp, login, possible: missing <= 0 && signatures >= r.policy.signatureFactors && !(login && r.answer.login === false) };
 }
 
 // showRequest shows a request and asks for an answer; again goes back to scanning.
 export function showRequest(device, r, again) {
   const a = r.answer;
   if (a.state && a.state !== "pending") return over(a.state, r, again);
-  if (r.me.requesters.includes(r.subject.requester)) {
-    return show("You asked for this yourself",
-      notice("warn", h("p", null, "Nobody approves a request of their own. Show the code to another approver of ", said(a.account), ".")), actions(button("Scan another code", again)));
-  }
-  if ((a.given ?? a.answered ?? []).some?.((g) => g === r.me.name || g?.approver === hex(r.me.id))) return over("answered", r, again);
+  if (r.me.requesters.includes(r.subject.requester)) return showOwn(again);
 
   const can = means(r);
   const signs = r.subject.action === "sign";
@@ -104,8 +104,9 @@ export function showRequest(device, r, again) {
     h("section", { class: "card" }, h("h2", null, "Who approves"), standing(a, r), h("details", null, h("summary", null, "The policy in full"), policyView(r.policy, hex(r.subject.policy)))),
     h("div", { class: "bar" },
       otp && h("div", { class: "otp" }, h("label", { for: "totp" }, "One-time code of your authenticator app"), otp),
-      can.login && h("p", { class: "note" }, "You also have to log in as your identity for this request; the server knows whether you have."),
-      !can.possible && h("p", { class: "note" }, "The policy asks for more than this page can give. Use ", h("code", null, "mpckms device approve"), ", or the browser in which your passkey was enrolled."),
+      !can.possible && h("p", { class: "note" }, can.login && a.login === false ?
+        "The policy asks that you log in as your identity first, within five minutes of scanning the code. Log in, and scan it again." :
+        h("span", null, "The policy asks for more than this page can give. Use ", h("code", null, "mpckms device approve"), ", or the browser in which your passkey was enrolled.")),
       wrong, confirm, pair));
   approve.disabled = !can.possible;
 
@@ -148,10 +149,16 @@ export function showRequest(device, r, again) {
       busy(false);
       wrong.textContent = passkey.cancelled(err) ? "The passkey was not used, and nothing was sent. Try again, or refuse." : plain(err.message);
       if (otp) otp.value = "";
-      if (err.status === 409 || err.status === 404 || err.status === 410) return over("closed", r, again, undefined, err.message);
+      if (err.status === 409 || err.status === 404) return over("closed", r, again, undefined, err.message);
       if (/scan the code anew|authenticate again/i.test(err.message)) return over("again", r, again, undefined, err.message);
     }
   }
+}
+
+// showOwn is for an approver who asked.
+export function showOwn(again) {
+  show("You asked for this yourself",
+    notice("warn", h("p", null, "Nobody approves or refuses a request of their own. Show the code to another approver.")), actions(button("Scan another code", again, "primary")));
 }
 
 // signed signs the statement: with the device key, and for an approval with a
@@ -210,9 +217,10 @@ function details(r, signs) {
 
 // standing says how far the request is, and who may still answer.
 function standing(a, r) {
-  const n = Number(Array.isArray(a.approvals) ? a.approvals.length : a.approvals) || 0;
+  const refusals = Number(a.refusals) || 0;
   return h("div", null,
-    h("p", null, h("strong", null, `${n} of ${r.policy.quorum}`), r.policy.quorum === 1 ? " approval so far." : " approvals so far."),
+    h("p", null, h("strong", null, `${Number(a.approvals) || 0} of ${r.policy.quorum}`), r.policy.quorum === 1 ? " approval so far" : " approvals so far",
+      refusals ? `, ${refusals} ${refusals === 1 ? "refusal" : "refusals"}.` : "."),
     h("ul", { class: "approvers" }, r.policy.approvers.map((p) => h("li", null, said(p.name, "span"), equal(p.id, r.me.id) ? h("span", { class: "tag" }, "you") : "", p.requesters.includes(r.subject.requester) ? h("span", { class: "tag" }, "asked for it") : ""))));
 }
 
@@ -226,7 +234,6 @@ function over(state, r, again, done, text) {
   const views = {
     given: ["You approved", "good", done?.state === "signed" ? "It is signed." : rest === 0 ? "There are enough approvals: it is being done." : `It needs ${rest} more ${rest === 1 ? "approval" : "approvals"}.`],
     "refused-by-you": ["You refused", "", done?.state === "refused" ? "The request is refused, and will not be done." : "Your refusal is noted. Others may still approve."],
-    answered: ["You have answered already", "", "Everybody answers a request once."],
     approved: ["Enough have approved", "good", "Nothing more is needed from you."],
     signed: ["Signed already", "good", "Enough people have approved, and it is done."],
     refused: ["Refused", "bad", "The request was refused, and will not be done."],

@@ -8,7 +8,7 @@ import { encodeQR } from "./qr/index.js";
 import { formAt, link, period, progressProof, seedSize } from "./approval.js";
 import { call, mount, now } from "./api.js";
 import { base64, hex, unbase64url, unhex } from "./bytes.js";
-import { alone, announce, code, facts, h, minutes, notice, onLeave, plain, show } from "./view.js";
+import { alone, announce, code, facts, h, minutes, notice, onLeave, plain, said, show } from "./view.js";
 
 const every = 2000; // milliseconds between two looks at the progress
 
@@ -60,16 +60,12 @@ function drawing() {
 // people shows who has answered, as dots that fill, and in words.
 function people(p) {
   const n = Number(p.approvals) || 0;
-  const names = (Array.isArray(p.names) ? p.names : []).map((x) => plain(typeof x === "string" ? x : x?.name ?? ""));
+  const answered = Array.isArray(p.answered) ? p.answered : [];
   return h("div", { class: "people" },
     h("p", { class: "count" }, h("strong", null, `${n} of ${p.quorum}`), Number(p.quorum) === 1 ? " approval" : " approvals"),
     h("div", { class: "dots", "aria-hidden": "true" }, Array.from({ length: Math.min(16, Number(p.quorum) || 0) }, (_, i) => h("span", { class: i < n ? "full" : "" }))),
-    names.length ? h("p", { class: "names" }, "Answered: ", names.join(", ")) : h("p", { class: "names" }, "Nobody has answered yet."));
-}
-
-function expiry(p) {
-  const t = typeof p.expires === "number" ? p.expires * 1000 : Date.parse(p.expires_time ?? p.expires ?? "");
-  return Number.isFinite(t) ? t : undefined;
+    answered.length === 0 ? h("p", { class: "names" }, "Nobody has answered yet.") :
+      h("ul", { class: "names" }, answered.map((x) => h("li", null, said(x.name), x.decision === "approve" ? " approved" : " refused"))));
 }
 
 async function page(r) {
@@ -77,6 +73,7 @@ async function page(r) {
   const picture = drawing();
   const left = h("strong", { class: "left" }, "…");
   const progress = h("div", { class: "progress" }, h("p", { class: "count" }, "Asking how far it is …"));
+  const account = h("span", null, "…");
   const trouble = h("div", { class: "trouble" });
   const id = hex(r.request);
   show("Scan to approve",
@@ -88,7 +85,7 @@ async function page(r) {
           h("li", null, "Compare the request with the number below."),
           h("li", null, "Read what it asks for, then approve or refuse.")),
         progress,
-        facts(["Time left", left], ["Request", code(id)]),
+        facts(["Time left", left], ["Account", account], ["Request", code(id)]),
         trouble)));
 
   const proof = base64(await progressProof(r.seed, r.request));
@@ -109,9 +106,10 @@ async function page(r) {
       const p = await call("approve/progress", { request: id, proof });
       if (state.over) return;
       trouble.replaceChildren();
-      state.expires = expiry(p);
+      state.expires = Number(p.expires) * 1000;
       const was = progress.textContent;
       progress.replaceChildren(people(p));
+      account.replaceChildren(said(p.account ?? ""));
       if (state.asked && was !== progress.textContent) announce(`${p.approvals} of ${p.quorum} approvals.`);
       if (!state.asked) {
         state.asked = true;
@@ -147,7 +145,7 @@ async function page(r) {
 
 function end(p, id) {
   const [title, kind, text] = ends[p.state] ?? ["No such request", "bad", "The link is not one of a request here, or the request ended long ago."];
-  show(title, notice(kind, h("p", { class: "big" }, text)), p.quorum ? people(p) : undefined, facts(["Request", code(id)]));
+  show(title, notice(kind, h("p", { class: "big" }, text), p.reason && h("p", null, plain(p.reason))), p.quorum ? people(p) : undefined, facts(["Request", code(id)]));
 }
 
 if (alone()) {

@@ -16,10 +16,10 @@ export function h(tag, props, ...children) {
 }
 
 // plain makes visible what would otherwise hide in a text or turn it around: control
-// and format characters, those of unknown meaning, and line separators. Line feeds
-// and tabs stay where lines says so.
+// and format characters, those of unknown meaning, letters that are drawn as nothing,
+// and line separators. Line feeds and tabs stay where lines says so.
 export function plain(s, lines = false) {
-  return String(s).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) =>
+  return String(s).replace(/[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]/gu, (c) =>
     lines && (c === "\n" || c === "\t") ? c : `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
