@@ -48,6 +48,8 @@ type Config struct {
 	// wrappingInterval is the timer of what looks after wrapping keys; default
 	// 1 s.
 	wrappingInterval time.Duration
+	// requestBackoff and requestLook are those of requestsConfig.
+	requestBackoff, requestLook time.Duration
 	// elapsed is the time since the mount was opened by a clock that nobody
 	// sets; default the process's monotonic clock.
 	elapsed func() time.Duration
@@ -68,6 +70,8 @@ type backend struct {
 	moves   moves
 	grave   *graveyard
 	signed  *signedRequests
+	// requests are those that wait for approvals.
+	requests *approvalRequests
 	metrics *metrics
 
 	hierarchy *hierarchy
@@ -83,7 +87,8 @@ type backend struct {
 	codeSlots  chan struct{} // a slot for each code that is being sent
 	lockTurn   chan struct{} // capacity 1: held while locks are written
 
-	people *approvers // the directory of approvers, in memory
+	people *approvers   // the directory of approvers, in memory
+	desk   *approveDesk // approvers' devices, in memory
 
 	accountLocks []*locksutil.LockEntry // striped by account name
 	busy         busySet
@@ -188,6 +193,10 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 	b.signed = newSignedRequests(signedConfig{
 		Store: b.store, Closing: b.ctx, Logger: log.Named("signed-requests"), now: cfg.now, step: b.step,
 	})
+	b.requests = newApprovalRequests(requestsConfig{
+		Store: b.store, Subject: b.requestSubject, Complete: b.completeRequest, Go: b.inBackground, Metrics: b.metrics,
+		Logger: log.Named("requests"), Backoff: cfg.requestBackoff, Look: cfg.requestLook, now: cfg.now, step: b.step,
+	})
 	b.keeper = newKeeper(keeperConfig{Pass: b.wrappingPass, Interval: cfg.wrappingInterval, now: cfg.now})
 	b.Backend = &framework.Backend{
 		BackendType:    logical.TypeLogical,
@@ -225,6 +234,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathJWK(),
 			b.pathCSR(),
 			b.pathSign(),
+			b.pathRequests(),
 			b.pathVerify(),
 			b.pathCustody(),
 			b.pathDestroy(),
@@ -330,7 +340,20 @@ func (b *backend) startBackground() {
 			b.log.Error("nodes were not started", "error", err)
 		}
 		b.signed.prepare(b.ctx)
+		b.requests.tend()
 	})
+}
+
+// inBackground runs f until it returns or the mount ends; false where that has ended
+// or this server does not write, and nothing runs.
+func (b *backend) inBackground(f func(ctx context.Context)) bool {
+	b.engMu.Lock()
+	defer b.engMu.Unlock()
+	if b.closed || !b.active() {
+		return false
+	}
+	b.tasks.Go(func() { f(b.ctx) })
+	return true
 }
 
 // loadPolicy tells the runner what config/rotation says.
@@ -348,6 +371,9 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	b.store.invalidate(key)
 	if strings.HasPrefix(key, prefixSigned) {
 		b.signed.invalidate()
+	}
+	if id, ok := strings.CutPrefix(key, prefixRequests); ok {
+		b.requests.invalidate(id)
 	}
 	if key == keyMount || key == keyHSM || key == keyNodes || key == keyRotation || key == keyRecovery || key == keyPINRefusal || key == keyCoordinator ||
 		strings.HasPrefix(key, prefixWrapping) || strings.HasPrefix(key, prefixRemote) {

@@ -38,6 +38,8 @@ type metrics struct {
 	retries        prometheus.Counter
 	refreshes      *prometheus.CounterVec
 	rewraps        *prometheus.CounterVec
+	approvals      *prometheus.CounterVec
+	approveSeconds prometheus.Histogram
 }
 
 // Values of the label result.
@@ -78,16 +80,27 @@ func newMetrics(version string) *metrics {
 			Help: "Rewraps of an account's shares to the newest wrapping key, by result.",
 		}, []string{"result"}),
 	}
+	m.approvals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mpc_approval_requests_total",
+		Help: "Requests for approval that came into a state: each one into pending, and later into the state in which it ended.",
+	}, []string{"state"})
+	m.approveSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "mpc_approval_duration_seconds", Buckets: []float64{5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400, 604800},
+		Help: "How long people took from a request to its last approval.",
+	})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mpc_build_info", Help: "Always 1; the label is the plugin's version.",
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(build, m.requests, m.requestSeconds, m.signatures, m.signSeconds, m.retries, m.refreshes, m.rewraps)
+	m.registry.MustRegister(build, m.requests, m.requestSeconds, m.signatures, m.signSeconds, m.retries, m.refreshes, m.rewraps, m.approvals, m.approveSeconds)
 	// So that a rate can be taken from the first failure on.
 	for _, result := range []string{resultOK, resultFailed} {
 		m.refreshes.WithLabelValues(result)
 		m.rewraps.WithLabelValues(result)
+	}
+	for _, state := range requestStates() {
+		m.approvals.WithLabelValues(string(state))
 	}
 	for _, alg := range mpc.Algorithms() {
 		m.signSeconds.WithLabelValues(string(alg))
@@ -162,6 +175,14 @@ func count(results *prometheus.CounterVec, err error) {
 	case errors.As(err, &f) && f.status < http.StatusInternalServerError, errors.As(err, &moving):
 	default:
 		results.WithLabelValues(resultFailed).Inc()
+	}
+}
+
+// requestMoved counts that a request for approval has come into its state.
+func (m *metrics) requestMoved(r *requestRecord) {
+	m.approvals.WithLabelValues(string(r.State)).Inc()
+	if r.State == requestApproved {
+		m.approveSeconds.Observe(r.Approved.Sub(r.Created).Seconds())
 	}
 }
 

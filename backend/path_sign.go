@@ -103,8 +103,14 @@ func (b *backend) sign(ctx context.Context, req *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	v, _, timeout, err := b.readForSigning(ctx, name)
+	v, a, timeout, err := b.readSignable(ctx, name)
 	if err != nil {
+		return nil, err
+	}
+	if demandsApprovals(&a.Record) {
+		return b.openSign(ctx, req, data, name, v)
+	}
+	if err := needsOwner(name, v.custody); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)

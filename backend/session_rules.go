@@ -25,6 +25,8 @@ import (
 //	accounts/<account>                         read      where its custody key is in
 //	custody/<account>/begin, …/finish          write     an asset of its roles
 //	nodes, nodes/<id>                          list, read
+//	requests/<id>/login                        write: an approver of the request who
+//	                                           is an identity that this login opens
 //
 // An identity that is frozen is not read nor written; its owner may unfreeze it and
 // report authenticators lost.
@@ -58,6 +60,10 @@ func (b *backend) allowed(ctx context.Context, s *session, c *called) error {
 	case "custody":
 		if len(c.parts) == 3 && (c.parts[2] == "begin" || c.parts[2] == "finish") && c.is(identity.WriteOperation) {
 			return b.allowedAccount(ctx, n.opened, c.parts[1])
+		}
+	case "requests":
+		if len(c.parts) == 3 && c.parts[2] == "login" && c.is(identity.WriteOperation) {
+			return b.allowedLogin(ctx, n.opened, c.parts[1])
 		}
 	case "nodes":
 		if len(c.parts) == 1 && c.is(identity.ListOperation) || len(c.parts) == 2 && c.is(identity.ReadOperation) {

@@ -46,6 +46,9 @@ type message struct {
 	hash       mpc.HashAlgorithm
 	warning    string         // of messageKind
 	derivation mpc.Derivation // as it was sent
+	// granted is set for an account with a policy, once the message was approved; of
+	// a request that is being read it is nil.
+	granted *granted
 }
 
 // signing is a request for one signature that was found good, or for its

@@ -19,6 +19,8 @@ type signable struct {
 	deleted *deletedRecord
 	// custody is that of the entry.
 	custody *custodyRecord
+	// policy is the approval policy in force, marshalled; empty for none.
+	policy []byte
 	// renamingTo is that of the entry.
 	renamingTo string
 }
@@ -61,7 +63,7 @@ func newSignable(r *accountRecord) (*signable, error) {
 	}
 	return &signable{
 		account: a, lineage: r.Current.Lineage, unsettled: r.Previous != nil,
-		frozen: r.Frozen, deleted: r.Deleted, custody: r.Custody, renamingTo: r.RenamingTo,
+		frozen: r.Frozen, deleted: r.Deleted, custody: r.Custody, policy: r.Current.Policy, renamingTo: r.RenamingTo,
 	}, nil
 }
 

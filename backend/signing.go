@@ -32,13 +32,17 @@ func (b *backend) readForSigning(ctx context.Context, name string) (*signable, *
 	if err == nil {
 		err = needsOwner(name, v.custody)
 	}
+	if err == nil && demandsApprovals(&a.Record) {
+		err = needsApprovals(name)
+	}
 	if err != nil {
 		return nil, nil, 0, err
 	}
 	return v, a, timeout, nil
 }
 
-// readSignable is readForSigning for an account that may have user custody.
+// readSignable is readForSigning for an account that may have user custody, and may
+// demand approvals.
 func (b *backend) readSignable(ctx context.Context, name string) (*signable, *mpc.Account, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -82,7 +86,10 @@ func (b *backend) signOnce(ctx context.Context, name string, q *signing) (map[st
 // signNow has nodes sign. The account is read again, since the other items of a
 // batch may have taken a while.
 func (b *backend) signNow(ctx context.Context, name string, q *signing) (map[string]any, error) {
-	v, a, _, err := b.readForSigning(ctx, name)
+	v, a, _, err := b.readSignable(ctx, name)
+	if err == nil {
+		err = needsOwner(name, v.custody)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +109,18 @@ func (b *backend) signNow(ctx context.Context, name string, q *signing) (map[str
 
 // signAccount signs, and once more after the account's epoch changed under it
 // or an epoch that was never settled has been. It returns the account as it
-// was when it signed. unsettled says that its epoch is.
+// was when it signed. unsettled says that its epoch is. Nothing is signed for an
+// account with a policy unless the message was granted under it.
 func (b *backend) signAccount(ctx context.Context, eng Engine, name string, unsettled bool, a *mpc.Account, m *message) (*pool.SignResult, *mpc.Account, error) {
 	try := func() (*pool.SignResult, error) {
+		if err := m.granted.covers(name, &a.Record); err != nil {
+			return nil, err
+		}
+		policy, approvals := m.granted.policyAndApprovals()
 		b.runner.Opened(name)
 		return eng.Sign(ctx, pool.SignRequest{
 			Account: *a, Input: m.input, MessageType: m.kind, Hash: m.hash, Derivation: m.derivation,
-			Expose: b.expose(name, &a.Record),
+			Expose: b.expose(name, &a.Record), Policy: policy, Approvals: approvals,
 		})
 	}
 	res, err := try()

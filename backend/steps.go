@@ -15,6 +15,13 @@ const (
 
 	stepCustodyOffered = "custody: nodes have made their keys for the owner's release"
 
+	stepRequestOpening = "request: it is about to be stored"
+	stepRequestOpened  = "request: it is stored"
+	stepRequestQuorum  = "request: that it is approved is about to be stored"
+	stepRequestDoing   = "request: what was approved is about to be done"
+	stepRequestDone    = "request: what was approved is done"
+	stepRequestStored  = "request: what became of it is stored"
+
 	stepRefreshMade    = "refresh: nodes have made the next shares"
 	stepRefreshChecked = "refresh: the next shares have been opened"
 	stepRefreshStored  = "refresh: the next shares are stored"

@@ -136,6 +136,7 @@ type requestRecord struct {
 	Reason    string          `json:"reason,omitempty"` // why it ended, where that is not clear
 	Created   time.Time       `json:"created_time"`
 	Expires   time.Time       `json:"expires_time"` // whole seconds
+	Approved  time.Time       `json:"approved_time,omitzero"`
 	Ended     time.Time       `json:"ended_time,omitzero"`
 
 	Requester     string `json:"requester"` // "entity:…" or "identity:…"
@@ -156,6 +157,11 @@ type requestRecord struct {
 	DerivationPath  string `json:"derivation_path,omitempty"`
 	TaprootTweak    string `json:"taproot_tweak,omitempty"`
 	SignatureFormat string `json:"signature_format,omitempty"`
+	Algorithm       string `json:"algorithm,omitempty"` // the account's
+
+	// ByOwner: the account has user custody, so that its owner signs what was
+	// approved.
+	ByOwner bool `json:"by_owner,omitempty"`
 
 	// Of a change of policy.
 	NextPolicy []byte `json:"next_policy,omitempty"`

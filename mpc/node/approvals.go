@@ -64,7 +64,11 @@ func policyOf(hash [32]byte, s *nodepb.Start) error {
 		}
 		return nil
 	}
-	if _, err := readPolicy(s.GetPolicy(), hash); err != nil {
+	p, err := readPolicy(s.GetPolicy(), hash)
+	if err == nil {
+		err = p.Follows(nil, 0)
+	}
+	if err != nil {
 		return approvalsError{fmt.Errorf("the new account's policy: %w: no key was made", err)}
 	}
 	return nil
@@ -72,7 +76,7 @@ func policyOf(hash [32]byte, s *nodepb.Start) error {
 
 // nextPolicy returns the policy hash of the epoch after old. A refresh keeps the
 // policy, unless it brings another one that the approvers of the present one have
-// approved, for this account in this epoch. An account without a policy can be given
+// approved, for this account, since the present one was asked for. An account without a policy can be given
 // one by anybody; nobody can take an account's policy away.
 func (n *Node) nextPolicy(s *nodepb.Start, old *mpc.PublicRecord) ([32]byte, error) {
 	if len(s.GetNextPolicy()) == 0 {
@@ -92,11 +96,30 @@ func (n *Node) nextPolicy(s *nodepb.Start, old *mpc.PublicRecord) ([32]byte, err
 		// What the owner released says nothing of a policy.
 		return hash, refused("the account has user custody: its owner agrees to a refresh, not to another policy, which is fixed when the account is made")
 	case old.PolicyHash != mpc.EmptySetHash():
-		err = n.approved(s, old, approval.PolicySubject(n.mountID, old, hash), "nothing was opened and the account keeps its policy")
+		if err = follows(next, s.GetPolicy(), old); err == nil {
+			err = n.approved(s, old, approval.PolicySubject(n.mountID, old, next), "nothing was opened and the account keeps its policy")
+		}
 	case len(s.GetPolicy()) > 0 || len(s.GetApprovals()) > 0:
 		err = refused("the account has no policy, and the request brings one that it is said to have, or approvals under it")
+	default:
+		if err = next.Follows(nil, old.Epoch); err != nil {
+			err = refused("%w; nothing was opened", err)
+		}
 	}
 	return hash, err
+}
+
+// follows demands that the policy to come was asked for under the present one, in
+// whatever epoch: approvals of a change outlive refreshes, and not a later change.
+func follows(next *approval.Policy, present []byte, old *mpc.PublicRecord) error {
+	p, err := readPolicy(present, old.PolicyHash)
+	if err == nil {
+		err = next.Follows(p, old.Epoch)
+	}
+	if err != nil {
+		return approvalsError{fmt.Errorf("account %s: %w; nothing was opened and the account keeps its policy", old.AccountID, err)}
+	}
+	return nil
 }
 
 // approved checks policy and approvals of a request. safe says what has not happened.

@@ -105,10 +105,7 @@ func TestFloor(t *testing.T) {
 // neither is an older policy.
 func TestFloorOfPolicies(t *testing.T) {
 	h := newHosts(t, "a", "b", "c")
-	keygen := h.keygen()
-	keygen.PolicyHash = make([]byte, 32)
-	keygen.PolicyHash[0] = 9
-	strict := h.make(keygen, nil)
+	strict := h.strict(newApprovers(t))
 	h.signs(strict)
 	second := h.make(h.refresh(strict), strict)
 	if second.record.PolicyHash != strict.record.PolicyHash {
@@ -120,9 +117,9 @@ func TestFloorOfPolicies(t *testing.T) {
 			h.refuses(h.session(h.resigned(second, func(r *mpc.PublicRecord) { r.PolicyHash, r.Epoch = policy, epoch }), handing(second.envelopes)),
 				nodepb.Failure_BELOW_FLOOR, text)
 		}
-		// For a later epoch the share itself says no: it is sealed under its record.
+		// A later epoch passes the floor, but there it needs that policy's approvals.
 		results := h.session(h.resigned(second, func(r *mpc.PublicRecord) { r.PolicyHash, r.Epoch = policy, 3 }), handing(second.envelopes))
-		reason, text := nodepb.Failure_SHARE_UNUSABLE, ""
+		reason, text := nodepb.Failure_APPROVALS, "is not the one with hash" // and with that policy: TestHostileApprovals
 		if policy == mpc.EmptySetHash() {
 			reason, text = nodepb.Failure_BELOW_FLOOR, "had a policy"
 		}

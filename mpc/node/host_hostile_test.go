@@ -367,7 +367,7 @@ func TestHostileSession(t *testing.T) {
 		}}, nodepb.Failure_PROTOCOL, "did not sign these terms"},
 		"another account's envelope":                 {h.signing(a), other, hooks{}, nodepb.Failure_SHARE_UNUSABLE, ""},
 		"another policy":                             {h.resigned(a, func(r *mpc.PublicRecord) { r.PolicyHash = [32]byte{1} }), a, hooks{}, nodepb.Failure_BELOW_FLOOR, "another record"},
-		"another policy for an account not used yet": {h.resigned(other, func(r *mpc.PublicRecord) { r.PolicyHash = [32]byte{1} }), other, hooks{}, nodepb.Failure_SHARE_UNUSABLE, ""},
+		"another policy for an account not used yet": {h.resigned(other, func(r *mpc.PublicRecord) { r.PolicyHash = [32]byte{1} }), other, hooks{}, nodepb.Failure_APPROVALS, "was not sent"},
 		"a later epoch by name only":                 {h.resigned(a, func(r *mpc.PublicRecord) { r.Epoch = 1 << 60 }), a, hooks{}, nodepb.Failure_SHARE_UNUSABLE, ""},
 		"too many members": {h.signing(a), a, hooks{start: func(_ uint32, s *nodepb.Start) {
 			for len(s.Members) < 17 {

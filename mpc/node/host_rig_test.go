@@ -31,6 +31,7 @@ type hosts struct {
 	known   map[string]map[string]mpc.NodeIdentity
 	floors  map[string]*testFloor
 	counts  *counts
+	now     func() time.Time // of nodes that are attached from now on; nil: the real one
 }
 
 // testDomain is one token and the wrapping keys in it.
@@ -161,7 +162,7 @@ func (d *testDomain) open(t *testing.T) Token {
 // attach is what a coordinator's attachment does: a new node with the same host.
 func (h *hosts) attach(id string) {
 	h.t.Helper()
-	h.clients[id], h.nodes[id] = h.serveAs(Config{Version: "test", SessionTime: h.limit, Host: h.of[id], Observer: h.counts})
+	h.clients[id], h.nodes[id] = h.serveAs(Config{Version: "test", SessionTime: h.limit, Host: h.of[id], Observer: h.counts, Now: h.now})
 	reply, err := h.clients[id].Setup(h.ctx(), h.setup(id))
 	if err != nil || reply.GetFailure() != nil {
 		h.t.Fatal(err, reply.GetFailure())
@@ -296,6 +297,8 @@ func (h *hosts) placed(indices ...int) []*nodepb.Member {
 type held struct {
 	record    *mpc.PublicRecord
 	envelopes map[uint32][]byte
+	// approve, where not nil, puts policy and approvals into a request for a signature.
+	approve func(*mpc.PublicRecord, *nodepb.Start)
 }
 
 func (h *hosts) make(start *nodepb.Start, from *held) *held {
@@ -308,7 +311,11 @@ func (h *hosts) make(start *nodepb.Start, from *held) *held {
 	if len(envelopes) != len(start.GetMembers()) {
 		h.t.Fatalf("%d envelopes", len(envelopes))
 	}
-	return &held{record, envelopes}
+	made := &held{record: record, envelopes: envelopes}
+	if from != nil {
+		made.approve = from.approve
+	}
+	return made
 }
 
 func (h *hosts) refresh(a *held) *nodepb.Start {
@@ -316,7 +323,11 @@ func (h *hosts) refresh(a *held) *nodepb.Start {
 }
 
 func (h *hosts) signing(a *held) *nodepb.Start {
-	return &nodepb.Start{Operation: opSign, Members: h.members(1, 3), Record: a.record.Marshal(), Input: []byte("pay bob"), MessageType: "raw", HashAlgorithm: "none"}
+	s := &nodepb.Start{Operation: opSign, Members: h.members(1, 3), Record: a.record.Marshal(), Input: []byte("pay bob"), MessageType: "raw", HashAlgorithm: "none"}
+	if a.approve != nil {
+		a.approve(a.record, s)
+	}
+	return s
 }
 
 // signs demands that nodes sign an honest request.

@@ -12,13 +12,8 @@ import (
 func TestSwitches(t *testing.T) {
 	h := newHosts(t, "a", "b", "c")
 	a := h.make(h.keygen(), nil)
-	strictly := func() *nodepb.Start {
-		s := h.keygen()
-		s.PolicyHash = make([]byte, 32)
-		s.PolicyHash[0] = 9
-		return s
-	}
-	strict := h.make(strictly(), nil)
+	approvers := newApprovers(t)
+	strict := h.strict(approvers)
 	with := func(s Switches, f func()) {
 		h.switchOn("n1", s)
 		f()
@@ -40,7 +35,7 @@ func TestSwitches(t *testing.T) {
 			t.Errorf("opening: %v", f)
 		}
 		h.signs(strict)
-		h.signs(h.make(strictly(), nil))
+		h.signs(h.strict(approvers))
 	})
 	with(Switches{Operations: []string{opSign}}, func() {
 		off(h.keygen(), nil, `the operation "keygen"`)

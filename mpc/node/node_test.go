@@ -430,7 +430,7 @@ func TestHostileCoordinator(t *testing.T) {
 			r := *record
 			r.PolicyHash[0] ^= 1
 			s.Record = r.Marshal()
-		}}, nodepb.Failure_SHARE_UNUSABLE},
+		}}, nodepb.Failure_APPROVALS},
 		"too few signers demanded": {hooks{start: func(self uint32, s *nodepb.Start) {
 			s.Members = w.members(1, 2, 3)
 		}}, nodepb.Failure_REFUSED},

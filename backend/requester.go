@@ -1,0 +1,64 @@
+package backend
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-mpc/mpc/approval"
+)
+
+// Who asks. A Vault token asks as its entity, a session as an identity that its
+// authenticator opens. A token without an entity, such as root's, cannot be told from
+// an approver's own, so it may not ask: nobody approves a request of their own.
+
+func errNoEntity() error {
+	return forbidden("this token belongs to no Vault entity, so nobody could tell whether an approver asks here for themselves: nothing was asked for. Log in with an auth method (userpass, oidc, approle, …), or use a token of a role with an entity alias; the root token has none")
+}
+
+// requesterOf says who asks, as policies name them ("entity:…", "identity:…"), and
+// what people call them. A session whose authenticator opens several identities has
+// to be asked for one account: see requesterFor.
+func (b *backend) requesterOf(ctx context.Context, req *logical.Request) (id, name string, err error) {
+	return b.requesterFor(ctx, req, nil)
+}
+
+// requesterFor is requesterOf for one account: a session asks as the identity that the
+// account is tied to.
+func (b *backend) requesterFor(ctx context.Context, req *logical.Request, c *custodyRecord) (id, name string, err error) {
+	if s := sessionOf(ctx); s != nil {
+		own, err := b.identitiesOf(ctx, s)
+		if err != nil {
+			return "", "", err
+		}
+		if c != nil {
+			own = slices.DeleteFunc(own, func(g grantedIdentity) bool { return g.ID.String() != c.Identity })
+		}
+		if len(own) != 1 {
+			return "", "", forbidden("this session does not ask for one identity: its authenticator opens %d that fit; nothing was asked for. Use a Vault token that belongs to an entity", len(own))
+		}
+		return requesterIdentity + own[0].ID.String(), approval.CleanName(own[0].Name), nil
+	}
+	if req.EntityID == "" {
+		return "", "", errNoEntity()
+	}
+	return requesterEntity + req.EntityID, strings.TrimSpace(approval.CleanName(req.DisplayName)), nil
+}
+
+// identitiesOf lists the identities, not frozen, that a session opens.
+func (b *backend) identitiesOf(ctx context.Context, s *session) ([]grantedIdentity, error) {
+	granted, _, err := b.grantedIn(ctx, s.authenticator)
+	return slices.DeleteFunc(granted, func(g grantedIdentity) bool { return g.Frozen }), err
+}
+
+// isRequester reports whether who sends this asked for the request.
+func (b *backend) isRequester(ctx context.Context, req *logical.Request, r *requestRecord) (bool, error) {
+	s := sessionOf(ctx)
+	if s == nil {
+		return req.EntityID != "" && r.Requester == requesterEntity+req.EntityID, nil
+	}
+	own, err := b.identitiesOf(ctx, s)
+	return slices.ContainsFunc(own, func(g grantedIdentity) bool { return r.Requester == requesterIdentity+g.ID.String() }), err
+}
