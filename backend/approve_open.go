@@ -25,8 +25,8 @@ func errCodeRefused() error {
 	return forbidden("the code is not valid any more, or is not for this device: scan the present one, and see that the clock of the device is right")
 }
 
-// attempt is one call of an approver's device as the log names it.
-type attempt struct {
+// deviceCall is one call of an approver's device as the log names it.
+type deviceCall struct {
 	step    string
 	request approval.ID
 	key     approval.ID // zero where none was sent
@@ -35,7 +35,7 @@ type attempt struct {
 
 // refuse counts a failure and returns what the caller is told. What is in counts is
 // of is what the failure counts for.
-func (b *backend) refuse(at attempt, known bool, of approveCounter, cause string) error {
+func (b *backend) refuse(at deviceCall, known bool, of approveCounter, cause string) error {
 	d := b.desk
 	locked, err := d.countsOf(known).failed(of)
 	if err != nil {
@@ -144,7 +144,7 @@ func (b *backend) approveOpen(ctx context.Context, req *logical.Request, data *f
 		shown = d.decoy.record
 	}
 	period, right := formPeriod(shown, o.request, o.form, now)
-	at := attempt{"open", o.request, o.key, req.ID}
+	at := deviceCall{"open", o.request, o.key, req.ID}
 	if cause != "" {
 		return nil, b.refuse(at, r != nil, approveCounter{request: o.request.String()}, cause)
 	}
@@ -177,7 +177,7 @@ func (b *backend) approveOpen(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	out, err := requestFacts(r, &subject, policy)
+	out, err := openedFacts(r, &subject, policy)
 	if err != nil {
 		return nil, err
 	}
@@ -225,9 +225,9 @@ func errRequestOver(r *requestRecord, state string) error {
 	return conflict("the request is %s%s: there is nothing to answer any more, and nothing was recorded. A signature that is still wanted is asked for again", state, why)
 }
 
-// requestFacts is everything that a device needs to build the statement by itself
+// openedFacts is everything that a device needs to build the statement by itself
 // and to show what is asked for.
-func requestFacts(r *requestRecord, s *approval.Subject, policy *approval.Policy) (map[string]any, error) {
+func openedFacts(r *requestRecord, s *approval.Subject, policy *approval.Policy) (map[string]any, error) {
 	out := map[string]any{
 		"request":        r.ID,
 		"state":          string(r.State),

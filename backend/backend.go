@@ -60,19 +60,19 @@ type Config struct {
 // backend is one mount.
 type backend struct {
 	*framework.Backend
-	cfg     Config
-	log     hclog.Logger
-	store   *store
-	spares  *spareRule
-	runner  *rotation.Runner
-	stock   *presigner
-	keeper  *keeper
-	moves   moves
-	grave   *graveyard
-	signed  *signedRequests
+	cfg    Config
+	log    hclog.Logger
+	store  *store
+	spares *spareRule
+	runner *rotation.Runner
+	stock  *presigner
+	keeper *keeper
+	moves  moves
+	grave  *graveyard
+	signed *signedRequests
 	// requests are those that wait for approvals.
 	requests *approvalRequests
-	metrics *metrics
+	metrics  *metrics
 
 	hierarchy *hierarchy
 
