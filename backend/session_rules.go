@@ -27,6 +27,12 @@ import (
 //	nodes, nodes/<id>                          list, read
 //	requests/<id>/login                        write: an approver of the request who
 //	                                           is an identity that this login opens
+//	approvers/<own>                            read: who is that identity
+//	approvers/<own>/enrol, …/confirm           write  with its owner role
+//	approvers/<own>/enrolments                 list   with it
+//	approvers/<own>/totp                       write, delete  with it
+//	approvers/<own>/totp/confirm               write  with it
+//	approvers/<own>/factors/<key>              delete with it
 //
 // An identity that is frozen is not read nor written; its owner may unfreeze it and
 // report authenticators lost.
@@ -53,6 +59,8 @@ func (b *backend) allowed(ctx context.Context, s *session, c *called) error {
 		return b.allowedIdentity(ctx, n.opened, c)
 	case "authenticators":
 		return b.allowedAuthenticator(ctx, n.opened, c)
+	case "approvers":
+		return b.allowedApprover(ctx, n.opened, c)
 	case "accounts":
 		if len(c.parts) == 2 && c.is(identity.ReadOperation) {
 			return b.allowedAccount(ctx, n.opened, c.parts[1])
