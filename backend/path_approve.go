@@ -136,10 +136,10 @@ is.
   $ vault write mpc/approve/progress request=00112233445566778899aabbccddeeff proof="$PROOF"
 `),
 		{
-			Pattern:      "requests/" + framework.GenericNameRegex("id") + "/login$",
+			Pattern:      "requests/" + `(?P<request>[^/]+)` + "/login$",
 			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "login", OperationSuffix: "request"},
 			Fields: map[string]*framework.FieldSchema{
-				"id": {Type: framework.TypeString, Description: "ID of the request: 32 hex digits.", DisplayAttrs: &framework.DisplayAttributes{Name: "Request", Identifier: true}},
+				"request": {Type: framework.TypeString, Description: "ID of the request: 32 hex digits.", DisplayAttrs: &framework.DisplayAttributes{Name: "Request", Identifier: true}},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: b.operation("Note that an approver has logged in for a request.", true, b.handle("requests/login", 0, b.requestLogin), map[string]*framework.FieldSchema{
