@@ -20,16 +20,16 @@ func (e *engine) approver(t testing.TB, name string) {
 	e.write(t, "approvers/"+name+"/confirm", map[string]any{"code": code})
 }
 
-// asker returns a client whose token is an entity's, with an operator's rights.
-func (e *engine) asker(t testing.TB, name string) *api.Client {
+// clientOf returns a client whose token is an entity's, with an operator's rights.
+func (e *engine) clientOf(t testing.TB, name string) *api.Client {
 	t.Helper()
-	if err := e.Client.Sys().PutPolicy("asker", `path "`+e.path+`/*" { capabilities = ["create", "read", "update", "list"] }`); err != nil {
+	if err := e.Client.Sys().PutPolicy("account-policies", `path "`+e.path+`/*" { capabilities = ["create", "read", "update", "list"] }`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Client.Logical().Write("auth/token/roles/asker", map[string]any{"allowed_entity_aliases": name, "allowed_policies": "asker", "orphan": true}); err != nil {
+	if _, err := e.Client.Logical().Write("auth/token/roles/account-policies", map[string]any{"allowed_entity_aliases": name, "allowed_policies": "account-policies", "orphan": true}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := e.Client.Logical().Write("auth/token/create/asker", map[string]any{"entity_alias": name, "policies": []string{"asker"}})
+	s, err := e.Client.Logical().Write("auth/token/create/account-policies", map[string]any{"entity_alias": name, "policies": []string{"account-policies"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestAccountPolicies(t *testing.T) {
 
 	// The root token is nobody, so it cannot ask; an entity can, and gets a request.
 	e.refuse(t, "accounts/old/policy", map[string]any{"approvers": "ann,ben,carl"}, http.StatusForbidden)
-	olga := e.asker(t, "olga")
+	olga := e.clientOf(t, "olga")
 	s, err := olga.Logical().Write(e.path+"/accounts/old/policy", map[string]any{"approvers": "ann,ben,carl"})
 	if err != nil {
 		t.Fatal(err)
