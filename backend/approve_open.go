@@ -186,7 +186,7 @@ func (b *backend) approveOpen(ctx context.Context, req *logical.Request, data *f
 	out["approver_id"] = approver.ID.String()
 	out["approver_name"] = approver.Name
 	out["login"] = loggedIn(r, approver, ticket.opened)
-	out["server_time"], out["server_unix_ms"] = now.Unix(), now.UnixMilli()
+	out["server_time"] = now.Unix()
 	b.log.Info("an approver's device has opened a request", "request", r.ID, "approver", approver.Name, "key", o.key.String(), "vault_request", req.ID)
 	return &logical.Response{Data: out}, nil
 }
