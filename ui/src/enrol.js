@@ -19,6 +19,7 @@ export async function begin(link, home) {
   }
   const name = h("input", { id: "device", type: "text", maxlength: "64", autocomplete: "off", value: guess() });
   const wrong = h("p", { class: "wrong", role: "alert" });
+  let made; // keys that were offered, and what was sent
   const withPasskey = Boolean(e.rp_id) && passkey.supported();
   const go = button("Enrol this device", start, "primary");
   show("Enrol this device",
@@ -49,33 +50,46 @@ export async function begin(link, home) {
   }
 
   // offer makes the keys, keeps the device key, and only then sends the public halves:
-  // a device that counts is never without its key.
+  // a device that counts is never without its key. What was sent once is sent again as
+  // it was, since the first answer may have been lost on its way.
   async function offer(label) {
-    const device = await makeDevice();
-    let made;
-    if (withPasskey) {
-      announce("Waiting for your passkey …");
-      made = await passkey.register(e, e.approver);
-    }
+    const again = Boolean(made);
+    made ??= await make(label);
     announce("Sending …");
-    const message = enrolMessage(unhex(e.mount_id, 16), unhex(link.enrolment, 16), unhex(e.approver_id, 16), [device.id, ...(made ? [made.id] : [])]);
-    const kept = {
-      id: hex(device.id), mount: e.mount_id, address: mount, key: device.key, public: device.public, approver: e.approver, approverID: e.approver_id,
-      name: label, passkeys: made ? [{ id: hex(made.id), transports: made.transports }] : [], created: Date.now(),
-      pending: { ...link, code: await enrolCode(message), expires: Math.floor(Date.parse(e.expires_time) / 1000) },
-    };
-    await keepDevice(kept);
-    navigator.storage?.persist?.().catch(() => {});
-    const body = { ...link, device: { name: label, public: base64(device.public), signature: await sign(device.key, message) } };
-    if (made) body.passkey = { name: label, ...made.offer };
     try {
-      await call("approve/enrol/finish", body);
+      await call("approve/enrol/finish", made.body);
     } catch (err) {
-      if (err.status !== 0) await dropDevice(kept.id); // refused: the key is good for nothing
-      throw err;
+      const { state } = again && err.status === 409 ? await call("approve/enrol/state", link) : {};
+      if (state !== "offered" && state !== "confirmed") {
+        if (err.status !== 0) {
+          await dropDevice(made.device.id); // refused: the key is good for nothing
+          made = undefined;
+        }
+        throw err;
+      }
     }
     history.replaceState(null, "", location.pathname);
-    wait(kept, home);
+    wait(made.device, home);
+  }
+
+  async function make(label) {
+    const key = await makeDevice();
+    let p;
+    if (withPasskey) {
+      announce("Waiting for your passkey …");
+      p = await passkey.register(e, e.approver);
+    }
+    const message = enrolMessage(unhex(e.mount_id, 16), unhex(link.enrolment, 16), unhex(e.approver_id, 16), [key.id, ...(p ? [p.id] : [])]);
+    const device = {
+      id: hex(key.id), mount: e.mount_id, address: mount, key: key.key, public: key.public, approver: e.approver, approverID: e.approver_id,
+      name: label, passkeys: p ? [{ id: hex(p.id), transports: p.transports }] : [], created: Date.now(),
+      pending: { ...link, code: await enrolCode(message), expires: Math.floor(Date.parse(e.expires_time) / 1000) },
+    };
+    await keepDevice(device);
+    navigator.storage?.persist?.().catch(() => {});
+    const body = { ...link, device: { name: label, public: base64(key.public), signature: await sign(key.key, message) } };
+    if (p) body.passkey = { name: label, ...p.offer };
+    return { device, body };
   }
 }
 

@@ -7,6 +7,8 @@ import { code, h, notice, plain } from "./view.js";
 
 const first = 1200; // characters that are shown before the rest is asked for
 
+const grouped = (b) => hex(b).replace(/.{8}(?=.)/g, "$& ");
+
 // readable returns bytes as text where all of it can be seen: UTF-8 without control
 // or format characters, other than line feeds and tabs.
 function readable(b) {
@@ -42,7 +44,7 @@ function block(s, kind) {
 export function message(input, type, hash) {
   const size = `${input.length} ${input.length === 1 ? "byte" : "bytes"}`;
   if (type === "digest") {
-    const b = block(hex(input).match(/.{1,8}/g).join(" "), "hex");
+    const b = block(grouped(input), "hex");
     return { ...b, title: `A digest, ${size}`, view: h("div", null, b.view,
       notice("warn", h("p", null, "Whoever asks has hashed the message already. Nobody can see here what it says: approve only if you know this digest from somewhere you trust."))) };
   }
@@ -51,7 +53,7 @@ export function message(input, type, hash) {
     if (b) return b;
   }
   const s = readable(input);
-  const b = s !== undefined ? block(s, "text") : block(hex(input).match(/.{1,8}/g).join(" "), "hex");
+  const b = s !== undefined ? block(s, "text") : block(grouped(input), "hex");
   const title = (type === "eip191" ? "Ethereum message" : "Message") + (s !== undefined ? ` as text, ${size}` : ` in hex, ${size}`);
   if (type === "raw" && hash === "keccak-256" && s === undefined) {
     b.view = h("div", null, b.view, notice("warn", h("p", null, "With this hash it may be an Ethereum transaction. This page does not take it apart: compare it with what whoever asks says it is.")));
