@@ -10,26 +10,6 @@ import (
 	"vault-plugin-secrets-mpc/mpc/approval"
 )
 
-// handClock is a clock that tests set.
-type handClock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func newHandClock() *handClock { return &handClock{t: time.Now().Truncate(time.Second)} }
-
-func (c *handClock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *handClock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
-
 func statusOfFault(t *testing.T, err error) int {
 	t.Helper()
 	f, ok := err.(*fault)
@@ -42,7 +22,7 @@ func statusOfFault(t *testing.T, err error) int {
 // TestApproveCounts: the 20th failure locks, for a minute and then for twice as long
 // after each further one; others are not touched; success forgets.
 func TestApproveCounts(t *testing.T) {
-	clock := newHandClock()
+	clock := newSteadyClock()
 	l := newApproveCounts(clock.now, 100)
 	of, other := approveCounter{"r", ""}, approveCounter{"r", "key"}
 	fail := func(wantLocked bool) {
@@ -82,7 +62,7 @@ func TestApproveCounts(t *testing.T) {
 
 // TestApproveCountsBounded: what failed longest ago is forgotten first.
 func TestApproveCountsBounded(t *testing.T) {
-	clock := newHandClock()
+	clock := newSteadyClock()
 	l := newApproveCounts(clock.now, 3)
 	keep := approveCounter{"keep", ""}
 	for i := range 50 {
@@ -99,7 +79,7 @@ func TestApproveCountsBounded(t *testing.T) {
 
 // TestUsedForms: each device takes each form once, also of two at the same time.
 func TestUsedForms(t *testing.T) {
-	clock := newHandClock()
+	clock := newSteadyClock()
 	u := newUsedForms(clock.now)
 	f := usedForm{"r", "k", 7}
 	var mu sync.Mutex
@@ -138,7 +118,7 @@ func TestUsedForms(t *testing.T) {
 // TestApproveTickets: one device, five minutes or the request's expiry, three wrong
 // factors, one answer at a time.
 func TestApproveTickets(t *testing.T) {
-	clock := newHandClock()
+	clock := newSteadyClock()
 	tickets := newApproveTickets(clock.now, 20)
 	id := func(n byte) approval.ID { return approval.ID{n} }
 	far := clock.now().Add(time.Hour)
@@ -223,7 +203,7 @@ func TestApproveTickets(t *testing.T) {
 // TestLineBudget: strangers cause so many lines a minute, and those left out are
 // counted.
 func TestLineBudget(t *testing.T) {
-	clock := newHandClock()
+	clock := newSteadyClock()
 	l := lineBudget{now: clock.now}
 	written := 0
 	for range 2 * maxApproveLines {

@@ -102,7 +102,7 @@ func (b *backend) requestLogin(ctx context.Context, req *logical.Request, data *
 	if n.record == nil {
 		return nil, errNoSession()
 	}
-	request := data.Get("id").(string)
+	request := textOf(data, "request")
 	approvers, err := b.loginApprovers(ctx, n.opened, request)
 	if err != nil {
 		return nil, err

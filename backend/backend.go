@@ -197,6 +197,10 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		Store: b.store, Subject: b.requestSubject, Complete: b.completeRequest, Go: b.inBackground, Metrics: b.metrics,
 		Logger: log.Named("requests"), Backoff: cfg.requestBackoff, Look: cfg.requestLook, now: cfg.now, step: b.step,
 	})
+	var err error
+	if b.desk, err = newApproveDesk(cfg.now, b.requests, b, b.metrics.approvalRefusals); err != nil {
+		return nil, err
+	}
 	b.keeper = newKeeper(keeperConfig{Pass: b.wrappingPass, Interval: cfg.wrappingInterval, now: cfg.now})
 	b.Backend = &framework.Backend{
 		BackendType:    logical.TypeLogical,
@@ -228,6 +232,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAccountRestore(),
 			b.pathAccountRename(),
 			b.pathAccountMove(),
+			b.pathAccountPolicy(),
 			b.pathAccounts(),
 			b.pathDerive(),
 			b.pathAddresses(),
@@ -249,9 +254,11 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathDevices(),
 			b.pathApprovers(),
 			b.pathApproveEnrol(),
+			b.pathApprove(),
 			b.pathLogin(),
 			b.pathSession(),
 			b.pathMetrics(),
+			b.pathUI(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,
@@ -281,6 +288,7 @@ func (b *backend) periodic(context.Context, *logical.Request) error {
 	b.expireSigned()
 	b.expireEnrolments()
 	b.sessions.sweep()
+	b.desk.sweep()
 	b.writeLocks() // what could not be written before
 	return nil
 }

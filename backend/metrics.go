@@ -40,6 +40,8 @@ type metrics struct {
 	rewraps        *prometheus.CounterVec
 	approvals      *prometheus.CounterVec
 	approveSeconds prometheus.Histogram
+
+	approvalRefusals *prometheus.CounterVec
 }
 
 // Values of the label result.
@@ -93,7 +95,8 @@ func newMetrics(version string) *metrics {
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	m.registry.MustRegister(build, m.requests, m.requestSeconds, m.signatures, m.signSeconds, m.retries, m.refreshes, m.rewraps, m.approvals, m.approveSeconds)
+	m.approvalRefusals = newApproveRefusals()
+	m.registry.MustRegister(build, m.requests, m.requestSeconds, m.signatures, m.signSeconds, m.retries, m.refreshes, m.rewraps, m.approvals, m.approveSeconds, m.approvalRefusals)
 	// So that a rate can be taken from the first failure on.
 	for _, result := range []string{resultOK, resultFailed} {
 		m.refreshes.WithLabelValues(result)

@@ -20,7 +20,6 @@ func (b *backend) approvePath(step, summary string, fields map[string]*framework
 
 func (b *backend) pathApprove() []*framework.Path {
 	request := textField("Request", "ID of the request: 32 hex digits.")
-	request.DisplayAttrs.Identifier = false
 	number := func(title, description string) *framework.FieldSchema {
 		return &framework.FieldSchema{Type: framework.TypeInt64, Description: description, DisplayAttrs: &framework.DisplayAttributes{Name: title}}
 	}
@@ -64,6 +63,7 @@ func (b *backend) pathApprove() []*framework.Path {
 				"refusals":            field(framework.TypeInt, "Who has refused, in number."),
 				"quorum":              field(framework.TypeInt, "How many have to approve."),
 				"server_time":         field(framework.TypeInt64, "The server's clock, in seconds since 1970."),
+				"server_unix_ms":      field(framework.TypeInt64, "The same in milliseconds."),
 			},
 			"What a request asks for, for a device that has scanned its moving code.", `
 Takes the form of the code that is on the display, or the one before it, each once
@@ -114,17 +114,19 @@ approver, as passwords are for authenticators. Each approver answers a request o
 				"proof":   textField("Proof", "HMAC-SHA256 that shows possession of the request's seed: 32 bytes in base64."),
 			}, b.approveProgress,
 			map[string]*framework.FieldSchema{
-				"state":       field(framework.TypeString, "State of the request."),
-				"reason":      field(framework.TypeString, "Why it ended, where that is not clear; else empty."),
-				"account":     field(framework.TypeString, "Name of the account."),
-				"action":      field(framework.TypeString, "sign or policy."),
-				"approvals":   field(framework.TypeInt, "Who has approved, in number."),
-				"refusals":    field(framework.TypeInt, "Who has refused, in number."),
-				"quorum":      field(framework.TypeInt, "How many have to approve."),
-				"approvers":   field(framework.TypeInt, "How many may."),
-				"answered":    field(framework.TypeSlice, "Who has answered: name, decision and time of each."),
-				"expires":     field(framework.TypeInt64, "When it expires, in seconds since 1970."),
-				"server_time": field(framework.TypeInt64, "The server's clock, in seconds since 1970."),
+				"state":          field(framework.TypeString, "State of the request."),
+				"reason":         field(framework.TypeString, "Why it ended, where that is not clear; else empty."),
+				"account":        field(framework.TypeString, "Name of the account."),
+				"action":         field(framework.TypeString, "sign or policy."),
+				"approvals":      field(framework.TypeInt, "Who has approved, in number."),
+				"refusals":       field(framework.TypeInt, "Who has refused, in number."),
+				"quorum":         field(framework.TypeInt, "How many have to approve."),
+				"approvers":      field(framework.TypeInt, "How many may."),
+				"names":          field(framework.TypeStringSlice, "Who has answered, by name."),
+				"answered":       field(framework.TypeSlice, "Who has answered: name, decision and time of each."),
+				"expires":        field(framework.TypeInt64, "When it expires, in seconds since 1970."),
+				"server_time":    field(framework.TypeInt64, "The server's clock, in seconds since 1970."),
+				"server_unix_ms": field(framework.TypeInt64, "The same in milliseconds."),
 			},
 			"How far a request is, for the page that shows its code.", `
 Tells whoever has a request's seed how far it is; no Vault token. The page that shows
@@ -134,10 +136,10 @@ is.
   $ vault write mpc/approve/progress request=00112233445566778899aabbccddeeff proof="$PROOF"
 `),
 		{
-			Pattern:      "requests/" + framework.GenericNameRegex("id") + "/login$",
+			Pattern:      "requests/" + `(?P<request>[^/]+)` + "/login$",
 			DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "login", OperationSuffix: "request"},
 			Fields: map[string]*framework.FieldSchema{
-				"id": {Type: framework.TypeString, Description: "ID of the request: 32 hex digits.", DisplayAttrs: &framework.DisplayAttributes{Name: "Request", Identifier: true}},
+				"request": {Type: framework.TypeString, Description: "ID of the request: 32 hex digits.", DisplayAttrs: &framework.DisplayAttributes{Name: "Request", Identifier: true}},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.UpdateOperation: b.operation("Note that an approver has logged in for a request.", true, b.handle("requests/login", 0, b.requestLogin), map[string]*framework.FieldSchema{

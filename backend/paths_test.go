@@ -46,7 +46,7 @@ func TestEveryPathIsComplete(t *testing.T) {
 			if f.Description == "" {
 				t.Errorf("%s: field %s has no description", name, field)
 			}
-			secret := regexp.MustCompile(`^(pin|password|secret|id_token$|code$|token$|private_key$)|_header$`).MatchString(field)
+			secret := regexp.MustCompile(`^(pin|password|secret|id_token$|code$|token$|private_key$|ticket$|totp$)|_header$`).MatchString(field)
 			if sensitive := f.DisplayAttrs != nil && f.DisplayAttrs.Sensitive; secret != sensitive {
 				t.Errorf("%s: field %s: secret %v, marked as sensitive %v", name, field, secret, sensitive)
 			}
