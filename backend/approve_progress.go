@@ -42,20 +42,21 @@ func (b *backend) approveProgress(ctx context.Context, req *logical.Request, dat
 		return nil, err
 	}
 	if cause != "" {
-		return nil, b.refuse(deviceCall{step: "progress", request: id, vault: req.ID}, r != nil, approveCounter{request: id.String()}, cause)
+		return nil, b.refuse(approveAttempt{step: "progress", request: id, vault: req.ID}, r != nil, approveCounter{request: id.String()}, cause)
 	}
 	state := r.State
 	if state == requestPending && !d.now().Before(r.Expires) {
 		state = requestExpired
 	}
-	answered := make([]map[string]any, len(r.Given))
+	names, answered := make([]string, len(r.Given)), make([]map[string]any, len(r.Given))
 	for i, g := range r.Given {
+		names[i] = g.Name
 		answered[i] = map[string]any{"name": g.Name, "decision": string(g.Decision), "time": rfc3339(g.Time)}
 	}
 	return &logical.Response{Data: map[string]any{
 		"state": string(state), "reason": r.Reason, "account": r.Account, "action": string(r.Action),
 		"approvals": r.count(approval.Approve), "refusals": r.count(approval.Refuse), "quorum": policy.Quorum,
-		"approvers": len(policy.Approvers), "answered": answered,
-		"expires": r.Expires.Unix(), "server_time": d.now().Unix(),
+		"approvers": len(policy.Approvers), "names": names, "answered": answered,
+		"expires": r.Expires.Unix(), "server_time": d.now().Unix(), "server_unix_ms": d.now().UnixMilli(),
 	}}, nil
 }

@@ -189,6 +189,7 @@ func (b *backend) linkedEnrolment(ctx context.Context, enrolment, secret string)
 		b.people.links.failed(key, false)
 		return nil, errNoEnrolment()
 	}
+	b.people.links.succeeded(key)
 	return r, nil
 }
 
