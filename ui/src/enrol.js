@@ -96,15 +96,16 @@ export async function begin(link, home) {
 // wait shows the code of an enrolment that is not confirmed yet, until it is.
 export function wait(d, home) {
   const p = d.pending;
+  const shown = h("p", { class: "bigcode" }, p.code);
   show("Compare this code",
     h("p", null, "Tell this code to whoever enrols you, in person or on the phone. They enter it, and this device counts from then on."),
-    h("p", { class: "bigcode" }, p.code),
+    shown,
     h("p", { class: "note" }, "They confirm it with ", h("code", null, `vault write ${address(d)}approvers/${plain(d.approver)}/confirm code=${p.code}`), " or ", h("code", null, "mpckms approver confirm"), ". If they see another code, somebody else used your link: stop."),
     p.expires ? countdown(p.expires, 900, now, () => ended()) : undefined,
     facts(["Approver", said(d.approver)], ["This device", said(d.name)], ["ID of its key", code(d.id)]));
   let timer;
   let over = false;
-  onLeave(() => {
+  onLeave(shown, () => {
     over = true;
     clearTimeout(timer);
   });

@@ -184,8 +184,6 @@ function warnings(r) {
       return notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes. Do not approve; tell whoever runs the vault."));
     case "name":
       return notice("warn", h("p", null, h("strong", null, "Another account had this name when you last saw it."), " Ask whether it was renamed before you approve."));
-    case "new":
-      return notice("", h("p", null, "This device sees the account for the first time. Compare the public key with one from somewhere you trust."));
   }
   return undefined;
 }
@@ -201,7 +199,7 @@ function details(r, signs) {
     digested = h("div", null, code(claimed), h("p", { class: "note" }, "As the server says: this page does not compute it. What you approve is the message itself."));
   }
   return h("section", { class: "card" }, h("h2", null, "Details"), facts(
-    ["Public key", long(hex(s.publicKey))],
+    ["Public key", h("div", null, long(hex(s.publicKey)), r.seen === "new" && h("p", { class: "note" }, "This device sees the account for the first time. Compare its key with one from somewhere you trust."))],
     ["Algorithm", plain(s.algorithm)],
     signs && ["Message type", plain(s.messageType) + (s.hash && s.hash !== "none" ? ", hashed by " + plain(s.hash) : "")],
     signs && ["Digest", digested],

@@ -95,7 +95,7 @@ async function page(r) {
     state.over = true;
     timers.forEach(clearTimeout);
   };
-  onLeave(stop);
+  onLeave(picture.svg, stop);
   const later = (slot, f, ms) => {
     if (!state.over) timers[slot] = setTimeout(f, ms);
   };
