@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/hotp"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/approval"
@@ -200,4 +202,14 @@ func (d *deskRig) given(r *requestRecord) []string {
 func sum(b []byte) []byte {
 	s := sha256.Sum256(b)
 	return s[:]
+}
+
+// metricValue is what a counter stands at.
+func metricValue(t *testing.T, c prometheus.Counter) int {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return int(m.GetCounter().GetValue())
 }

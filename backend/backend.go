@@ -232,6 +232,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathAccountRestore(),
 			b.pathAccountRename(),
 			b.pathAccountMove(),
+			b.pathAccountPolicy(),
 			b.pathAccounts(),
 			b.pathDerive(),
 			b.pathAddresses(),

@@ -135,7 +135,7 @@ func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[
 	if err := b.step(ctx, stepRefreshMade); err != nil {
 		return nil, err
 	}
-	want := successor{recipients: recipients, custody: mpc.CustodyHash(next.PublicKey)}
+	want := successor{recipients: recipients, custody: mpc.CustodyHash(next.PublicKey), policy: r.Current.Policy}
 	epoch, err := b.nextEpoch(ctx, eng, old, made.Key, lineage, request.Recipients, want)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func noCustody(name string) error {
 }
 
 // beginSign prepares nodes for one signature.
-func (b *backend) beginSign(ctx context.Context, name string, data *framework.FieldData) (*custodyOp, *signable, []string, error) {
+func (b *backend) beginSign(ctx context.Context, req *logical.Request, name string, data *framework.FieldData) (*custodyOp, *signable, []string, error) {
 	v, a, h, _, err := b.readOwned(ctx, name)
 	if err != nil {
 		return nil, nil, nil, err
@@ -46,6 +46,11 @@ func (b *backend) beginSign(ctx context.Context, name string, data *framework.Fi
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	request := data.Get("request").(string)
+	if q.granted, err = b.grantOwned(ctx, req, name, a, q, request); err != nil {
+		return nil, nil, nil, err
+	}
+	policy, approvals := q.granted.policyAndApprovals()
 	eng, err := b.engine(ctx)
 	if err != nil {
 		return nil, nil, nil, err
@@ -54,6 +59,7 @@ func (b *backend) beginSign(ctx context.Context, name string, data *framework.Fi
 	offer, err := eng.PrepareCustody(ctx, pool.CustodyRequest{
 		Operation: custody.OpSign, Account: *a, Expose: b.expose(name, &a.Record),
 		Input: q.input, MessageType: q.kind, Hash: q.hash, Derivation: q.derivation,
+		Policy: policy, Approvals: approvals,
 	})
 	if err != nil {
 		return nil, nil, nil, err
@@ -65,7 +71,7 @@ func (b *backend) beginSign(ctx context.Context, name string, data *framework.Fi
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	op.next = h.next()
+	op.next, op.request = h.next(), request
 	return op, v, q.warnings, nil
 }
 
@@ -82,12 +88,29 @@ func (b *backend) finishSign(ctx context.Context, op *custodyOp, releases map[mp
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	if op.request != "" {
+		// From here on it neither expires nor is cancelled, and nobody else signs.
+		r, err := b.requests.begin(ctx, op.request)
+		if err != nil {
+			return nil, err
+		}
+		defer b.requests.done(op.request)
+		// As nodes have to see them now: the policy may have changed, and approvals
+		// count for a while only.
+		if _, _, err := b.grant(ctx, r, &a.Record); err != nil {
+			return nil, b.endRequest(ctx, op.request, err)
+		}
+	}
 	sign := func(ctx context.Context) (map[string]any, error) {
 		eng, err := b.engine(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if err := op.stillFits(a); err != nil {
+			*used = true
+			return nil, err
+		}
+		if err := q.granted.covers(op.name, &a.Record); err != nil {
 			*used = true
 			return nil, err
 		}
@@ -117,6 +140,11 @@ func (b *backend) finishSign(ctx context.Context, op *custodyOp, releases map[mp
 	}
 	if err != nil {
 		return nil, err
+	}
+	if op.request != "" {
+		if err := b.requests.finish(ctx, op.request, requestSigned, answer, ""); err != nil {
+			return nil, err
+		}
 	}
 	return &logical.Response{Data: answer, Warnings: q.warnings}, nil
 }

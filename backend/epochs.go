@@ -164,8 +164,8 @@ func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Con
 // epochFrom checks the shape of what the engine returned and makes an epoch
 // of it. The nodes have checked the mathematics; this guards the one write
 // that replaces good shares. recipients is the signed set that the request
-// named, empty for none.
-func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipients []byte) (*epochRecord, error) {
+// named, policy the approval policy that the epoch is to have; each empty for none.
+func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipients, policy []byte) (*epochRecord, error) {
 	record := &res.Account.Record
 	if err := record.Check(); err != nil {
 		return nil, err
@@ -180,6 +180,7 @@ func epochFrom(res *pool.KeyResult, started time.Time, lineage string, recipient
 		Started:         started,
 		Lineage:         lineage,
 		Homes:           res.Account.Homes,
+		Policy:          policy,
 	}
 	var err error
 	if e.Shares, err = envelopesOf(res.Account.Shares, record.Shares, res.WrappingVersion, res.Account.Homes); err != nil {
@@ -285,10 +286,11 @@ func endorsements(in []pool.Endorsement) []endorsementRecord {
 }
 
 // successor is what the next epoch has to be sealed to: the hash of a recipient
-// set, and that of a custody key, zero for none; and where its shares live, nil for
-// where they are sealed to now.
+// set, and that of a custody key, zero for none; the approval policy that it has,
+// empty for none; and where its shares live, nil for where they are sealed to now.
 type successor struct {
 	recipients, custody [32]byte
+	policy              []byte
 	homes               []mpc.Home
 }
 
@@ -302,7 +304,7 @@ func checkSuccessor(old, next *mpc.PublicRecord, want successor) error {
 		return errors.New("refresh returned another algorithm or sharing")
 	case !bytes.Equal(next.PublicKey, old.PublicKey) || next.ChainCode != old.ChainCode:
 		return errors.New("refresh returned another key")
-	case next.RecipientsHash != want.recipients || next.PolicyHash != old.PolicyHash:
+	case next.RecipientsHash != want.recipients || next.PolicyHash != policyHash(want.policy):
 		return errors.New("refresh returned other recipients or another policy")
 	case next.Custody != want.custody:
 		return errors.New("refresh returned another custody key")

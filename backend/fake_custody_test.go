@@ -140,6 +140,10 @@ func (f *fakeEngine) RunCustody(ctx context.Context, o *pool.CustodyOffer, relea
 		}
 	}
 	if r.Operation == custody.OpSign {
+		if err := f.approvedSign(&pool.SignRequest{Account: r.Account, Input: r.Input, MessageType: r.MessageType, Hash: r.Hash,
+			Derivation: r.Derivation, Policy: r.Policy, Approvals: r.Approvals}); err != nil {
+			return nil, err
+		}
 		sig, err := f.keys[r.Account.Record.AccountID].sign(&r.Account.Record, &pool.SignRequest{
 			Account: r.Account, Input: r.Input, MessageType: r.MessageType, Hash: r.Hash, Derivation: r.Derivation})
 		if err != nil {

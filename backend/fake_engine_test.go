@@ -71,6 +71,11 @@ type fakeEngine struct {
 	rewraps, nodeRewraps                              int
 	store                                             pool.KeyStore
 
+	at        func() time.Time // the nodes' clock; nil: the real one
+	approvals int              // bundles that were found right
+	// spoilRecord, when set, changes the record of each epoch before it is signed.
+	spoilRecord func(*mpc.PublicRecord)
+
 	enroller      *fakeEnroller
 	identityErr   error
 	identityReply func(*nodepb.IdentityRequest, *nodepb.IdentityReply)
@@ -194,6 +199,9 @@ func (f *fakeEngine) pause(ctx context.Context, what string) error {
 
 // result makes the epoch of the record and remembers who saw what.
 func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
+	if f.spoilRecord != nil {
+		f.spoilRecord(&r)
+	}
 	hash := r.Hash()
 	res := &pool.KeyResult{
 		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}},
@@ -254,6 +262,9 @@ func (f *fakeEngine) Create(ctx context.Context, q pool.CreateRequest) (*pool.Ke
 	defer f.mu.Unlock()
 	if f.createErr != nil {
 		return nil, f.createErr
+	}
+	if err := f.createPolicy(&q); err != nil {
+		return nil, err
 	}
 	key, pub, err := newFakeKey(q.Algorithm)
 	if err != nil {
@@ -316,6 +327,9 @@ func (f *fakeEngine) Sign(ctx context.Context, q pool.SignRequest) (*pool.SignRe
 	f.mu.Lock()
 	spare, fail := f.spare, f.signErr
 	f.spare = false
+	if fail == nil {
+		fail = f.approvedSign(&q)
+	}
 	f.mu.Unlock()
 	if fail != nil {
 		return nil, fail
@@ -444,10 +458,15 @@ func (f *fakeEngine) Refresh(ctx context.Context, q pool.RefreshRequest) (*pool.
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	policy, err := f.nextPolicy(&q)
+	if err != nil {
+		return nil, err
+	}
 	if err := f.openAll(&q.Account); err != nil { // all n take part
 		return nil, err
 	}
 	r := q.Account.Record
+	r.PolicyHash = policy
 	if set, err := recovery.ParseSignedSet(q.Recipients); err == nil && len(set.Unverified().Recipients) == 0 {
 		r.RecipientsHash = set.Hash() // nothing is sealed to it
 	}

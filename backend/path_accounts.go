@@ -59,6 +59,8 @@ func accountAnswerFields() map[string]*framework.FieldSchema {
 	}
 	maps.Copy(out, stateFields())
 	maps.Copy(out, custodyAnswerFields())
+	out["policy_hash"] = optional(framework.TypeString, "Of an account whose signatures people approve: hash of its approval policy in hex, which the public record names.")
+	out["policy"] = optional(framework.TypeString, "That policy in a line; accounts/:name/policy has all of it.")
 	return out
 }
 
@@ -92,7 +94,7 @@ many nodes must be ready.
 			DisplayAttrs: &framework.DisplayAttributes{
 				OperationPrefix: operationPrefix, OperationSuffix: "account", ItemType: "Account",
 			},
-			Fields: custodyFields(map[string]*framework.FieldSchema{
+			Fields: withPolicyFields(custodyFields(map[string]*framework.FieldSchema{
 				"name": nameField(),
 				"algorithm": {
 					Type:         framework.TypeString,
@@ -135,7 +137,7 @@ many nodes must be ready.
 					Query:        true,
 					DisplayAttrs: &framework.DisplayAttributes{Name: "Delete after"},
 				},
-			}),
+			})),
 			ExistenceCheck: b.exists(func(ctx context.Context, data *framework.FieldData) (bool, error) {
 				name, err := checkAccountName(data)
 				if err != nil {
@@ -173,6 +175,11 @@ threshold of them if that can be, and placement says what is reached. domains na
 the wrapping domains that may get one; mpc/accounts/alice/move changes that later:
 
   $ vault write mpc/accounts/dave algorithm=ed25519 domains=eu,us
+
+With approvers every signature waits until quorum of them have approved it on devices
+of their own (mpc/approvers/); mpc/accounts/erin/policy shows and changes that:
+
+  $ vault write mpc/accounts/erin algorithm=ed25519 approvers=ann,ben,carl quorum=2
 
 An ECDSA account with presign keeps presignatures in its nodes' memory and
 makes them anew in the background. They serve messages that nodes hash under the
@@ -257,6 +264,13 @@ func (b *backend) accountAnswer(ctx context.Context, name string, r *accountReco
 	}
 	if err := b.addPlacement(ctx, a, out); err != nil {
 		return nil, err
+	}
+	policy, err := r.Current.policy(record)
+	if err != nil {
+		return nil, err
+	}
+	if policy != nil {
+		out["policy_hash"], out["policy"] = hex.EncodeToString(record.PolicyHash[:]), policySummary(policy)
 	}
 	if record.Algorithm.Derives() {
 		out["chain_code"] = hex.EncodeToString(record.ChainCode[:])

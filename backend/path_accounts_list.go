@@ -35,14 +35,15 @@ func (b *backend) pathAccountList() []*framework.Path {
 			"state":     query(framework.TypeString, "Only accounts that are active, frozen or deleted."),
 			"metadata":  query(framework.TypeString, "Only accounts with this metadata: key, or key=value."),
 			"after":     query(framework.TypeString, "Only names after this one: the next_after of the page before."),
-			"limit":     query(framework.TypeInt, "Most names on the page, 1 to 1000. With details or a filter on algorithm, state or metadata it is also how many accounts are looked at, and 100 where it is left out; else there is no limit."),
+			"limit":     query(framework.TypeInt, "Most names on the page, 1 to 1000. With details or a filter on algorithm, state, metadata or policy it is also how many accounts are looked at, and 100 where it is left out; else there is no limit."),
+			"policy":    query(framework.TypeBool, "Only accounts with an approval policy; false: only those without."),
 			"details":   query(framework.TypeBool, "Also say of each account what it is, in key_info."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: b.operation("List the accounts.", false, b.handle("accounts", 0, b.accountsList),
 				map[string]*framework.FieldSchema{
 					"keys":       optional(framework.TypeStringSlice, "Names of the accounts, in order."),
-					"key_info":   optional(framework.TypeMap, "By name: id, algorithm, threshold, shares, state, public_key_hex, share_epoch, last_refresh_time and metadata. Where details or a filter on one of them was asked for."),
+					"key_info":   optional(framework.TypeMap, "By name: id, algorithm, threshold, shares, state, public_key_hex, share_epoch, last_refresh_time, metadata and policy (whether signatures are approved by people). Where details or a filter on one of them was asked for."),
 					"next_after": optional(framework.TypeString, "Where there may be more: what after is to be for the next page."),
 				}),
 		},
@@ -56,6 +57,7 @@ Filters and pages are query parameters, which "vault read" sends:
 
   $ vault read mpc/accounts list=true prefix=al details=true
   $ vault read mpc/accounts list=true state=frozen metadata=team=ops limit=500
+  $ vault read mpc/accounts list=true policy=true
   $ curl -H @<(echo "X-Vault-Token: $VAULT_TOKEN") "$VAULT_ADDR/v1/mpc/accounts?list=true&limit=100&after=alice"
 
 A page that does not end the list has next_after, which is the next page's after.
@@ -73,17 +75,23 @@ type listQuery struct {
 	state         accountState
 	key           string
 	value         *string
+	policy        *bool
 	limit         int // 0: none
 	details       bool
 }
 
 // reads says whether entries have to be read.
 func (q *listQuery) reads() bool {
-	return q.details || q.algorithm != "" || q.state != "" || q.key != ""
+	return q.details || q.filters()
+}
+
+// filters says whether what accounts are was asked for.
+func (q *listQuery) filters() bool {
+	return q.algorithm != "" || q.state != "" || q.key != "" || q.policy != nil
 }
 
 func parseListQuery(req *logical.Request, data *framework.FieldData) (*listQuery, error) {
-	if err := onlyFields(req, "prefix", "algorithm", "state", "metadata", "after", "limit", "details"); err != nil {
+	if err := onlyFields(req, "prefix", "algorithm", "state", "metadata", "policy", "after", "limit", "details"); err != nil {
 		return nil, err
 	}
 	q := &listQuery{
@@ -109,6 +117,10 @@ func parseListQuery(req *logical.Request, data *framework.FieldData) (*listQuery
 			q.value = &value
 		}
 	}
+	if v, ok := data.GetOk("policy"); ok {
+		with := v.(bool)
+		q.policy = &with
+	}
 	if len(q.prefix) > maxAccountNameLen || len(q.after) > maxAccountNameLen {
 		return nil, invalid("prefix and after have at most %d bytes, as names do", maxAccountNameLen)
 	}
@@ -123,8 +135,9 @@ func parseListQuery(req *logical.Request, data *framework.FieldData) (*listQuery
 }
 
 // matches compares what a name does not tell.
-func (q *listQuery) matches(alg mpc.Algorithm, r *accountRecord) bool {
-	if q.algorithm != "" && alg != q.algorithm || q.state != "" && r.state() != q.state {
+func (q *listQuery) matches(record *mpc.PublicRecord, r *accountRecord) bool {
+	if q.algorithm != "" && record.Algorithm != q.algorithm || q.state != "" && r.state() != q.state ||
+		q.policy != nil && demandsApprovals(record) != *q.policy {
 		return false
 	}
 	if q.key == "" {
@@ -185,7 +198,7 @@ func (b *backend) listDetails(ctx context.Context, q *listQuery, names []string)
 		case errors.As(err, &damaged):
 			// It is said that it is there, unless what it is was asked for.
 			unreadable = append(unreadable, name)
-			if q.algorithm == "" && q.state == "" && q.key == "" {
+			if !q.filters() {
 				keys = append(keys, name)
 				info[name] = map[string]any{"error": "the stored record cannot be read"}
 			}
@@ -215,7 +228,7 @@ func (q *listQuery) info(r *accountRecord) (map[string]any, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if !q.matches(record.Algorithm, r) {
+	if !q.matches(record, r) {
 		return nil, false, nil
 	}
 	metadata := r.Metadata
@@ -232,6 +245,7 @@ func (q *listQuery) info(r *accountRecord) (map[string]any, bool, error) {
 		"share_epoch":       record.Epoch,
 		"last_refresh_time": rfc3339(r.Current.Started),
 		"metadata":          metadata,
+		"policy":            demandsApprovals(record),
 	}, true, nil
 }
 

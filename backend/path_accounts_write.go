@@ -91,7 +91,7 @@ func (b *backend) accountCreate(ctx context.Context, _ *logical.Request, data *f
 		return nil, err
 	}
 	r.Created = b.cfg.now().UTC()
-	epoch, err := epochFrom(res, r.Created, lineage, request.Recipients)
+	epoch, err := epochFrom(res, r.Created, lineage, request.Recipients, request.Policy)
 	if err != nil {
 		return nil, fmt.Errorf("no account was created: %w", err)
 	}
@@ -185,6 +185,17 @@ func (b *backend) createRequest(ctx context.Context, data *framework.FieldData) 
 			return nil, invalid("%d shares need as many recovery recipients and the set in force has %d: use fewer shares, or sign a set with more recipients (config/recovery)", request.Shares, n)
 		}
 	}
+	remote, err := b.hasRemoteNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := b.policyFrom(ctx, data, remote)
+	if err != nil {
+		return nil, err
+	}
+	if policy != nil {
+		request.Policy, request.PolicyHash = policy.Marshal(), policy.Hash()
+	}
 	rand.Read(request.AccountID[:])
 	return request, nil
 }
@@ -266,6 +277,11 @@ func (b *backend) changeSettings(ctx context.Context, name string, data *framewo
 	}
 	if _, sent := data.GetOk("domains"); sent {
 		return nil, false, invalid("account %q exists: its shares are moved with accounts/%s/move, which takes domains", name, name)
+	}
+	for field := range policyFields() {
+		if _, sent := data.GetOk(field); sent {
+			return nil, false, invalid("account %q exists: who approves its signatures is changed with accounts/%s/policy, which takes %s", name, name, field)
+		}
 	}
 	for _, field := range []string{"custody_identity", "custody_asset"} {
 		if _, sent := data.GetOk(field); sent {

@@ -25,7 +25,7 @@ func approverAnswerFields() map[string]*framework.FieldSchema {
 
 func (b *backend) pathApprovers() []*framework.Path {
 	write := b.handle("approvers/write", scanTimeout, b.approverWrite)
-	paths := []*framework.Path{{
+	return framework.PathAppend([]*framework.Path{{
 		Pattern: "approvers/?$",
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: operationPrefix, OperationSuffix: "approvers", Navigation: true, ItemType: "Approver",
@@ -91,8 +91,7 @@ policies hold copies, so each of them needs a change of its own:
 
   $ vault delete mpc/approvers/alice
 `,
-	}}
-	return paths
+	}}, b.pathApproverEnrol(), b.pathApproverFactors())
 }
 
 // stillNamedFields answer a deletion.

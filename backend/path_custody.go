@@ -26,6 +26,11 @@ func (b *backend) pathCustody() []*framework.Path {
 		Description:  "sign or refresh.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Operation"},
 	}
+	begin["request"] = &framework.FieldSchema{
+		Type:         framework.TypeString,
+		Description:  "Of an account with an approval policy: ID of the request, of the same message and of yours, that its approvers have approved.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Request"},
+	}
 	finish := map[string]*framework.FieldSchema{
 		"name": nameField(),
 		"release": {
@@ -118,7 +123,7 @@ func custodyFinishFields() map[string]*framework.FieldSchema {
 	return out
 }
 
-func (b *backend) custodyBegin(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+func (b *backend) custodyBegin(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name, err := checkAccountName(data)
 	if err != nil {
 		return nil, err
@@ -128,9 +133,9 @@ func (b *backend) custodyBegin(ctx context.Context, _ *logical.Request, data *fr
 	var warnings []string
 	switch operation := data.Get("operation").(string); operation {
 	case custody.OpSign:
-		op, v, warnings, err = b.beginSign(ctx, name, data)
+		op, v, warnings, err = b.beginSign(ctx, req, name, data)
 	case custody.OpRefresh:
-		for _, f := range []string{"input", "message_type", "hash_algorithm", "derivation_path", "taproot_tweak"} {
+		for _, f := range []string{"input", "message_type", "hash_algorithm", "derivation_path", "taproot_tweak", "request"} {
 			if _, sent := data.GetOk(f); sent {
 				return nil, invalid("%s is for operation=sign: a refresh signs nothing", f)
 			}

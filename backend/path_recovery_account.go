@@ -94,7 +94,7 @@ Makes new shares of an account's key out of what custodians dealt to this mount:
   $ mpckms recovery import treasury --bundle treasury.bundle --target target.signed.json alice.deal carol.deal
 
 The key itself is not put together, neither here nor at any custodian. Public key,
-threshold and account ID stay. The name must be free, or be that of the same
+threshold, approval policy and account ID stay. The name must be free, or be that of the same
 account, whose shares are then replaced, once every new one has been opened. An
 account that is frozen stays frozen; a deleted one is restored first. The path
 needs the sudo capability.
@@ -125,7 +125,7 @@ func (b *backend) recoveryExport(ctx context.Context, _ *logical.Request, data *
 	if set == nil {
 		return nil, invalid("account %q has no recovery recipients, so that nobody but this mount's token opens its shares: set them with config/recovery, refresh the account, and export it then", name)
 	}
-	bundle := &recovery.Bundle{Account: name, Record: r.Current.Record, Shares: r.Current.Shares, Recipients: set, Created: b.cfg.now().UTC()}
+	bundle := &recovery.Bundle{Account: name, Record: r.Current.Record, Shares: r.Current.Shares, Recipients: set, Policy: r.Current.Policy, Created: b.cfg.now().UTC()}
 	text, err := bundle.Marshal()
 	if errors.Is(err, recovery.ErrNoRecipients) {
 		return nil, invalid("account %q has no recovery recipients, so that nobody but its tokens opens its shares: the set in force names wrapping domains only. Put one in force that names custodians too (config/recovery), refresh the account, and export it then", name)
@@ -204,17 +204,18 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	defer release()
-	request, record, recipients, err := b.importRequest(ctx, data)
+	request, bundle, recipients, err := b.importRequest(ctx, data)
 	if err != nil {
 		return nil, err
 	}
+	record := &request.Old
 	// By the account as well: attempts under two names hand out the same shares.
 	releaseID, err := b.busy.reserve("account "+record.AccountID.String(), "is being imported")
 	if err != nil {
 		return nil, err
 	}
 	defer releaseID()
-	before, err := b.replaceable(ctx, name, record)
+	before, err := b.replaceable(ctx, name, record, bundle.Policy)
 	if err != nil {
 		return nil, err
 	}
@@ -241,11 +242,11 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	epoch, err := epochFrom(res, b.cfg.now().UTC(), lineage, request.Recipients)
+	epoch, err := epochFrom(res, b.cfg.now().UTC(), lineage, request.Recipients, bundle.Policy)
 	if err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
-	if err := checkSuccessor(record, &res.Account.Record, successor{recipients: recipients}); err != nil {
+	if err := checkSuccessor(record, &res.Account.Record, successor{recipients: recipients, policy: bundle.Policy}); err != nil {
 		return nil, fmt.Errorf("nothing was imported: %w", err)
 	}
 	made, err := epoch.account()
@@ -270,7 +271,7 @@ func (b *backend) recoveryImport(ctx context.Context, _ *logical.Request, data *
 
 // importRequest reads the three parts and checks that they belong together and
 // to this mount.
-func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) (*pool.ImportRequest, *mpc.PublicRecord, [32]byte, error) {
+func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) (*pool.ImportRequest, *recovery.Bundle, [32]byte, error) {
 	var recipients [32]byte
 	rawBundle, rawTarget := data.Get("bundle").(string), data.Get("target").(string)
 	if len(rawBundle) > maxBundle || len(rawTarget) > maxTarget {
@@ -283,6 +284,9 @@ func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) 
 	record, err := mpc.ParsePublicRecord(bundle.Record)
 	if err != nil {
 		return nil, nil, recipients, invalid("bundle: %v", err)
+	}
+	if _, err := policyOf(record, bundle.Policy); err != nil {
+		return nil, nil, recipients, invalid("bundle: the account %v; nothing was imported", err)
 	}
 	anchor, err := b.store.recoveryConfig(ctx)
 	if err != nil {
@@ -328,7 +332,7 @@ func (b *backend) importRequest(ctx context.Context, data *framework.FieldData) 
 	if _, err := recovery.NewRecord(record, request.Target, recipients, parsed); err != nil {
 		return nil, nil, recipients, invalid("deals: %v", err)
 	}
-	return request, record, recipients, nil
+	return request, bundle, recipients, nil
 }
 
 // checkTarget demands that custodians dealt to this mount and to a wrapping key
@@ -360,8 +364,8 @@ func (b *backend) checkTarget(ctx context.Context, t *recovery.Target) error {
 }
 
 // replaceable returns the account of that name if the import may replace its
-// shares, nil if the name is free.
-func (b *backend) replaceable(ctx context.Context, name string, record *mpc.PublicRecord) (*accountRecord, error) {
+// shares, nil if the name is free. policy is the one that the imported record names.
+func (b *backend) replaceable(ctx context.Context, name string, record *mpc.PublicRecord, policy []byte) (*accountRecord, error) {
 	r, err := b.store.account(ctx, name)
 	if err != nil || r == nil {
 		return nil, err
@@ -382,13 +386,13 @@ func (b *backend) replaceable(ctx context.Context, name string, record *mpc.Publ
 	case a.Record.Epoch > record.Epoch:
 		return nil, conflict("account %q is in share epoch %d, and the bundle holds epoch %d: nothing was changed; export the account as it is now and have that dealt", name, a.Record.Epoch, record.Epoch)
 	}
-	return r, nil
+	return r, policyStays(name, r.Current.Policy, policy)
 }
 
 // storeImport writes the account by one Put.
 func (b *backend) storeImport(ctx context.Context, name string, before *accountRecord, record *mpc.PublicRecord, epoch *epochRecord) (*accountRecord, error) {
 	defer b.lockAccount(name)()
-	now, err := b.replaceable(ctx, name, record)
+	now, err := b.replaceable(ctx, name, record, epoch.Policy)
 	if err != nil {
 		return nil, err
 	}

@@ -21,13 +21,30 @@ type refreshed struct {
 
 // refreshAccount gives an account new shares, one call at a time per account.
 func (b *backend) refreshAccount(ctx context.Context, name string) (*refreshed, error) {
-	return b.refreshTo(ctx, name, nil)
+	return b.refreshWith(ctx, name, refreshing{})
+}
+
+// refreshing is what a refresh changes besides the shares; the zero value is
+// nothing.
+type refreshing struct {
+	// plan chooses new homes for the shares; where it returns none, they stay.
+	plan func(Engine, *mpc.Account) ([]mpc.Home, error)
+	// policy, where not nil, is the policy of the new epoch.
+	policy *policyChange
 }
 
 // refreshTo is refreshAccount with new homes for the shares, which plan chooses for
 // the account as it is then; where it returns none, or is nil, they stay.
-func (b *backend) refreshTo(ctx context.Context, name string, plan func(Engine, *mpc.Account) ([]mpc.Home, error)) (out *refreshed, err error) {
-	release, err := b.busy.reserve(prefixAccounts+name, "is being refreshed")
+func (b *backend) refreshTo(ctx context.Context, name string, plan func(Engine, *mpc.Account) ([]mpc.Home, error)) (*refreshed, error) {
+	return b.refreshWith(ctx, name, refreshing{plan: plan})
+}
+
+func (b *backend) refreshWith(ctx context.Context, name string, how refreshing) (out *refreshed, err error) {
+	reserve := b.busy.reserve
+	if how.policy != nil { // what people have approved waits for a refresh that is under way
+		reserve = func(key, doing string) (func(), error) { return b.busy.reserveSoon(ctx, key, doing) }
+	}
+	release, err := reserve(prefixAccounts+name, "is being refreshed")
 	if err != nil {
 		return nil, err
 	}
@@ -60,12 +77,18 @@ func (b *backend) refreshTo(ctx context.Context, name string, plan func(Engine, 
 		return nil, err
 	}
 	begun := b.fit.begin()
-	want := successor{recipients: recipients}
-	if plan != nil {
-		if request.Homes, err = plan(eng, old); err != nil {
+	want := successor{recipients: recipients, policy: r.Current.Policy}
+	if how.plan != nil {
+		if request.Homes, err = how.plan(eng, old); err != nil {
 			return nil, err
 		}
 		want.homes = request.Homes
+	}
+	if how.policy != nil {
+		if err := b.fillPolicy(ctx, &request, how.policy, r.Current.Policy); err != nil {
+			return nil, err
+		}
+		want.policy = request.NextPolicy
 	}
 	res, err := eng.Refresh(ctx, request)
 	if err != nil {
@@ -127,7 +150,7 @@ func (b *backend) nextEpoch(ctx context.Context, eng Engine, old *mpc.Account, r
 	if err := checkLived(&res.Account, homes, old); err != nil {
 		return nil, void(err)
 	}
-	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed)
+	next, err := epochFrom(res, b.cfg.now().UTC(), lineage, signed, want.policy)
 	if err != nil {
 		return nil, void(err)
 	}

@@ -59,6 +59,11 @@ func (b *backend) isRequester(ctx context.Context, req *logical.Request, r *requ
 	if s == nil {
 		return req.EntityID != "" && r.Requester == requesterEntity+req.EntityID, nil
 	}
+	return b.openedBy(ctx, s, r)
+}
+
+// openedBy reports whether a session opens the identity that asked for a request.
+func (b *backend) openedBy(ctx context.Context, s *session, r *requestRecord) (bool, error) {
 	own, err := b.identitiesOf(ctx, s)
 	return slices.ContainsFunc(own, func(g grantedIdentity) bool { return r.Requester == requesterIdentity+g.ID.String() }), err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -232,17 +231,15 @@ func (b *backend) completeRequest(ctx context.Context, r *requestRecord) (map[st
 	return answer, lasting(err)
 }
 
-// lasting marks errors of a signature that no repetition mends.
+// lasting marks errors of nodes that no repetition mends. Of anything else, such as an
+// account that was frozen meanwhile, the next attempt knows before it begins.
 func lasting(err error) error {
-	var f *fault
 	switch {
 	case err == nil, overReason(err) != "":
 		return err
 	case errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath), errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm),
 		errors.Is(err, pool.ErrApprovals):
 		return over("%v", err)
-	case errors.As(err, &f) && f.status < 500 && f.status != 429: // frozen meanwhile, for example
-		return over("%s", f.msg)
 	}
 	return err
 }
@@ -303,44 +300,6 @@ func (b *backend) newRequest(ctx context.Context, req *logical.Request, name str
 		Requester: requester, RequesterName: called, Period: ui.QRPeriod,
 	}, nil
 }
-
-// openPolicyRequest asks for the policy of an account that has one to be replaced.
-// The caller has checked next, and that the account is where Since says.
-func (b *backend) openPolicyRequest(ctx context.Context, req *logical.Request, name string, next *approval.Policy) (*requestRecord, error) {
-	v, err := b.needSignable(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	r, err := b.newRequest(ctx, req, name, v)
-	if err != nil {
-		return nil, err
-	}
-	r.Action, r.NextPolicy, r.Epoch = approval.ChangePolicy, next.Marshal(), next.Since
-	stored, _, err := b.requests.open(ctx, r)
-	return stored, err
-}
-
-// completePolicy brings an approved policy into force.
-func (b *backend) completePolicy(ctx context.Context, name string, v *signable, r *requestRecord) (map[string]any, error) {
-	next := hashOf(r.NextPolicy)
-	answer := map[string]any{"policy_hash": fmt.Sprintf("%x", next)}
-	if v.account.Record.PolicyHash == next { // it was, before a crash
-		return answer, nil
-	}
-	_, bundle, err := b.grant(ctx, r, &v.account.Record)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, policyTimeout)
-	defer cancel()
-	if err := b.putPolicyInForce(ctx, name, r.NextPolicy, bundle); err != nil {
-		return nil, lasting(err)
-	}
-	return answer, nil
-}
-
-// policyTimeout bounds a refresh that changes the policy.
-const policyTimeout = time.Minute
 
 func encodeAnswer(answer map[string]any) ([]byte, error) {
 	raw, err := json.Marshal(answer)

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"vault-plugin-secrets-mpc/identity"
@@ -24,9 +25,19 @@ import (
 //	authenticators/<other>/lost                write: that of all such identities
 //	accounts/<account>                         read      where its custody key is in
 //	custody/<account>/begin, …/finish          write     an asset of its roles
+//	sign/<account>                             write     likewise; it is approved
+//	                                           first, or refused
+//	requests/<id>, …/wait, …/cancel, …/code    read, write: a request of an identity
+//	                                           that this login opens
 //	nodes, nodes/<id>                          list, read
 //	requests/<id>/login                        write: an approver of the request who
 //	                                           is an identity that this login opens
+//	approvers/<own>                            read: who is that identity
+//	approvers/<own>/enrol, …/confirm           write  with its owner role
+//	approvers/<own>/enrolments                 list   with it
+//	approvers/<own>/totp                       write, delete  with it
+//	approvers/<own>/totp/confirm               write  with it
+//	approvers/<own>/factors/<key>              delete with it
 //
 // An identity that is frozen is not read nor written; its owner may unfreeze it and
 // report authenticators lost.
@@ -53,6 +64,8 @@ func (b *backend) allowed(ctx context.Context, s *session, c *called) error {
 		return b.allowedIdentity(ctx, n.opened, c)
 	case "authenticators":
 		return b.allowedAuthenticator(ctx, n.opened, c)
+	case "approvers":
+		return b.allowedApprover(ctx, n.opened, c)
 	case "accounts":
 		if len(c.parts) == 2 && c.is(identity.ReadOperation) {
 			return b.allowedAccount(ctx, n.opened, c.parts[1])
@@ -61,7 +74,15 @@ func (b *backend) allowed(ctx context.Context, s *session, c *called) error {
 		if len(c.parts) == 3 && (c.parts[2] == "begin" || c.parts[2] == "finish") && c.is(identity.WriteOperation) {
 			return b.allowedAccount(ctx, n.opened, c.parts[1])
 		}
+	case "sign":
+		if len(c.parts) == 2 && c.is(identity.WriteOperation) {
+			return b.allowedAccount(ctx, n.opened, c.parts[1])
+		}
 	case "requests":
+		if len(c.parts) == 2 && c.is(identity.ReadOperation) ||
+			len(c.parts) == 3 && (c.parts[2] == "wait" || c.parts[2] == "cancel" || c.parts[2] == "code") && c.is(identity.WriteOperation) {
+			return b.allowedRequest(ctx, s, c.parts[1])
+		}
 		if len(c.parts) == 3 && c.parts[2] == "login" && c.is(identity.WriteOperation) {
 			return b.allowedLogin(ctx, n.opened, c.parts[1])
 		}
@@ -252,4 +273,24 @@ func (b *backend) allowedAccount(ctx context.Context, a *identity.Authenticator,
 		return errNotAllowed()
 	}
 	return checkIdentityActive(owner, o.record)
+}
+
+// allowedRequest: a request that an identity asked for which this login opens.
+func (b *backend) allowedRequest(ctx context.Context, s *session, id string) error {
+	r, err := b.requests.read(ctx, id)
+	var f *fault
+	if errors.As(err, &f) { // no such request
+		return errNotAllowed()
+	}
+	if err != nil {
+		return err
+	}
+	own, err := b.openedBy(ctx, s, r)
+	if err != nil {
+		return err
+	}
+	if !own {
+		return errNotAllowed()
+	}
+	return nil
 }

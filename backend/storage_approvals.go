@@ -105,7 +105,23 @@ type enrolmentRecord struct {
 	Code string              `json:"code,omitempty"`
 	// Tries counts wrong codes; the enrolment ends with the third.
 	Tries int `json:"tries,omitempty"`
+	// Label is what the operator calls the device.
+	Label string `json:"label,omitempty"`
+	// End says how it ended before its time, empty while it has not. Then nothing
+	// happens to it any more; it stays until Expires so that both sides are told.
+	End enrolmentEnd `json:"end,omitempty"`
 }
+
+// enrolmentEnd is why an enrolment ended before its time.
+type enrolmentEnd string
+
+const (
+	enrolmentConfirmed enrolmentEnd = "confirmed"
+	enrolmentGuessed   enrolmentEnd = "wrong-codes" // as many as are taken
+	// enrolmentTwice: after one device had offered its keys, another one that knew
+	// the link's secret came with others.
+	enrolmentTwice enrolmentEnd = "used-twice"
+)
 
 // requestState is where a request is in its life. It only moves forward.
 type requestState string
@@ -285,6 +301,9 @@ func (r *enrolmentRecord) check() error {
 	}
 	if err := checkApproverKeys(r.Keys); err != nil {
 		return err
+	}
+	if !slices.Contains([]enrolmentEnd{"", enrolmentConfirmed, enrolmentGuessed, enrolmentTwice}, r.End) || r.Tries < 0 || r.Expires.IsZero() {
+		return errOutOfBounds
 	}
 	var hash [32]byte
 	return decodeHex(r.SecretHash, hash[:], "hash of the enrolment's secret")

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,10 @@ type Bundle struct {
 	Record     []byte
 	Shares     [][]byte
 	Recipients []byte
-	Created    time.Time
+	// Policy is the approval policy that the record names (approval.Policy,
+	// marshalled), empty where it names none: a rebuilt account asks the same people.
+	Policy  []byte
+	Created time.Time
 }
 
 type bundleFile struct {
@@ -33,6 +37,7 @@ type bundleFile struct {
 	Record     []byte    `json:"record"`
 	Shares     [][]byte  `json:"shares"`
 	Recipients []byte    `json:"recipients"`
+	Policy     []byte    `json:"policy,omitempty"`
 	Created    time.Time `json:"created_time"`
 }
 
@@ -42,7 +47,7 @@ func (b *Bundle) Marshal() ([]byte, error) {
 		return nil, err
 	}
 	return json.MarshalIndent(bundleFile{Format: formatBundle, Account: b.Account, Record: b.Record, Shares: b.Shares,
-		Recipients: b.Recipients, Created: b.Created.UTC()}, "", "  ")
+		Recipients: b.Recipients, Policy: b.Policy, Created: b.Created.UTC()}, "", "  ")
 }
 
 // ParseBundle reads what Marshal wrote and checks that its parts belong
@@ -55,7 +60,7 @@ func ParseBundle(raw []byte) (*Bundle, error) {
 	if f.Format != formatBundle {
 		return nil, fmt.Errorf("recovery: format %q; this program reads %s", f.Format, formatBundle)
 	}
-	b := &Bundle{Account: f.Account, Record: f.Record, Shares: f.Shares, Recipients: f.Recipients, Created: f.Created}
+	b := &Bundle{Account: f.Account, Record: f.Record, Shares: f.Shares, Recipients: f.Recipients, Policy: f.Policy, Created: f.Created}
 	if _, _, err := b.Open(); err != nil {
 		return nil, err
 	}
@@ -85,6 +90,8 @@ func (b *Bundle) Open() (*mpc.PublicRecord, *RecipientSet, error) {
 		return nil, nil, errors.New("recovery: the recipient set is not the one that the account names")
 	case len(set.Recipients) == 0:
 		return nil, nil, ErrNoRecipients
+	case policyHash(b.Policy) != record.PolicyHash:
+		return nil, nil, errors.New("recovery: the approval policy is not the one that the account names")
 	case len(b.Shares) != record.Shares || record.Shares > len(set.Recipients):
 		return nil, nil, fmt.Errorf("recovery: %d shares and %d recipients for an account of %d shares", len(b.Shares), len(set.Recipients), record.Shares)
 	}
@@ -102,4 +109,12 @@ func (b *Bundle) Open() (*mpc.PublicRecord, *RecipientSet, error) {
 		}
 	}
 	return record, set, nil
+}
+
+// policyHash is what a record names a marshalled policy by; empty stands for none.
+func policyHash(policy []byte) [32]byte {
+	if len(policy) == 0 {
+		return mpc.EmptySetHash()
+	}
+	return sha256.Sum256(policy)
 }

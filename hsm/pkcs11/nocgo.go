@@ -75,3 +75,6 @@ func (*PersonKey) ECDH(context.Context, *ecdh.PublicKey) (*secret.Bytes, error) 
 
 // DecryptOAEP always returns ErrModule.
 func (*PersonKey) DecryptOAEP(context.Context, []byte) (*secret.Bytes, error) { return nil, errNoCgo }
+
+// SignSHA256 always returns ErrModule.
+func (*PersonKey) SignSHA256(context.Context, []byte) ([]byte, error) { return nil, errNoCgo }

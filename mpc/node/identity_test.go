@@ -25,7 +25,7 @@ func (w *world) ask(id string, r *nodepb.IdentityRequest) *nodepb.IdentityReply 
 	return reply
 }
 
-func loginKE1(t *testing.T, id identity.ID) (*identity.Login, []byte) {
+func loginKE1(t testing.TB, id identity.ID) (*identity.Login, []byte) {
 	t.Helper()
 	login, ke1, err := identity.StartLogin(secret.New(bytes.Repeat([]byte{5}, 32)), id, identity.DefaultKDF())
 	if err != nil {

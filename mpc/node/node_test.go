@@ -37,7 +37,7 @@ func (f fakeToken) Info() pkcs11.TokenInfo {
 
 // world is n nodes behind gRPC, set up on one token and introduced.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	token   *hsmtest.Fake
 	key     *nodepb.WrappingKey
 	clients map[string]nodepb.NodeClient
@@ -55,13 +55,13 @@ type world struct {
 
 var mount = bytes.Repeat([]byte{7}, 16)
 
-func newWorld(t *testing.T, n int) *world {
+func newWorld(t testing.TB, n int) *world {
 	t.Helper()
 	return newWorldOf(t, n, nil)
 }
 
 // newWorldOf pins an authority.
-func newWorldOf(t *testing.T, n int, authority []byte) *world {
+func newWorldOf(t testing.TB, n int, authority []byte) *world {
 	t.Helper()
 	w := &world{authority: authority, t: t, token: hsmtest.NewFake("fake", "1234"), clients: map[string]nodepb.NodeClient{}, setups: map[string]*nodepb.SetupReply{},
 		nodes: map[string]*Node{}, algorithm: mpc.BIP340Secp256k1, patience: time.Second}

@@ -284,6 +284,8 @@ func (s *fakeSession) begin(start *nodepb.Start) error {
 		return s.fail(nodepb.Failure_AUX_PENDING)
 	case "below floor":
 		return s.fail(nodepb.Failure_BELOW_FLOOR)
+	case "unapproved":
+		return s.fail(nodepb.Failure_APPROVALS)
 	case "switched off":
 		return s.fail(nodepb.Failure_SWITCHED_OFF)
 	case "draining":

@@ -23,7 +23,7 @@ var lies = []struct {
 }{
 	{"refuses", false}, {"blames all", false}, {"blames one", false}, {"blames nobody", false}, {"no HSM", false},
 	{"busy", false}, {"unpinned", false}, {"aux pending", false}, {"share unusable", false},
-	{"below floor", false}, {"switched off", false}, {"draining", false},
+	{"below floor", false}, {"switched off", false}, {"draining", false}, {"unapproved", false},
 	{"breaks off", false}, {"forges", false}, {"bad outcome", false}, {"cheats", false},
 	{"varies", false}, {"floods", true}, {"mute", true}, {"silent", true},
 }

@@ -38,6 +38,12 @@ type stubWorld struct {
 	offers map[string]string
 	// starts are those that came with a release.
 	starts []*nodepb.Start
+	// unapproved are nodes that miss approvals for everything, and asked all Starts
+	// that came with a policy field.
+	unapproved map[string]bool
+	asked      []*nodepb.Start
+	// keepsPolicy makes refreshes keep the policy, whatever was asked for.
+	keepsPolicy bool
 	// misnames is a node that reports sessions under other names.
 	misnames string
 

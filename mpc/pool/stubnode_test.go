@@ -304,6 +304,9 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 	if len(s.GetReleaseId()) > 0 {
 		w.starts = append(w.starts, s)
 	}
+	if len(s.GetPolicy())+len(s.GetApprovals())+len(s.GetNextPolicy()) > 0 {
+		w.asked = append(w.asked, s)
+	}
 	if len(s.GetPresignature()) > 0 {
 		id := mpc.SessionID(s.GetPresignature())
 		key := fmt.Sprintf("%x", id[:4])
@@ -317,6 +320,9 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 		}
 		p, ok := n.presignatures[id]
 		delete(n.presignatures, id)
+		if w.unapproved[n.id] {
+			return unapproved
+		}
 		if w.presigned == "refuse" {
 			return &nodepb.Failure{Reason: nodepb.Failure_REFUSED, Text: "I do not want to"}
 		}
@@ -330,6 +336,9 @@ func (n *stubNode) begin(s *nodepb.Start) *nodepb.Failure {
 			w.wrong("an expired presignature was asked for")
 		}
 		return nil
+	}
+	if w.unapproved[n.id] {
+		return unapproved
 	}
 	if len(s.GetEnvelope()) == 0 {
 		w.wrong("%s without a share", s.GetOperation())
@@ -363,6 +372,9 @@ func (n *stubNode) finish(s *nodepb.Start, id mpc.SessionID) *nodepb.Outcome {
 	case "refresh":
 		record.Epoch++
 		record.EpochID = mpc.EpochID(id[:16])
+		if next := s.GetNextPolicy(); len(next) > 0 && !n.world.keepsPolicy {
+			record.PolicyHash = sha256.Sum256(next)
+		}
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		return &nodepb.Outcome{Record: record.Marshal(), Envelope: []byte("sealed"), Endorsement: mpc.Endorse(n.identity, record), WrappingVersion: 1}

@@ -123,6 +123,14 @@ func (s *soak) run(t *testing.T) {
 		}
 	}
 
+	if s.remote == nil {
+		watched, unwatch := context.WithCancel(t.Context())
+		var watch sync.WaitGroup
+		defer watch.Wait()
+		defer unwatch()
+		watch.Go(func() { s.mendToken(watched) })
+	}
+
 	ctx, cancel := context.WithCancel(t.Context())
 	var background sync.WaitGroup
 	// However this function ends, t.Fatal included, nothing goes on behind it.
@@ -178,6 +186,22 @@ func (s *soak) settle(t *testing.T, c *client) {
 		t.Fatalf("the pool does not shrink to %d nodes: %v", soakNodes, err)
 	}
 	s.waitNodes(t, soakNodes)
+}
+
+// mendToken brings SoftHSM's token back where it lost it, and says so.
+func (s *soak) mendToken(ctx context.Context) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if n, err := s.Token.Mend(); n > 0 || err != nil {
+				s.say("SoftHSM has lost %d token(s) of a process that was killed while it logged in; mended: %v", n, err)
+			}
+		}
+	}
 }
 
 // progress prints a line every ten seconds.

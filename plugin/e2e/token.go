@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Token is a fresh SoftHSM token in a private folder.
@@ -19,6 +21,8 @@ type Token struct {
 	PIN    string // of a token that lives for one test run
 	Conf   string // path for SOFTHSM2_CONF
 	Module string // path of the PKCS#11 library
+
+	objects map[string][]byte // token.object files as they were made, by path
 }
 
 // URI is what config/hsm takes, with the module name that Enable registers.
@@ -53,7 +57,58 @@ func addToken(conf, module, label string) (Token, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return Token{}, fmt.Errorf("softhsm2-util: %w: %s", err, strings.ReplaceAll(string(out), t.PIN, "(PIN)"))
 	}
+	files, err := t.objectFiles()
+	if err != nil {
+		return Token{}, err
+	}
+	t.objects = map[string][]byte{}
+	for _, file := range files {
+		if t.objects[file], err = os.ReadFile(file); err != nil {
+			return Token{}, err
+		}
+	}
 	return t, nil
+}
+
+func (t Token) objectFiles() ([]string, error) {
+	return filepath.Glob(filepath.Join(filepath.Dir(t.Conf), "tokens", "*", "token.object"))
+}
+
+// Mend brings back tokens of the store that SoftHSM 2.6.1 has lost: it writes
+// token.object anew at each login, and a process that is killed between truncating
+// and writing leaves it empty, for ever (two or three kills in the middle of logins
+// are enough). A real HSM does no such thing. It returns how many were mended; call
+// it now and then where processes are killed.
+func (t Token) Mend() (mended int, err error) {
+	empty := func() (out []string, err error) {
+		files, err := t.objectFiles()
+		for _, file := range files {
+			if info, err := os.Stat(file); err == nil && info.Size() == 0 && t.objects[file] != nil {
+				out = append(out, file)
+			}
+		}
+		return out, err
+	}
+	files, err := empty()
+	if err != nil || len(files) == 0 {
+		return 0, err
+	}
+	time.Sleep(200 * time.Millisecond) // a login that lives has written by then
+	still, err := empty()
+	for _, file := range still {
+		if !slices.Contains(files, file) {
+			continue
+		}
+		fresh := file + ".mended"
+		if err := os.WriteFile(fresh, t.objects[file], 0o600); err != nil {
+			return mended, err
+		}
+		if err := os.Rename(fresh, file); err != nil {
+			return mended, err
+		}
+		mended++
+	}
+	return mended, err
 }
 
 // softhsmModule finds SoftHSM's library in the places scripts/softhsm.sh knows.

@@ -15,7 +15,7 @@ import (
 
 func (a *app) accountCommand() *cobra.Command {
 	cmd := group("account", "Create, list, change, freeze, delete accounts and sign with them")
-	cmd.AddCommand(a.accountListCommand(), a.accountCreateCommand(), a.accountShowCommand(),
+	cmd.AddCommand(a.accountPolicyCommand(), a.accountListCommand(), a.accountCreateCommand(), a.accountShowCommand(),
 		a.accountSetCommand(), a.accountSignCommand(), a.accountSignBatchCommand(), a.accountVerifyCommand(),
 		a.accountDeriveCommand(), a.accountAddressCommand(), a.accountJWKCommand(), a.accountCSRCommand(),
 		a.accountRefreshCommand(), a.accountRenameCommand(), a.accountFreezeCommand(), a.accountUnfreezeCommand(),
@@ -63,6 +63,9 @@ type account struct {
 	Custody        *custodyDoc `json:"custody,omitempty"`
 	CustodyPending bool        `json:"custody_pending,omitempty"` // its custody key is being replaced
 	RefreshDue     bool        `json:"refresh_due,omitempty"`
+	// PolicyHash names the approval policy in force, hex; empty for none.
+	PolicyHash string `json:"policy_hash,omitempty"`
+	Policy     string `json:"policy,omitempty"` // in a line
 }
 
 func (acc *account) sharing() string {
@@ -98,6 +101,7 @@ func (acc *account) write(t *text) {
 		"Refresh period", period,
 		"Last refresh", moment(acc.LastRefresh),
 		"Next refresh", moment(acc.NextRefresh),
+		"Approvals", acc.Policy,
 		"Last refresh error", acc.LastRefreshError,
 		"Birth certificate", acc.certificate(),
 	)

@@ -23,6 +23,7 @@ func (a *app) accountCreateCommand() *cobra.Command {
 		metadata, roles            []string
 		custodyIn                  string
 		aux                        follow
+		policy                     policyFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME --algorithm ALGORITHM",
@@ -31,6 +32,9 @@ func (a *app) accountCreateCommand() *cobra.Command {
 whole. ECDSA accounts sign once the nodes have their auxiliary keys, which they
 make after they start: on a terminal, create shows how far they are.
 
+With --approver the account signs only what so many of them approve ('mpckms account policy
+--help'): that is in force from its first signature on.
+
 With --custody the account signs only with the help of somebody who opens the custody
 key, which is made here and stored encrypted in an identity, for its roles. The command
 then logs in, besides using the Vault token; run again after an error, it goes on.`,
@@ -38,7 +42,8 @@ then logs in, besides using the Vault token; run again after an error, it goes o
   mpckms account create solana --algorithm ed25519 --threshold 3 --shares 5
   mpckms account create hot --algorithm ecdsa-secp256k1 --threshold 2 --shares 3 \
       --presign 8 --refresh-period 10m --metadata team=payments
-  mpckms account create gold --algorithm ed25519 --custody acme/gold --role treasury`,
+  mpckms account create gold --algorithm ed25519 --custody acme/gold --role treasury
+  mpckms account create vault --algorithm ed25519 --approver alice --approver ben --quorum 1`,
 		Args: accountArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if algorithm == "" {
@@ -57,6 +62,9 @@ then logs in, besides using the Vault token; run again after an error, it goes o
 			}
 			if len(meta) > 0 {
 				body["metadata"] = meta
+			}
+			if err := policy.put(cmd, body); err != nil {
+				return err
 			}
 			c, err := a.connect()
 			if err != nil {
@@ -86,6 +94,7 @@ then logs in, besides using the Vault token; run again after an error, it goes o
 	flags.StringArrayVar(&metadata, "metadata", nil, "a note as key=value; may be repeated")
 	flags.StringVar(&custodyIn, "custody", "", "sign only with a custody key, made now and stored as IDENTITY/ASSET")
 	flags.StringArrayVar(&roles, "role", nil, "with --custody: a role that may use the key; may be repeated")
+	policy.add(a, cmd)
 	flags.BoolVar(&a.acceptNodes, "accept-nodes", false, acceptNodesUsage)
 	return cmd
 }

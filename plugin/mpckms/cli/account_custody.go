@@ -94,6 +94,8 @@ type custodyTask struct {
 	finish map[string]any
 	// mayRefresh has a refresh that is due done first.
 	mayRefresh bool
+	// request is the one that was approved, of an account that demands it.
+	request string
 }
 
 // maxBegins bounds how often an operation is begun: a node may end between the
@@ -162,6 +164,9 @@ func (t *custodyTask) beginBody() map[string]any {
 		if value != "" {
 			body[name] = value
 		}
+	}
+	if t.request != "" {
+		body["request"] = t.request
 	}
 	if len(t.purpose.Input) > 0 {
 		body["input"] = base64.StdEncoding.EncodeToString(t.purpose.Input)

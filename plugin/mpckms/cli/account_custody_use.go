@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -140,35 +141,48 @@ func (a *app) asHolder(c *client) bool {
 }
 
 // custodySign signs with an account that has custody. body is that of sign/:name.
-func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, timeout time.Duration, noWait bool, doc *signDoc) error {
+func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, timeout time.Duration, noWait bool, w *waitFor, doc *signDoc) (asked bool, err error) {
 	h, shown, asset, err := a.custodial(cmd, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer a.leave(h)
 	purpose, finish, err := signPurpose(body)
 	if err != nil {
-		return err
+		return false, err
 	}
 	t, err := h.task(fmt.Sprintf("sign with account %q", name), shown, asset, purpose)
 	if err != nil {
-		return err
+		return false, err
 	}
 	t.finish, t.mayRefresh = finish, !identity.Pending(asset)
+	if shown.PolicyHash != "" {
+		r, err := a.custodyApproval(cmd, h, name, body, w)
+		switch {
+		case err != nil:
+			return false, err
+		case r == nil:
+			return true, nil
+		case r.hasResult():
+			return false, r.signatureOf(doc)
+		}
+		t.request = r.Request
+		delete(t.finish, "request_id") // it is the request's, which has been asked for
+	}
 	c, err := a.custodian(cmd.Context(), h)
 	if err != nil {
-		return err
+		return false, err
 	}
 	deadline := time.Now().Add(timeout)
 	for told := false; ; {
 		err := c.run(cmd.Context(), t, doc)
 		var r *refusal
 		if !errors.As(err, &r) || !auxiliaryKeysPending(r) {
-			return err
+			return false, err
 		}
 		r.advice = waitAdvice
 		if noWait || time.Now().After(deadline) {
-			return r
+			return false, r
 		}
 		if !told {
 			a.note("Waiting up to %s: %s", timeout, strings.Join(r.messages, "; "))
@@ -177,10 +191,38 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 		select {
 		case <-cmd.Context().Done():
 			r.cause = cmd.Context().Err()
-			return r
+			return false, r
 		case <-time.After(a.retryPause):
 		}
 	}
+}
+
+// custodyApproval asks for approvals as the account's owner, or finds what was asked
+// for before under the same request ID, and returns a request that is approved or
+// signed. It returns nil where that is not so yet, or never will be, after printing it.
+func (a *app) custodyApproval(cmd *cobra.Command, h *holder, name string, body map[string]any, w *waitFor) (*requestDoc, error) {
+	what := fmt.Sprintf("sign with account %q", name)
+	var raw json.RawMessage
+	if err := h.Call(cmd.Context(), keyholder.Write, "sign/"+name, body, &raw); err != nil {
+		return nil, asked(what, err)
+	}
+	d := pendingAnswer(raw)
+	switch {
+	case d == nil:
+		return nil, &refusal{what: "cannot " + what, cause: errors.New("the answer is not a request for approvals, which the account demands; nothing was signed")}
+	case d.State == "approved" || d.State == "signed":
+		return d, nil
+	case !w.wait:
+		return nil, a.pending(cmd, h, d, w)
+	}
+	end, err := a.untilApproved(cmd.Context(), h, d, w)
+	if err != nil {
+		return nil, err
+	}
+	if err := requestEnd(end); err != nil {
+		return nil, errors.Join(a.printRequest(end), err)
+	}
+	return end, nil
 }
 
 // signPurpose takes the purpose out of a request to sign; what is left goes with

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -52,6 +53,7 @@ func (a *app) accountSignCommand() *cobra.Command {
 		timeout time.Duration
 		noWait  bool
 		id      string
+		wait    waitFor
 	)
 	cmd := &cobra.Command{
 		Use:   "sign NAME (--input TEXT | --input-file FILE | --digest HEX)",
@@ -67,6 +69,9 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 --timeout. An account with presignatures (--presign) signs messages at once; a
 --digest and child keys take the longer way, which is needed for their safety.
 
+An account with a policy signs once its approvers have approved: sign prints a request
+and ends, or with --wait shows the request's code in the terminal and prints the signature.
+
 An account with custody signs with the help of who opens its custody key: the command
 logs in, and needs no Vault token. If a refresh of its shares is due, that is done first.`,
 		Example: `  mpckms account sign treasury --input "hello"
@@ -75,7 +80,8 @@ logs in, and needs no Vault token. If a refresh of its shares is due, that is do
   mpckms account sign hot --message-type eip712 --input-file typed-data.json --format ethereum
   mpckms account sign hot --input-file invoice --format jws --request-id invoice-4711
   mpckms account sign treasury --input-file tx --derivation-path m/0/7 --taproot-tweak bip86
-  mpckms account sign gold --input "hello" --authenticator ada`,
+  mpckms account sign gold --input "hello" --authenticator ada
+  mpckms account sign vault --input-file tx --wait`,
 		Args:              accountArg,
 		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -99,7 +105,7 @@ logs in, and needs no Vault token. If a refresh of its shares is due, that is do
 				what:       fmt.Sprintf("sign with account %q", args[0]),
 				capability: capUpdate, path: "sign/" + args[0], body: body, account: args[0],
 			}
-			if err := a.signAccount(cmd, c, req, body, timeout, noWait, &doc); err != nil {
+			if asked, err := a.signAccount(cmd, c, req, body, timeout, noWait, &wait, &doc); err != nil || asked {
 				return err
 			}
 			if doc.Signers == nil {
@@ -112,21 +118,51 @@ logs in, and needs no Vault token. If a refresh of its shares is due, that is do
 	child.register(cmd)
 	cmd.Flags().StringVar(&id, "request-id", "", "repeat the answer to this ID instead of signing again: 1 to 128 printable characters without spaces")
 	waitFlags(cmd, &timeout, &noWait)
+	wait.add(cmd, "it is signed")
 	a.acceptFlags(cmd)
 	return cmd
 }
 
+// signAnswer is a signature, or a request that has to be approved first.
+type signAnswer struct {
+	*signDoc
+	pending *requestDoc
+}
+
+// UnmarshalJSON keeps a request from looking like a signature.
+func (s *signAnswer) UnmarshalJSON(raw []byte) error {
+	if s.pending = pendingAnswer(raw); s.pending != nil {
+		return nil
+	}
+	return json.Unmarshal(raw, s.signDoc)
+}
+
 // signAccount signs with the Vault token, or with the custody key where the
-// account has one.
-func (a *app) signAccount(cmd *cobra.Command, c *client, req request, body map[string]any, timeout time.Duration, noWait bool, doc *signDoc) error {
+// account has one. asked: approvals are needed, and everything was printed.
+func (a *app) signAccount(cmd *cobra.Command, c *client, req request, body map[string]any, timeout time.Duration, noWait bool, w *waitFor, doc *signDoc) (asked bool, err error) {
 	if a.asHolder(c) {
-		return a.custodySign(cmd, req.account, body, timeout, noWait, doc)
+		return a.custodySign(cmd, req.account, body, timeout, noWait, w, doc)
 	}
-	err := a.signWaiting(cmd.Context(), c, req, doc, timeout, noWait)
+	answer := signAnswer{signDoc: doc}
+	err = a.signWaiting(cmd.Context(), c, req, &answer, timeout, noWait)
 	if needsCustody(err) {
-		return a.custodySign(cmd, req.account, body, timeout, noWait, doc)
+		return a.custodySign(cmd, req.account, body, timeout, noWait, w, doc)
 	}
-	return err
+	if err != nil || answer.pending == nil {
+		return false, err
+	}
+	who := tokenRequester(c, req.what)
+	if !w.wait {
+		return true, a.pending(cmd, who, answer.pending, w)
+	}
+	end, err := a.untilApproved(cmd.Context(), who, answer.pending, w)
+	if err != nil {
+		return false, err
+	}
+	if end.State != "signed" || !end.hasResult() {
+		return true, errors.Join(a.printRequest(end), requestEnd(end))
+	}
+	return false, end.signatureOf(doc)
 }
 
 // waitFlags say how long auxiliary keys are waited for.

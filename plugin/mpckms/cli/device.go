@@ -17,8 +17,17 @@ import (
 )
 
 func (a *app) deviceCommand() *cobra.Command {
-	cmd := group("device", "Bind this device to identities, to open them without the server")
-	cmd.AddCommand(a.deviceBindCommand(), a.deviceListCommand(), a.deviceSyncCommand(), a.deviceUnbindCommand())
+	cmd := group("device", "This device: an approver's, and bound to identities")
+	cmd.Long = `A device can be two things, which have nothing to do with one another:
+
+An approver's device holds a key of its own and answers requests for approval: 'enrol' makes
+it one, 'factors' shows what it holds, 'show', 'approve' and 'refuse' answer the request whose
+code was scanned.
+
+A device that is bound to an identity keeps its assets, to open them without the server:
+'bind', 'list', 'sync' and 'unbind'.`
+	cmd.AddCommand(a.deviceEnrolCommand(), a.deviceFactorsCommand(), a.deviceShowCommand(), a.deviceApproveCommand(), a.deviceRefuseCommand(),
+		a.deviceBindCommand(), a.deviceListCommand(), a.deviceSyncCommand(), a.deviceUnbindCommand())
 	return cmd
 }
 

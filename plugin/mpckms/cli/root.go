@@ -53,7 +53,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef(cmd, "%v", err)
 	})
-	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.signCommand(), a.nodeCommand(),
+	root.AddCommand(a.versionCommand(), a.statusCommand(), a.accountCommand(), a.signCommand(), a.nodeCommand(), a.requestCommand(), a.approverCommand(),
 		a.authenticatorCommand(), a.loginCommand(), a.identityCommand(), a.secretCommand(), a.deviceCommand(),
 		a.wrappingKeyCommand(), a.rotationCommand(), a.authorityCommand(), a.recoveryCommand(), a.doctorCommand())
 	root.SetIn(a.stdin)

@@ -131,3 +131,21 @@ func unframed(messages []string) []string {
 	}
 	return out
 }
+
+// indented prints each line of a text behind a mark, so that none of it can be taken
+// for this program's own words.
+func (t *text) indented(mark, s string) {
+	for line := range strings.SplitSeq(strings.TrimRight(s, "\n"), "\n") {
+		t.b.WriteString(mark + clean(line) + "\n")
+	}
+}
+
+// wrapped breaks a text without spaces into lines.
+func wrapped(s string, width int) string {
+	var b strings.Builder
+	for len(s) > width {
+		b.WriteString(s[:width] + "\n")
+		s = s[width:]
+	}
+	return b.String() + s
+}

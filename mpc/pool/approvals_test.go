@@ -1,0 +1,197 @@
+package pool
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/custody"
+	"vault-plugin-secrets-mpc/mpc/nodepb"
+)
+
+// unapproved is what nodes say who miss approvals.
+var unapproved = &nodepb.Failure{Reason: nodepb.Failure_APPROVALS, Text: "approvals are missing: 1 of 2"}
+
+// came demands that so many Starts with policy fields came since the last call, and
+// that all have these.
+func (w *stubWorld) came(t *testing.T, count int, operation, policy, approvals, next string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.asked {
+		if s.GetOperation() != operation || string(s.GetPolicy()) != policy || string(s.GetApprovals()) != approvals || string(s.GetNextPolicy()) != next {
+			t.Errorf("%s with policy %q, approvals %q, next policy %q", s.GetOperation(), s.GetPolicy(), s.GetApprovals(), s.GetNextPolicy())
+		}
+	}
+	if len(w.asked) != count {
+		t.Errorf("%d nodes were sent policies or approvals, want %d", len(w.asked), count)
+	}
+	w.asked = nil
+}
+
+func (w *stubWorld) lack(nodes ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unapproved = map[string]bool{}
+	for _, n := range nodes {
+		w.unapproved[n] = true
+	}
+}
+
+// missing demands that a job failed for want of approvals, in so many attempts at the
+// most, with the node's own words.
+func missing(t *testing.T, err error, attempts int) {
+	t.Helper()
+	var failed *SessionError
+	if !errors.Is(err, ErrApprovals) || !errors.As(err, &failed) || failed.Attempts > attempts || len(failed.Culprits) > 0 ||
+		!strings.Contains(err.Error(), "approvals are missing: 1 of 2") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestApprovalsGoWithRequests: every session that needs policy and approvals has
+// them, and no other.
+func TestApprovalsGoWithRequests(t *testing.T) {
+	f := startStubs(t, 4, nil)
+	f.await(t, "auxiliary keys", f.settled)
+	a := f.account(t, 2, 3)
+	a.Record.PolicyHash = sha256.Sum256([]byte("policy"))
+	request := signRequest(a, "message")
+	request.Policy, request.Approvals = []byte("policy"), []byte("approvals")
+	f.mustSign(t, request)
+	f.world.came(t, 2, "sign", "policy", "approvals", "")
+	f.presign(t, a, 1, time.Minute)
+	f.world.came(t, 0, "", "", "", "")
+	if s := f.mustSign(t, request); s != nil && !s.Presigned {
+		t.Error("the presignature was not used")
+	}
+	f.world.came(t, 2, "sign", "policy", "approvals", "")
+
+	ctx := within(t, 20*time.Second)
+	kept, err := f.Refresh(ctx, RefreshRequest{Account: a})
+	if err != nil || kept.Account.Record.PolicyHash != a.Record.PolicyHash {
+		t.Fatalf("%v", err)
+	}
+	f.world.came(t, 0, "", "", "", "")
+	change := RefreshRequest{Account: a, Policy: []byte("policy"), Approvals: []byte("approvals"), NextPolicy: []byte("next")}
+	changed, err := f.Refresh(ctx, change)
+	if err != nil || changed.Account.Record.PolicyHash != sha256.Sum256([]byte("next")) {
+		t.Fatalf("%v", err)
+	}
+	f.world.came(t, 3, "refresh", "policy", "approvals", "next")
+	// Nodes that agree on another policy than was asked for have not done it.
+	f.world.mu.Lock()
+	f.world.keepsPolicy = true
+	f.world.mu.Unlock()
+	if _, err := f.Refresh(ctx, change); err == nil || !strings.Contains(err.Error(), "policy that was asked for") {
+		t.Errorf("a refresh that kept the policy: %v", err)
+	}
+	f.world.came(t, 3, "refresh", "policy", "approvals", "next")
+
+	f.world.lack("local-1", "local-2", "local-3", "local-4")
+	_, err = f.Create(ctx, CreateRequest{AccountID: mpc.AccountID{5}, Algorithm: mpc.Ed25519, Threshold: 2, Shares: 2,
+		RecipientsHash: mpc.EmptySetHash(), PolicyHash: a.Record.PolicyHash, Policy: []byte("policy")})
+	missing(t, err, 2)
+	f.world.mu.Lock()
+	for _, s := range f.world.asked {
+		if s.GetOperation() != "keygen" || string(s.GetPolicy()) != "policy" || string(s.GetPolicyHash()) != string(a.Record.PolicyHash[:]) {
+			t.Errorf("a new account: %s", s.GetOperation())
+		}
+	}
+	if len(f.world.asked) < 2 {
+		t.Error("nodes did not hear of a new account's policy")
+	}
+	f.world.mu.Unlock()
+}
+
+// TestApprovalsMissing: a node that misses approvals is no bad node; where two say
+// so the request is over, and what was made ahead stays for others.
+func TestApprovalsMissing(t *testing.T) {
+	f := startStubs(t, 5, nil)
+	f.await(t, "auxiliary keys", f.settled)
+	a := f.account(t, 2, 3)
+	a.Record.PolicyHash = sha256.Sum256([]byte("policy"))
+	request := signRequest(a, "message")
+	request.Policy, request.Approvals = []byte("policy"), []byte("approvals")
+	sign := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := f.Sign(ctx, request)
+		return err
+	}
+	everybody := []string{"local-1", "local-2", "local-3", "local-4", "local-5"}
+	t.Run("in full", func(t *testing.T) {
+		f.world.lack(everybody...)
+		missing(t, sign(), 2)
+		// One node alone is passed over: its clock may be wrong.
+		f.world.lack("local-1")
+		for range 5 {
+			if err := sign(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("presigned", func(t *testing.T) {
+		f.world.lack()
+		f.presign(t, a, 6, time.Minute)
+		f.world.lack(everybody...)
+		before := f.count(a)
+		missing(t, sign(), 4)
+		if left := f.count(a); left < before-2 {
+			t.Errorf("%d presignatures were spent in vain", before-left)
+		}
+		f.world.lack()
+		f.presign(t, a, before-f.count(a), time.Minute)
+		bare, left := request, f.count(a)
+		bare.Approvals = nil
+		f.world.lack(everybody...)
+		ctx := within(t, 20*time.Second)
+		if _, err := f.Sign(ctx, bare); !errors.Is(err, ErrApprovals) {
+			t.Errorf("%v", err)
+		}
+		if f.count(a) != left {
+			t.Error("a presignature was spent on a request without approvals")
+		}
+		f.world.lack()
+		if s := f.mustSign(t, request); s != nil && !s.Presigned {
+			t.Error("the stock was not used afterwards")
+		}
+	})
+	t.Run("refresh", func(t *testing.T) {
+		f.world.lack(everybody...)
+		_, err := f.Refresh(within(t, 20*time.Second), RefreshRequest{Account: a, Expose: (&stubLedger{by: mpc.Exposures{}}).expose,
+			Policy: []byte("policy"), Approvals: []byte("approvals"), NextPolicy: []byte("next")})
+		missing(t, err, 2)
+	})
+	for _, n := range f.Nodes() {
+		if n.State != NodeReady || n.Restarts > 0 {
+			t.Errorf("%s is %s after refusing", n.ID, n.State)
+		}
+	}
+}
+
+// TestApprovalsWithRelease: they go with an owner's release, and may come after the
+// nodes were chosen.
+func TestApprovalsWithRelease(t *testing.T) {
+	r := newCustodyRig(t, 4)
+	o := r.prepare(t)
+	o.Request.Policy, o.Request.Approvals = []byte("policy"), []byte("approvals")
+	if _, err := r.run(t, o); err != nil {
+		t.Fatal(err)
+	}
+	r.world.came(t, 2, custody.OpSign, "policy", "approvals", "")
+	r.world.lack("local-1", "local-2", "local-3", "local-4")
+	_, err := r.run(t, r.prepare(t))
+	missing(t, err, 1)
+	var lost *CustodyLostError
+	if !errors.As(err, &lost) {
+		t.Errorf("the owner is not told to begin again: %v", err)
+	}
+	if err := fromFailure(unapproved); !errors.Is(err, ErrApprovals) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,413 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"vault-plugin-secrets-mpc/keyholder"
+)
+
+func (a *app) approverCommand() *cobra.Command {
+	cmd := group("approver", "People and machines who approve signatures")
+	cmd.AddCommand(a.approverListCommand(), a.approverShowCommand(), a.approverCreateCommand(), a.approverEnrolCommand(),
+		a.approverConfirmCommand(), a.approverTOTPCommand(), a.approverDeleteCommand())
+	return cmd
+}
+
+// approverDoc is an approver as the engine describes it.
+type approverDoc struct {
+	Name       string           `json:"name"`
+	ID         string           `json:"id"`
+	Identity   string           `json:"identity,omitempty"`
+	Entities   []string         `json:"entity_ids,omitempty"`
+	NoEntity   bool             `json:"no_entity,omitempty"`
+	Requesters []string         `json:"requesters,omitempty"`
+	Factors    []approverFactor `json:"factors"`
+	Checked    []string         `json:"checked,omitempty"`
+	TOTP       struct {
+		State string `json:"state,omitempty"`
+	} `json:"totp"`
+	Created string `json:"created_time,omitempty"`
+}
+
+type approverFactor struct {
+	KeyID     string `json:"key_id"`
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Added     string `json:"added_time,omitempty"`
+	CheckedBy string `json:"checked_by"`
+}
+
+func (d *approverDoc) write(t *text) {
+	who := d.Identity
+	if who != "" {
+		who = "identity " + who
+	}
+	if len(d.Entities) > 0 {
+		who = strings.TrimPrefix(who+", entities "+strings.Join(d.Entities, ", "), ", ")
+	}
+	if who == "" {
+		who = "without a Vault entity"
+	}
+	t.pairs("", "Approver", d.Name, "ID", d.ID, "Who", who, "Checked by the coordinator", strings.Join(d.Checked, ", "), "One-time code", d.TOTP.State, "Created", moment(d.Created))
+	t.blank()
+	if len(d.Factors) == 0 {
+		t.line("No device is enrolled yet: 'mpckms approver enrol " + d.Name + "'.")
+		return
+	}
+	rows := make([][]string, len(d.Factors))
+	for i, f := range d.Factors {
+		rows[i] = []string{f.KeyID, f.Kind, f.Name, f.CheckedBy, moment(f.Added)}
+	}
+	t.table("", []string{"KEY ID", "KIND", "NAME", "CHECKED BY", "ADDED"}, rows)
+}
+
+// approverArg takes exactly one approver's name.
+func approverArg(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 || !validName(args[0]) {
+		return usagef(cmd, "give the name of the approver, and nothing else")
+	}
+	return nil
+}
+
+func (a *app) approverNames(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.names(cmd.Context(), "approvers", typed), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) approverListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the approvers whom policies may name",
+		Example: `  mpckms approver list`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			l, err := c.list(cmd.Context(), "list approvers", "approvers")
+			if err != nil {
+				return err
+			}
+			doc := struct {
+				Mount     string   `json:"mount"`
+				Approvers []string `json:"approvers"`
+			}{a.mount, append([]string{}, l.Keys...)}
+			return a.print(doc, func(t *text) {
+				if len(doc.Approvers) == 0 {
+					t.line("No approvers. Make one with 'mpckms approver create NAME'.")
+				}
+				for _, name := range doc.Approvers {
+					t.line(name)
+				}
+			})
+		},
+	}
+}
+
+// readApprover reads one approver.
+func (c *client) readApprover(cmd *cobra.Command, what, name string) (*approverDoc, error) {
+	d := &approverDoc{}
+	if _, err := c.do(cmd.Context(), request{what: what, capability: capRead, path: "approvers/" + name}, d); err != nil {
+		return nil, err
+	}
+	d.normalize(name)
+	return d, nil
+}
+
+func (d *approverDoc) normalize(name string) {
+	d.Name = name
+	if d.Factors == nil {
+		d.Factors = []approverFactor{}
+	}
+}
+
+func (a *app) approverShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show an approver and the factors it has",
+		Example:           `  mpckms approver show alice`,
+		Args:              approverArg,
+		ValidArgsFunction: a.approverNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			d, err := c.readApprover(cmd, fmt.Sprintf("show approver %q", args[0]), args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(d, d.write)
+		},
+	}
+}
+
+func (a *app) approverCreateCommand() *cobra.Command {
+	var of string
+	var entities []string
+	var noEntity bool
+	cmd := &cobra.Command{
+		Use:   "create NAME (--identity IDENTITY | --entity-id ID | --no-entity)",
+		Short: "Store an approver, and say who it is",
+		Long: `Store an approver, and say under which Vault entities or identity the same person may ask
+for signatures: nobody approves a request of their own. --no-entity says that there are none,
+of a machine for example. An approver with an --identity may log in as it for a factor.`,
+		Example: `  mpckms approver create alice --entity-id 7d2e3179-f69b-450c-7179-ac8ee8bd8ca9
+  mpckms approver create ben --identity ben
+  mpckms approver create guard --no-entity`,
+		Args: approverArg,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if of == "" && len(entities) == 0 && !noEntity {
+				return usagef(cmd, "say who the approver is: --identity, --entity-id or --no-entity")
+			}
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			what := fmt.Sprintf("create approver %q", args[0])
+			// A write to one that exists would change it.
+			_, err = c.readApprover(cmd, what, args[0])
+			var r *refusal
+			switch {
+			case err == nil:
+				return &refusal{what: fmt.Sprintf("approver %q exists already; nothing was changed", args[0]), advice: "Look at it with 'mpckms approver show " + args[0] + "', or choose another name."}
+			case !errors.As(err, &r) || r.status != http.StatusForbidden && (r.status != http.StatusNotFound || r.noRoute() || r.unsupportedPath()):
+				return err
+			}
+			body := map[string]any{}
+			if of != "" {
+				body["identity"] = of
+			}
+			if len(entities) > 0 {
+				body["entity_ids"] = entities
+			}
+			if noEntity {
+				body["no_entity"] = true
+			}
+			d := &approverDoc{}
+			if _, err := c.do(cmd.Context(), request{what: what, capability: capUpdate, path: "approvers/" + args[0], body: body}, d); err != nil {
+				return err
+			}
+			d.normalize(args[0])
+			return a.print(d, d.write)
+		},
+	}
+	cmd.Flags().StringVar(&of, "identity", "", "the identity of this mount that the approver is")
+	cmd.Flags().StringArrayVar(&entities, "entity-id", nil, "a Vault entity of the same person; may be repeated")
+	cmd.Flags().BoolVar(&noEntity, "no-entity", false, "the approver has no Vault entity")
+	return cmd
+}
+
+// invitationDoc is the JSON document of `approver enrol`.
+type invitationDoc struct {
+	Approver  string `json:"approver"`
+	Enrolment string `json:"enrolment"`
+	Link      string `json:"link"`
+	Expires   string `json:"expires_time"`
+}
+
+func (a *app) approverEnrolCommand() *cobra.Command {
+	var label string
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use:   "enrol NAME",
+		Short: "Make a link with which a device becomes an approver's",
+		Long: `Make a link with which one device becomes an approver's. The link is a secret until it
+has been used: whoever has it first enrols a device. It is opened on the approver's phone, or
+given to 'mpckms device enrol' there. Then the code that the device shows is compared, and the
+enrolment confirmed with 'mpckms approver confirm'.`,
+		Example: `  mpckms approver enrol alice --label phone
+  mpckms approver enrol alice --label laptop --ttl 5m -o json`,
+		Args:              approverArg,
+		ValidArgsFunction: a.approverNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			body := map[string]any{}
+			if label != "" {
+				body["label"] = label
+			}
+			if ttl != 0 {
+				body["ttl"] = ttl.String()
+			}
+			doc := invitationDoc{}
+			_, err = c.do(cmd.Context(), request{what: fmt.Sprintf("enrol a device for approver %q", args[0]), capability: capUpdate, path: "approvers/" + args[0] + "/enrol", body: body}, &doc)
+			if err != nil {
+				return err
+			}
+			doc.Approver = args[0]
+			return a.print(doc, func(t *text) {
+				t.pairs("", "Approver", doc.Approver, "Enrolment", doc.Enrolment, "Expires", moment(doc.Expires))
+				t.blank()
+				t.line(doc.Link)
+				t.blank()
+				t.line("Open the link on the approver's phone, or run there: mpckms device enrol 'LINK'. It enrols one device. Then compare")
+				t.line("the code that the device shows, and confirm it: mpckms approver confirm " + doc.Approver + " --code CODE")
+			})
+		},
+	}
+	cmd.Flags().StringVar(&label, "label", "", "what the device is called until it says itself")
+	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the link is good, up to 15m (default: the engine's)")
+	return cmd
+}
+
+func (a *app) approverConfirmCommand() *cobra.Command {
+	var enrolment, code string
+	cmd := &cobra.Command{
+		Use:   "confirm NAME --code CODE",
+		Short: "Confirm a device by the code that it shows",
+		Long: `Confirm that a device is the approver's: type the code that the device itself shows, as its
+owner reads it out. Three wrong codes end the enrolment. Accounts' policies go on as they are:
+they hold copies, and a change of policy brings the device into them.
+
+The device of an approver that is an identity is confirmed in a session of that identity:
+the command logs in with --authenticator, or one that is known here.`,
+		Example: `  mpckms approver confirm alice --code 1234-5678
+  mpckms approver confirm ben --code 8765-4321 --authenticator ben`,
+		Args:              approverArg,
+		ValidArgsFunction: a.approverNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if code == "" {
+				return usagef(cmd, "give --code, as the device shows it")
+			}
+			what := fmt.Sprintf("confirm a device of approver %q", args[0])
+			who, end, err := a.asRequester(cmd, what)
+			if err != nil {
+				return err
+			}
+			defer end()
+			body := map[string]any{"code": code}
+			if enrolment != "" {
+				body["enrolment"] = enrolment
+			}
+			d := &approverDoc{}
+			if err := who.Call(cmd.Context(), keyholder.Write, "approvers/"+args[0]+"/confirm", body, d); err != nil {
+				return asked(what, err)
+			}
+			d.normalize(args[0])
+			return a.print(d, func(t *text) {
+				t.line("The device is confirmed. Its keys count for an account once the account's policy has them: mpckms account policy set")
+				t.blank()
+				d.write(t)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&code, "code", "", "the code that the device shows, 1234-5678")
+	cmd.Flags().StringVar(&enrolment, "enrolment", "", "ID of the enrolment, where several wait")
+	return cmd
+}
+
+func (a *app) approverTOTPCommand() *cobra.Command {
+	var confirm string
+	var remove bool
+	cmd := &cobra.Command{
+		Use:   "totp NAME [--confirm CODE | --delete]",
+		Short: "Give an approver one-time codes (TOTP)",
+		Long: `Make a secret for one-time codes (RFC 6238) and print it, once, as the address that
+authenticator apps take. It counts after a code of it was given with --confirm. The engine
+checks these codes, and no node can: policies say how many factors nodes have to verify.`,
+		Example: `  mpckms approver totp alice
+  mpckms approver totp alice --confirm 123456
+  mpckms approver totp alice --delete`,
+		Args:              approverArg,
+		ValidArgsFunction: a.approverNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			path := "approvers/" + args[0] + "/totp"
+			req := request{what: fmt.Sprintf("change the one-time codes of approver %q", args[0]), capability: capUpdate, path: path, body: map[string]any{}}
+			switch {
+			case remove:
+				req.capability, req.body = capDelete, nil
+			case confirm != "":
+				req.path, req.body = path+"/confirm", map[string]any{"code": confirm}
+			}
+			doc := struct {
+				Approver  string `json:"approver"`
+				Confirmed bool   `json:"confirmed"`
+				Deleted   bool   `json:"deleted,omitempty"`
+				URL       string `json:"url,omitempty"`
+				Secret    string `json:"secret,omitempty"`
+			}{Approver: args[0]}
+			if _, err := c.do(cmd.Context(), req, &doc); err != nil {
+				return err
+			}
+			doc.Approver, doc.Deleted, doc.Confirmed = args[0], remove, confirm != ""
+			return a.print(doc, func(t *text) {
+				switch {
+				case remove:
+					t.line("Approver " + doc.Approver + " has no one-time codes any more. Policies that count on them need a change.")
+				case doc.Confirmed:
+					t.line("One-time codes of approver " + doc.Approver + " are confirmed. They count once an account's policy has them.")
+				default:
+					t.pairs("", "Approver", doc.Approver, "Address", doc.URL, "Secret", doc.Secret)
+					t.blank()
+					t.line("It is shown once. Enter it into an authenticator app, then: mpckms approver totp " + doc.Approver + " --confirm CODE")
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&confirm, "confirm", "", "a code of the app, which shows that it has the secret")
+	cmd.Flags().BoolVar(&remove, "delete", false, "end the one-time codes")
+	cmd.MarkFlagsMutuallyExclusive("confirm", "delete")
+	return cmd
+}
+
+func (a *app) approverDeleteCommand() *cobra.Command {
+	var key string
+	cmd := &cobra.Command{
+		Use:   "delete NAME [--key-id ID]",
+		Short: "Delete an approver, or one of its factors",
+		Long: `Delete an approver, or with --key-id one of its keys. Accounts' policies hold copies and
+go on as they are; the answer names the accounts that need a change of policy.`,
+		Example: `  mpckms approver delete alice --key-id 5f0e…9a
+  mpckms approver delete alice`,
+		Args:              approverArg,
+		ValidArgsFunction: a.approverNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			path, what := "approvers/"+args[0], fmt.Sprintf("delete approver %q", args[0])
+			if key != "" {
+				path, what = path+"/factors/"+key, fmt.Sprintf("delete a key of approver %q", args[0])
+				if !validName(key) {
+					return usagef(cmd, "--key-id takes 32 hex digits")
+				}
+			}
+			doc := struct {
+				Approver string   `json:"approver"`
+				KeyID    string   `json:"key_id,omitempty"`
+				Deleted  bool     `json:"deleted"`
+				Accounts []string `json:"accounts"`
+			}{}
+			if _, err := c.do(cmd.Context(), request{what: what, capability: capDelete, path: path}, &doc); err != nil {
+				return err
+			}
+			doc.Approver, doc.KeyID, doc.Deleted, doc.Accounts = args[0], key, true, append([]string{}, slices.Sorted(slices.Values(doc.Accounts))...)
+			return a.print(doc, func(t *text) {
+				t.line("Deleted.")
+				if len(doc.Accounts) > 0 {
+					t.line("Policies of these accounts go on having what was deleted; each needs a change of its policy: " + strings.Join(doc.Accounts, ", "))
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&key, "key-id", "", "only this key")
+	return cmd
+}
