@@ -169,7 +169,7 @@ func (s *screens) enrolDevice(f *fakeApprovals, site string) {
 		return 0, ""
 	}
 	f.mu.Unlock()
-	s.run(press("Enrol this device"), until("document.querySelector('.wrong').textContent === 'not yet'"))
+	s.run(press("Enrol this device"), until("document.querySelector('.wrong').textContent === 'Not yet.'"))
 	f.mu.Lock()
 	f.refuse = nil
 	f.mu.Unlock()

@@ -51,6 +51,10 @@ export function announce(s) {
   document.getElementById("status").textContent = s;
 }
 
+// sentence is an answer of the server as one: what follows on "error:" there stands
+// alone here.
+export const sentence = (s) => plain(s).replace(/^\p{Ll}/u, (c) => c.toUpperCase()).replace(/[^.!?…]$/u, "$&.");
+
 export const button = (label, onclick, kind = "") => h("button", { type: "button", class: kind, onclick }, label);
 
 // notice is a box that stands out: of kind "warn", "bad", "good" or "".
