@@ -113,6 +113,7 @@ async function page(r) {
       if (state.asked && was !== progress.textContent) announce(`${p.approvals} of ${p.quorum} approvals.`);
       if (!state.asked) {
         state.asked = true;
+        tick();
         draw();
       }
       if (ends[p.state]) return end(p, id);
@@ -136,6 +137,7 @@ async function page(r) {
   }
 
   const tick = () => {
+    clearTimeout(timers[2]);
     if (state.expires) left.textContent = minutes((state.expires - now()) / 1000);
     later(2, tick, 500);
   };
