@@ -83,7 +83,7 @@ export async function begin(link, home) {
     const device = {
       id: hex(key.id), mount: e.mount_id, address: mount, key: key.key, public: key.public, approver: e.approver, approverID: e.approver_id,
       name: label, passkeys: p ? [{ id: hex(p.id), transports: p.transports }] : [], created: Date.now(),
-      pending: { ...link, code: await enrolCode(message), expires: Math.floor(Date.parse(e.expires_time) / 1000) },
+      pending: { ...link, code: await enrolCode(message), expires: Math.floor(Date.parse(e.expires_time) / 1000), total: Math.ceil((Date.parse(e.expires_time) - now()) / 1000) },
     };
     await keepDevice(device);
     navigator.storage?.persist?.().catch(() => {});
@@ -100,7 +100,7 @@ export function wait(d, home) {
     h("p", null, "Tell this code to whoever enrols you, in person or on the phone. They enter it, and this device counts from then on."),
     h("p", { class: "bigcode" }, h("span", null, p.code.slice(0, 4)), h("span", { "aria-hidden": "true" }, "-"), h("span", null, p.code.slice(5))),
     h("p", { class: "note" }, "They confirm it with ", h("code", null, `vault write ${address(d)}approvers/${plain(d.approver)}/confirm code=${p.code}`), " or ", h("code", null, "mpckms approver confirm"), ". If they see another code, somebody else used your link: stop."),
-    p.expires ? countdown(p.expires, 900, now, () => ended()) : undefined,
+    p.expires ? countdown(p.expires, p.total, now, () => ended()) : undefined,
     facts(["Approver", said(d.approver)], ["This device", said(d.name)], ["ID of its key", code(d.id)]));
   let timer;
   let over = false;

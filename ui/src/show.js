@@ -113,6 +113,7 @@ async function page(r) {
       if (state.asked && was !== progress.textContent) announce(`${p.approvals} of ${p.quorum} approvals.`);
       if (!state.asked) {
         state.asked = true;
+        tick();
         draw();
       }
       if (ends[p.state]) return end(p, id);
@@ -136,6 +137,7 @@ async function page(r) {
   }
 
   const tick = () => {
+    clearTimeout(timers[2]);
     if (state.expires) left.textContent = minutes((state.expires - now()) / 1000);
     later(2, tick, 500);
   };
@@ -145,7 +147,7 @@ async function page(r) {
 
 function end(p, id) {
   const [title, kind, text] = ends[p.state] ?? ["No such request", "bad", "The link is not one of a request here, or the request ended long ago."];
-  show(title, notice(kind, h("p", { class: "big" }, text), p.reason && h("p", null, plain(p.reason))), p.quorum ? people(p) : undefined, facts(["Request", code(id)]));
+  show(title, notice(kind, h("p", { class: "big" }, text), p.reason && h("p", null, plain(p.reason))), p.quorum ? h("div", { class: "progress" }, people(p)) : undefined, facts(["Request", code(id)]));
 }
 
 if (alone()) {
