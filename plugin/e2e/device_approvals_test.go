@@ -51,19 +51,19 @@ func document[T any](t *testing.T, r e2e.Result) (doc T) {
 	return doc
 }
 
-// asker is a user with a Vault token of an entity.
-type asker struct {
+// terminalAsker is a user with a Vault token of an entity.
+type terminalAsker struct {
 	*user
 	token string
 }
 
-func (p *asker) asks(t *testing.T, args ...string) e2e.Result {
+func (p *terminalAsker) asks(t *testing.T, args ...string) e2e.Result {
 	t.Helper()
 	return p.result(t, p.token, args)
 }
 
 // newAsker logs in with userpass; the token may do everything below the mount.
-func newAsker(t *testing.T, e *engine, name string) *asker {
+func newAsker(t *testing.T, e *engine, name string) *terminalAsker {
 	t.Helper()
 	sys := e.Client.Sys()
 	auths, err := sys.ListAuth()
@@ -81,7 +81,7 @@ func newAsker(t *testing.T, e *engine, name string) *asker {
 	if err != nil || s == nil || s.Auth == nil || s.Auth.EntityID == "" {
 		t.Fatalf("logging in as %s: %v", name, err)
 	}
-	return &asker{newUser(t, e), s.Auth.ClientToken}
+	return &terminalAsker{newUser(t, e), s.Auth.ClientToken}
 }
 
 // approverUser is an approver's device: a home without a Vault token.
@@ -188,7 +188,7 @@ func (a *approverUser) withCodes(t *testing.T) *codes {
 }
 
 // scan shows the code as a terminal does and reads it as a camera does.
-func (p *asker) scan(t *testing.T, request string) string {
+func (p *terminalAsker) scan(t *testing.T, request string) string {
 	t.Helper()
 	r := p.asks(t, "request", "qr", request, "--once")
 	ok(t, r)
@@ -233,7 +233,7 @@ func readCode(t *testing.T, printed string) string {
 }
 
 // approves scans the present code and approves.
-func (a *approverUser) approves(t *testing.T, p *asker, request string, more ...string) e2e.Result {
+func (a *approverUser) approves(t *testing.T, p *terminalAsker, request string, more ...string) e2e.Result {
 	t.Helper()
 	return a.run(t, append(append([]string{"device", "approve", p.scan(t, request), "--yes", "-o", "json"}, a.flag...), more...)...)
 }
