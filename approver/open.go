@@ -214,9 +214,16 @@ func (r *Request) checkPolicies(f *facts) error {
 	if err != nil {
 		return lie("the new policy cannot be read (%v)", err)
 	}
-	r.Next, r.Subject.NextPolicy, r.Subject.Epoch = next, next.Hash(), f.Epoch
-	if r.Subject.NextPolicy == r.Subject.Policy {
-		return lie("the new policy is the old one")
+	// PolicySubject names the epoch by the policy itself; refreshes since do not matter.
+	if f.Epoch != next.Since {
+		return lie("the new policy is of share epoch %d, and the request names %d", next.Since, f.Epoch)
 	}
+	if err := next.Follows(r.Policy, f.Epoch); err != nil {
+		return lie("the new policy is not one that may follow (%v)", err)
+	}
+	u := &r.Subject
+	record := mpc.PublicRecord{AccountID: u.Account, Algorithm: u.Algorithm, PublicKey: u.PublicKey, PolicyHash: u.Policy}
+	filled := approval.PolicySubject(u.Mount, &record, next)
+	r.Next, u.NextPolicy, u.Epoch = next, filled.NextPolicy, filled.Epoch
 	return nil
 }

@@ -153,6 +153,7 @@ func PolicyLines(p *approval.Policy) []string {
 		fmt.Sprintf("%d of %d approvers", p.Quorum, len(p.Approvers)),
 		fmt.Sprintf("%d kinds of factors each, %d verified by nodes", p.Factors, p.SignatureFactors),
 		fmt.Sprintf("requests end after %s", p.Expiry),
+		fmt.Sprintf("asked for in share epoch %d", p.Since),
 	}
 	for i := range p.Approvers {
 		a := &p.Approvers[i]

@@ -25,8 +25,8 @@ func errCodeRefused() error {
 	return forbidden("the code is not valid any more, or is not for this device: scan the present one, and see that the clock of the device is right")
 }
 
-// deviceCall is one call of an approver's device as the log names it.
-type deviceCall struct {
+// approveAttempt is one call of an approver's device as the log names it.
+type approveAttempt struct {
 	step    string
 	request approval.ID
 	key     approval.ID // zero where none was sent
@@ -35,7 +35,7 @@ type deviceCall struct {
 
 // refuse counts a failure and returns what the caller is told. What is in counts is
 // of is what the failure counts for.
-func (b *backend) refuse(at deviceCall, known bool, of approveCounter, cause string) error {
+func (b *backend) refuse(at approveAttempt, known bool, of approveCounter, cause string) error {
 	d := b.desk
 	locked, err := d.countsOf(known).failed(of)
 	if err != nil {
@@ -144,7 +144,7 @@ func (b *backend) approveOpen(ctx context.Context, req *logical.Request, data *f
 		shown = d.decoy.record
 	}
 	period, right := formPeriod(shown, o.request, o.form, now)
-	at := deviceCall{"open", o.request, o.key, req.ID}
+	at := approveAttempt{"open", o.request, o.key, req.ID}
 	if cause != "" {
 		return nil, b.refuse(at, r != nil, approveCounter{request: o.request.String()}, cause)
 	}

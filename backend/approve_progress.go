@@ -42,7 +42,7 @@ func (b *backend) approveProgress(ctx context.Context, req *logical.Request, dat
 		return nil, err
 	}
 	if cause != "" {
-		return nil, b.refuse(deviceCall{step: "progress", request: id, vault: req.ID}, r != nil, approveCounter{request: id.String()}, cause)
+		return nil, b.refuse(approveAttempt{step: "progress", request: id, vault: req.ID}, r != nil, approveCounter{request: id.String()}, cause)
 	}
 	state := r.State
 	if state == requestPending && !d.now().Before(r.Expires) {

@@ -258,6 +258,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 			b.pathLogin(),
 			b.pathSession(),
 			b.pathMetrics(),
+			b.pathUI(),
 			b.pathUnknown(), // last: it matches everything
 		),
 		InitializeFunc: b.initialize,

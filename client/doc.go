@@ -44,5 +44,13 @@
 // order number), or NewRequestID, and store it before Sign is called. Another input
 // under an ID that was used is refused with ErrConflict.
 //
+// # Approvals
+//
+// An account with an approval policy signs what people have approved. Sign then
+// returns no signature but a *PendingError with the Request; RequestWait waits for the
+// signature, and Request reads it later, also from another process. With a RequestID
+// the same Sign finds the same request again. A crypto.Signer of such an account fails
+// with ErrPending.
+//
 // All functions and methods may be called concurrently.
 package client

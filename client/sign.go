@@ -212,7 +212,8 @@ func (o *options) waiting(ctx context.Context, try func() error) error {
 }
 
 // Sign lets the account's nodes sign. With ECDSA and without a presignature it
-// takes seconds.
+// takes seconds. Of an account whose signatures people approve it returns a
+// *PendingError (errors.Is: ErrPending) with the request that was made.
 func (c *Client) Sign(ctx context.Context, account string, req SignRequest, opts ...Option) (*Signature, error) {
 	r, err := onAccount(http.MethodPut, "sign/", account, "", "sign with", req.body())
 	if err != nil {
@@ -221,10 +222,10 @@ func (c *Client) Sign(ctx context.Context, account string, req SignRequest, opts
 	o := optionsOf(opts)
 	var sig *Signature
 	err = o.waiting(ctx, func() error {
-		var d signatureData
+		var d answerOfSign
 		warnings, err := c.do(ctx, r, &d)
 		if err == nil {
-			sig, err = d.signature(r.op, &req, warnings)
+			sig, err = d.result(r.op, &req, warnings)
 		}
 		return err
 	})

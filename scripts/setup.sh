@@ -39,6 +39,8 @@ missing_packages() {
 	command -v openssl >/dev/null || echo openssl
 	# The second PKCS#11 module that the tests run on.
 	command -v certutil >/dev/null || echo libnss3 libnss3-tools
+	# The browser in which the pages for approvers are tested.
+	command -v chromium >/dev/null || echo chromium
 	# A keyring of an operating system, for authenticators of kind device.
 	{ command -v dbus-daemon && command -v gnome-keyring-daemon; } >/dev/null 2>&1 || echo dbus-daemon gnome-keyring
 }

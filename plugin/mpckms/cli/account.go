@@ -65,6 +65,7 @@ type account struct {
 	RefreshDue     bool        `json:"refresh_due,omitempty"`
 	// PolicyHash names the approval policy in force, hex; empty for none.
 	PolicyHash string `json:"policy_hash,omitempty"`
+	Policy     string `json:"policy,omitempty"` // in a line
 }
 
 func (acc *account) sharing() string {
@@ -100,6 +101,7 @@ func (acc *account) write(t *text) {
 		"Refresh period", period,
 		"Last refresh", moment(acc.LastRefresh),
 		"Next refresh", moment(acc.NextRefresh),
+		"Approvals", acc.Policy,
 		"Last refresh error", acc.LastRefreshError,
 		"Birth certificate", acc.certificate(),
 	)

@@ -67,7 +67,7 @@ type policyDoc struct {
 	SignatureFactors int            `json:"signature_factors"`
 	Expiry           seconds        `json:"request_expiry"`
 	PolicyHash       string         `json:"policy_hash"`
-	ShareEpoch       uint64         `json:"share_epoch,omitempty"`
+	SinceEpoch       uint64         `json:"since_epoch"`
 	Approvers        []policyPerson `json:"approvers"`
 }
 
@@ -90,7 +90,7 @@ func (d *policyDoc) write(t *text) {
 		"Approvals", fmt.Sprintf("%d of %d", d.Quorum, len(d.Approvers)),
 		"Factors", fmt.Sprintf("%d kinds each, %d verified by nodes", d.Factors, d.SignatureFactors),
 		"Requests end after", d.Expiry.String(),
-		"Share epoch", count64(d.ShareEpoch),
+		"Since share epoch", count64(d.SinceEpoch),
 	)
 	var rows [][]string
 	for _, p := range d.Approvers {

@@ -31,6 +31,7 @@ type requestDoc struct {
 	Action        string     `json:"action"`
 	State         string     `json:"state"`
 	Reason        string     `json:"reason,omitempty"`
+	Trouble       string     `json:"trouble,omitempty"`
 	Requester     string     `json:"requester"`
 	RequesterName string     `json:"requester_name,omitempty"`
 	Created       string     `json:"created_time,omitempty"`
@@ -39,10 +40,17 @@ type requestDoc struct {
 	Approvals     int        `json:"approvals"`
 	Quorum        int        `json:"quorum"`
 	Approvers     []string   `json:"approvers,omitempty"`
-	Given         []givenDoc `json:"given,omitempty"`
-	Digest        string     `json:"digest,omitempty"`
-	PolicyHash    string     `json:"policy_hash,omitempty"`
-	RequestID     string     `json:"request_id,omitempty"`
+	Refusals      int        `json:"refusals,omitempty"`
+	Answers       []givenDoc `json:"answers,omitempty"`
+	// Digest is SHA-256 of the input, SigningDigest what ECDSA signs.
+	Digest        string `json:"digest,omitempty"`
+	SigningDigest string `json:"signing_digest,omitempty"`
+	MessageType   string `json:"message_type,omitempty"`
+	Path          string `json:"derivation_path,omitempty"`
+	TaprootTweak  string `json:"taproot_tweak,omitempty"`
+	NextPolicy    string `json:"next_policy_hash,omitempty"`
+	PolicyHash    string `json:"policy_hash,omitempty"`
+	RequestID     string `json:"request_id,omitempty"`
 	// Owner: the account has custody, so that its owner signs what was approved.
 	Owner bool `json:"by_owner,omitempty"`
 	// Result is the engine's answer once it is signed.
@@ -51,18 +59,12 @@ type requestDoc struct {
 
 // givenDoc is one approver's answer.
 type givenDoc struct {
-	Name     string    `json:"name"`
-	Decision string    `json:"decision"`
-	Factors  []usedDoc `json:"factors,omitempty"`
-	Kinds    []string  `json:"kinds,omitempty"`
-	Time     string    `json:"time,omitempty"`
-	Approver string    `json:"approver,omitempty"`
-}
-
-// usedDoc is one factor of an answer.
-type usedDoc struct {
-	Kind      string `json:"kind"`
-	CheckedBy string `json:"checked_by"`
+	Approver  string            `json:"approver"`
+	ID        string            `json:"approver_id"`
+	Decision  string            `json:"decision"`
+	Kinds     []string          `json:"kinds"`
+	CheckedBy map[string]string `json:"checked_by"` // by kind
+	Time      string            `json:"time"`
 }
 
 // byOwner reports that it is the owner's turn.
@@ -82,26 +84,32 @@ func (d requestDoc) write(t *text) {
 		"Action", d.Action,
 		"State", d.State,
 		"Reason", d.Reason,
+		"Trouble", d.Trouble,
 		"Asked for by", named(d.RequesterName, d.Requester),
 		"Created", moment(d.Created),
 		"Expires", moment(d.Expires),
 		"Ended", moment(d.Ended),
 		"Approvals", fmt.Sprintf("%d of %d", d.Approvals, d.Quorum),
 		"Approvers", strings.Join(d.Approvers, ", "),
-		"Digest", d.Digest,
+		"Message SHA-256", d.Digest,
+		"Digest", d.SigningDigest,
+		"Message type", d.MessageType,
+		"Derivation path", d.Path,
+		"Taproot tweak", d.TaprootTweak,
 		"Policy hash", d.PolicyHash,
+		"New policy hash", d.NextPolicy,
 		"Request ID", d.RequestID,
 	)
-	if len(d.Given) == 0 {
+	if len(d.Answers) == 0 {
 		return
 	}
-	rows := make([][]string, len(d.Given))
-	for i, g := range d.Given {
-		used := g.Kinds
-		for _, f := range g.Factors {
-			used = append(used, f.Kind+" (checked by "+f.CheckedBy+")")
+	rows := make([][]string, len(d.Answers))
+	for i, g := range d.Answers {
+		used := make([]string, len(g.Kinds))
+		for n, k := range g.Kinds {
+			used[n] = k + " (checked by " + g.CheckedBy[k] + ")"
 		}
-		rows[i] = []string{g.Name, g.Decision, strings.Join(used, ", "), moment(g.Time)}
+		rows[i] = []string{g.Approver, g.Decision, strings.Join(used, ", "), moment(g.Time)}
 	}
 	t.blank()
 	t.table("", []string{"APPROVER", "DECISION", "FACTORS", "TIME"}, rows)
