@@ -344,7 +344,7 @@ func TestDeviceApprovals(t *testing.T) {
 		ok(t, ben.approves(t, carol, q.Request, code()...))
 		done := printedAs[terminalRequest](t, carol.asks(t, "request", "wait", q.Request, "--timeout", "1m", "-o", "json"))
 		after := printedAs[map[string]any](t, carol.asks(t, "account", "policy", "show", "gold", "-o", "json"))
-		if done.State != "signed" || after["policy_hash"] == before["policy_hash"] || number(t, after["quorum"]) != 1 {
+		if done.State != "signed" || after["policy_hash"] == before["policy_hash"] || after["quorum"] != 1.0 {
 			t.Errorf("%+v, %v", done, after)
 		}
 		// It is in force: one approval is enough, and --wait has the signature.
