@@ -73,7 +73,7 @@ func TestImportKeepsPolicy(t *testing.T) {
 	keygen, hash := lost.keygenFor(set, setHash), p.policy.Hash()
 	keygen.Policy, keygen.PolicyHash = p.policy.Marshal(), hash[:]
 	record, envelopes := lost.made(lost.session(keygen, hooks{}))
-	bundle := &recovery.Bundle{Account: "treasury", Record: record.Marshal(), Recipients: set, Created: time.Unix(1, 0),
+	bundle := &recovery.Bundle{Account: "treasury", Record: record.Marshal(), Recipients: set, Policy: p.policy.Marshal(), Created: time.Unix(1, 0),
 		Shares: [][]byte{envelopes[1], envelopes[2], envelopes[3]}}
 
 	w := newWorldOf(t, 3, c.public())
