@@ -7,7 +7,7 @@ import (
 	"context"
 	"fmt"
 	"image"
-	"image/png"
+	_ "image/png" // screenshots are PNG
 	"os"
 	"path/filepath"
 	"strings"
@@ -265,5 +265,3 @@ func (p *page) scan(t testing.TB, name string) string {
 	t.Fatalf("%s: no QR code can be read from the screen: %v", p.name, err)
 	return ""
 }
-
-var _ = png.Decode // screenshots are PNG

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/page"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
@@ -66,7 +66,7 @@ func (s *screens) shoot(name string, sizes ...[2]int64) {
 				chromedp.Evaluate("document.documentElement.scrollWidth > innerWidth", &wide),
 				chromedp.Evaluate(`[...document.querySelectorAll("button, summary, input, select")].filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 44).map((e) => e.textContent || e.id)`, &small),
 				chromedp.ActionFunc(func(ctx context.Context) (err error) {
-					picture, err = page.CaptureScreenshot().WithCaptureBeyondViewport(false).Do(ctx)
+					picture, err = cdppage.CaptureScreenshot().WithCaptureBeyondViewport(false).Do(ctx)
 					return err
 				}))
 			if wide {
@@ -169,7 +169,7 @@ func (s *screens) enrolDevice(f *fakeApprovals, site string) {
 		return 0, ""
 	}
 	f.mu.Unlock()
-	s.run(press("Enrol this device"), until("document.querySelector('.wrong').textContent === 'not yet'"))
+	s.run(press("Enrol this device"), until("document.querySelector('.wrong').textContent === 'Not yet.'"))
 	f.mu.Lock()
 	f.refuse = nil
 	f.mu.Unlock()
@@ -229,7 +229,7 @@ const typedData = `{"types":{"EIP712Domain":[{"name":"name","type":"string"},{"n
 func TestPages(t *testing.T) {
 	f := newFakeApprovals(t)
 	server := servePages(t, f)
-	site := localhost(server)
+	site := localServer(server)
 	browser := harness.StartBrowser(t).WebSocket
 	s := newScreens(t, openTab(t, browser))
 	s.enrolDevice(f, site)
