@@ -262,6 +262,10 @@ func (r *approverRecord) check() error {
 	if t := r.TOTP; t != nil && (t.Secret == "" || len(t.Secret) > maxStoredSecret || t.Added.IsZero()) {
 		return errOutOfBounds
 	}
+	// A key is added when its enrolment is confirmed, not when it is offered.
+	if slices.ContainsFunc(r.Keys, func(k approverKeyRecord) bool { return k.Added.IsZero() }) {
+		return errOutOfBounds
+	}
 	return checkApproverKeys(r.Keys)
 }
 
@@ -276,7 +280,7 @@ func checkApproverKeys(keys []approverKeyRecord) error {
 		k := &keys[i]
 		key := k.key()
 		passkey := k.Kind == approval.Passkey
-		if !k.Kind.Signature() || k.Name == "" || len(k.Name) > approval.MaxName || len(k.Public) == 0 || seen[key.ID()] || k.Added.IsZero() ||
+		if !k.Kind.Signature() || k.Name == "" || len(k.Name) > approval.MaxName || len(k.Public) == 0 || seen[key.ID()] ||
 			passkey != (k.RPID != "") || passkey != (len(k.Origins) > 0) || passkey != (len(k.Credential) > 0) ||
 			!texts(k.Origins, maxStoredItems) || !texts(k.Transports, maxStoredItems) {
 			return errors.New("has a key that is none, or one twice")

@@ -7,14 +7,17 @@ import (
 	"context"
 	"fmt"
 	"image"
-	"image/png"
+	_ "image/png" // screenshots are PNG
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
 	"github.com/makiuchi-d/gozxing"
@@ -59,7 +62,7 @@ func newPhone(t *testing.T, b *e2e.Browser, name string) *page {
 
 func newPage(t *testing.T, b *e2e.Browser, name string, first ...chromedp.Action) *page {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), browserTests)
+	ctx, cancel := context.WithTimeout(context.Background(), browserTests) // outlives the test: see below
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewRemoteAllocator(ctx, b.WebSocket, chromedp.NoModifyURL)
 	t.Cleanup(cancel)
@@ -71,7 +74,17 @@ func newPage(t *testing.T, b *e2e.Browser, name string, first ...chromedp.Action
 	if err := chromedp.Run(browser); err != nil {
 		t.Fatalf("reaching the browser: %v", err)
 	}
-	tab, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext(), chromedp.WithErrorf(quiet), chromedp.WithLogf(quiet))
+	// A browser context begins without a window, so its first tab needs one.
+	ex := cdp.WithExecutor(browser, chromedp.FromContext(browser).Browser)
+	separate, err := target.CreateBrowserContext().WithDisposeOnDetach(true).Do(ex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := target.CreateTarget("about:blank").WithBrowserContextID(separate).WithNewWindow(true).Do(ex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab, cancel := chromedp.NewContext(browser, chromedp.WithTargetID(id))
 	t.Cleanup(cancel)
 	p := &page{ctx: tab, name: name}
 	p.run(t, first...)
@@ -166,7 +179,7 @@ func (p *page) click(t testing.TB, label string) {
 // fill types into the field with this ID.
 func (p *page) fill(t testing.TB, id, value string) {
 	t.Helper()
-	p.run(t, chromedp.SetValue("#"+id, "", chromedp.ByQuery), chromedp.SendKeys("#"+id, value, chromedp.ByQuery))
+	p.run(t, chromedp.Focus("#"+id, chromedp.ByQuery), chromedp.Evaluate(fmt.Sprintf("document.getElementById(%q).select()", id), nil), input.InsertText(value))
 }
 
 // eval runs a script, which may return a promise, and stores what comes out.
@@ -252,5 +265,3 @@ func (p *page) scan(t testing.TB, name string) string {
 	t.Fatalf("%s: no QR code can be read from the screen: %v", p.name, err)
 	return ""
 }
-
-var _ = png.Decode // screenshots are PNG

@@ -36,7 +36,7 @@ func TestBrowser(t *testing.T) {
 		second = desk.scan(t, "2-next-code")
 	}
 	for _, link := range []string{first, second} {
-		if !strings.HasPrefix(link, localhost(e.Vault)+"/v1/"+e.path+"/ui/phone#r="+id+"&f=") {
+		if !strings.HasPrefix(link, browserAddress(e.Vault)+"/v1/"+e.path+"/ui/phone#r="+id+"&f=") {
 			t.Errorf("the code says %q", link)
 		}
 	}
