@@ -147,7 +147,7 @@ func TestCreateBadInput(t *testing.T) {
 		{"alice", with("threshold", "two"), "threshold"},
 		{"alice", with("shares", 17), "at most 16"},
 		{"alice", with("shares", 6), "local=6"},
-		{"alice", with("policy", "x"), "unknown field policy: the fields are algorithm, custody_asset, custody_identity, domains, metadata, presign, refresh_period, shares, threshold"},
+		{"alice", with("policy", "x"), "unknown field policy: the fields are algorithm, approvers, custody_asset, custody_identity, domains, factors, metadata, presign, quorum, refresh_period, request_expiry, shares, signature_factors, threshold"},
 		{".alice", good, "not an account name"},
 		{"al ice", good, "not an account name"},
 		{"alice-", good, "not an account name"},

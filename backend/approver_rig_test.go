@@ -246,4 +246,3 @@ func (m *mount) statusOfSend(path string, data map[string]any) (int, string) {
 	_, status, msg := m.send(path, data)
 	return status, msg
 }
-

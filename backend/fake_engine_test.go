@@ -73,6 +73,8 @@ type fakeEngine struct {
 
 	at        func() time.Time // the nodes' clock; nil: the real one
 	approvals int              // bundles that were found right
+	// spoilRecord, when set, changes the record of each epoch before it is signed.
+	spoilRecord func(*mpc.PublicRecord)
 
 	enroller      *fakeEnroller
 	identityErr   error
@@ -197,6 +199,9 @@ func (f *fakeEngine) pause(ctx context.Context, what string) error {
 
 // result makes the epoch of the record and remembers who saw what.
 func (f *fakeEngine) result(r mpc.PublicRecord) *pool.KeyResult {
+	if f.spoilRecord != nil {
+		f.spoilRecord(&r)
+	}
 	hash := r.Hash()
 	res := &pool.KeyResult{
 		Account:         mpc.Account{Record: r, Exposures: mpc.Exposures{}},

@@ -32,6 +32,7 @@ func gauges() map[string]gauge {
 		{"mpc_accounts_overdue", "Accounts whose shares are older than their refresh period; without those with user custody, which their owners refresh.", ""},
 		{"mpc_accounts_failing", "Accounts that failed at their last refresh or rewrap.", ""},
 		{"mpc_wrapping_key_versions", "Versions of the wrapping key, by state. Missing while storage cannot be read.", "state"},
+		{"mpc_approval_requests", "Requests for approval that are kept, by state. Missing until they have been read after a start.", "state"},
 		{"mpc_presignatures_ready", "Presignatures that can be used now, of all accounts.", ""},
 	}
 	out := map[string]gauge{}
@@ -97,6 +98,11 @@ func (b *backend) state(ctx context.Context) *state {
 	if eng != nil {
 		if ready, ok := b.stock.ready(ctx, eng); ok {
 			s.set("mpc_presignatures_ready", "", float64(ready))
+		}
+	}
+	if counts, known := b.requests.index.counts(); known {
+		for _, state := range requestStates() {
+			s.set("mpc_approval_requests", string(state), float64(counts[state]))
 		}
 	}
 	if ring, err := b.store.keyring(ctx); err != nil {

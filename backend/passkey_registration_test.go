@@ -72,9 +72,13 @@ func TestPasskeyRegistrationRefused(t *testing.T) {
 		"of nothing known":     func(p *softPasskey) { p.format = "x" },
 		"packed, and empty":    func(p *softPasskey) { p.format = "packed" },
 		"Ed25519":              func(p *softPasskey) { p.cose = map[int]any{1: 1, 3: -8, -1: 6, -2: make([]byte, 32)} },
-		"ES384":                func(p *softPasskey) { p.cose = map[int]any{1: 2, 3: -35, -1: 2, -2: make([]byte, 48), -3: make([]byte, 48)} },
-		"ES256 on P-384":       func(p *softPasskey) { p.cose = map[int]any{1: 2, 3: -7, -1: 2, -2: make([]byte, 32), -3: make([]byte, 32)} },
-		"no point":             func(p *softPasskey) { p.cose = map[int]any{1: 2, 3: -7, -1: 1, -2: off, -3: off} },
+		"ES384": func(p *softPasskey) {
+			p.cose = map[int]any{1: 2, 3: -35, -1: 2, -2: make([]byte, 48), -3: make([]byte, 48)}
+		},
+		"ES256 on P-384": func(p *softPasskey) {
+			p.cose = map[int]any{1: 2, 3: -7, -1: 2, -2: make([]byte, 32), -3: make([]byte, 32)}
+		},
+		"no point": func(p *softPasskey) { p.cose = map[int]any{1: 2, 3: -7, -1: 1, -2: off, -3: off} },
 		"beyond the field": func(p *softPasskey) {
 			p.cose = map[int]any{1: 2, 3: -7, -1: 1, -2: elliptic.P256().Params().P.Bytes(), -3: off}
 		},

@@ -75,14 +75,14 @@ func (b *backend) csr(ctx context.Context, _ *logical.Request, data *framework.F
 	if err != nil {
 		return nil, err
 	}
+	if v, err := b.needSignable(ctx, name); err == nil && demandsApprovals(&v.account.Record) {
+		return nil, conflict("account %q has an approval policy, and a certificate request is put together here: its approvers could not see what they sign. Nothing was signed; put it together yourself and have its certificationRequestInfo signed with <mount>/sign/%s", name, name)
+	}
 	v, a, timeout, err := b.readForSigning(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	record := &a.Record
-	if demandsApprovals(record) {
-		return nil, conflict("account %q has an approval policy, and a certificate request is put together here: its approvers could not see what they sign. Nothing was signed; put it together yourself and have its certificationRequestInfo signed with <mount>/sign/%s", name, name)
-	}
 	m := message{kind: mpc.MessageRaw}
 	// Nodes hash what they sign, and presignatures may serve, as the message is
 	// raw.

@@ -23,7 +23,7 @@ func (b *backend) pathSign() []*framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			// The deadline depends on the account's algorithm: b.sign sets a
 			// shorter one where it can.
-			logical.UpdateOperation: b.operation("Sign.", true, b.handle("sign", maxSessionTimeout, b.sign), signAnswerFields()),
+			logical.UpdateOperation: b.operation("Sign.", true, b.handle("sign", maxSessionTimeout, b.sign), signOrRequestFields()),
 		},
 		HelpSynopsis:    "Sign with an account's threshold key.",
 		HelpDescription: strings.TrimLeft(signHelp, "\n"),
@@ -54,6 +54,23 @@ func signAnswerFields() map[string]*framework.FieldSchema {
 	}
 }
 
+// signOrRequestFields describes the answer to sign/:name: a signature, or of an
+// account with an approval policy a request.
+func signOrRequestFields() map[string]*framework.FieldSchema {
+	out := signAnswerFields()
+	for name, f := range requestAnswerFields() {
+		if out[name] != nil {
+			continue
+		}
+		either := *f
+		either.Required = false
+		either.Description = "Of an account with an approval policy: " + strings.ToLower(f.Description[:1]) + f.Description[1:]
+		out[name] = &either
+	}
+	out["digest"].Description += " Of a request: SHA-256 of the input."
+	return out
+}
+
 const signHelp = `
 Lets t nodes sign together:
 
@@ -81,6 +98,13 @@ it where signing twice would do harm, or where a repetition must not cost a
 second signature:
 
   $ vault write mpc/sign/alice input=$(printf hello | base64) request_id=order-4711
+
+Of an account with an approval policy nothing is signed yet: the answer is a request
+that its approvers have to approve, see mpc/requests. Who asks is the token's Vault
+entity, so a token without one may not ask. A repetition with the same request_id
+has the same request again, and its result once it is signed:
+
+  $ vault write mpc/sign/treasury input=$(printf hello | base64) request_id=order-4712
 
 batch_input takes up to 128 items, which are signed side by side; fields given
 beside it are the defaults of all items:

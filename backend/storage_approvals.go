@@ -262,8 +262,7 @@ func (r *approverRecord) check() error {
 	if t := r.TOTP; t != nil && (t.Secret == "" || len(t.Secret) > maxStoredSecret || t.Added.IsZero()) {
 		return errOutOfBounds
 	}
-	// Keys are an approver's from the moment that they are confirmed; what a device
-	// offers has no time yet.
+	// A key is added when its enrolment is confirmed, not when it is offered.
 	if slices.ContainsFunc(r.Keys, func(k approverKeyRecord) bool { return k.Added.IsZero() }) {
 		return errOutOfBounds
 	}

@@ -5,5 +5,6 @@
 //
 // Border: it serves nodepb and nothing else. It keeps nothing on disk, talks to
 // no other node except through sealed session messages, and does not decide
-// who signs what; it refuses what contradicts its pinned peers and keys.
+// who signs what; it refuses what contradicts its pinned peers and keys, and what
+// the approvers that an account's record names have not approved.
 package node

@@ -101,7 +101,7 @@ func TestHostileApprovals(t *testing.T) {
 	}{
 		"no policy and no approvals": {sent(func(s *nodepb.Start) { s.Policy, s.Approvals = nil, nil }), nodepb.Failure_APPROVALS, "was not sent"},
 		"no approvals":               {sent(func(s *nodepb.Start) { s.Approvals = nil }), nodepb.Failure_APPROVALS, missing + ": 0 of 2"},
-		"an empty bundle":            {with(subject()), nodepb.Failure_APPROVALS, missing + ": 0 of 2"},
+		"an empty bundle":            {with(subject()), nodepb.Failure_APPROVALS, missing + ": none of 2"},
 		"garbage":                    {sent(func(s *nodepb.Start) { s.Approvals = []byte("garbage") }), nodepb.Failure_APPROVALS, "not approvals"},
 		"a bundle with something behind": {sent(func(s *nodepb.Start) { s.Approvals = append(s.Approvals, 0) }), nodepb.Failure_APPROVALS,
 			"malformed"},
@@ -127,7 +127,7 @@ func TestHostileApprovals(t *testing.T) {
 		"another requester's":         {bundled(func(b *approval.Bundle) { b.Requester = "entity:erin" }), nodepb.Failure_APPROVALS, wrong},
 		"another name's":              {bundled(func(b *approval.Bundle) { b.RequesterName = "Erin" }), nodepb.Failure_APPROVALS, wrong},
 		"too few":                     {bundled(func(b *approval.Bundle) { b.Given = b.Given[:1] }), nodepb.Failure_APPROVALS, missing + ": 1 of 2"},
-		"one approver twice":          {bundled(func(b *approval.Bundle) { b.Given[1] = b.Given[0] }), nodepb.Failure_APPROVALS, `"alice" is there twice`},
+		"one approver twice":          {bundled(func(b *approval.Bundle) { b.Given[1] = b.Given[0] }), nodepb.Failure_APPROVALS, "is there twice: nobody counts for two"},
 		"two keys of one person, each as an approver": {bundled(func(b *approval.Bundle) {
 			two := b.Given[0]
 			b.Given = []approval.Given{{Approver: two.Approver, Signatures: two.Signatures[:1]}, {Approver: two.Approver, Signatures: two.Signatures[1:]}}
@@ -135,7 +135,7 @@ func TestHostileApprovals(t *testing.T) {
 		"one person's keys under two names": {bundled(func(b *approval.Bundle) { b.Given[1] = as(b.Given[0], p.bob.ID) }), nodepb.Failure_APPROVALS,
 			`approver "bob" has no key`},
 		"one factor twice": {bundled(func(b *approval.Bundle) { b.Given[1].Signatures[1] = b.Given[1].Signatures[0] }), nodepb.Failure_APPROVALS,
-			`approver "bob" signed with 1 kinds of factors`},
+			`approver "bob" gives two signatures of kind device`},
 		"one factor": {bundled(func(b *approval.Bundle) { b.Given[1].Signatures = b.Given[1].Signatures[:1] }), nodepb.Failure_APPROVALS,
 			`approver "bob" signed with 1 kinds of factors`},
 		"the requester's own": {changed(func(s *approval.Subject) { s.Requester = "entity:alice" }), nodepb.Failure_APPROVALS,
@@ -147,7 +147,7 @@ func TestHostileApprovals(t *testing.T) {
 			return with(s, p.alice.Give(t, s), given(p.bob, s, approval.Refuse))
 		}(), nodepb.Failure_APPROVALS, `approver "bob", device`},
 		"of a change of policy": {func() *nodepb.Start {
-			s := of(approval.PolicySubject([16]byte(mount), a.record, evil.policy.Hash()))
+			s := of(approval.PolicySubject([16]byte(mount), a.record, asked(evil.policy, 1)))
 			return both(s)
 		}(), nodepb.Failure_APPROVALS, wrong},
 		"an emptied policy":            {sent(func(s *nodepb.Start) { s.Policy = under(&emptied) }), nodepb.Failure_APPROVALS, "is not the one with hash"},
@@ -249,9 +249,14 @@ func TestPolicyOfNewAccounts(t *testing.T) {
 		"another policy":                  {with(func(s *nodepb.Start) { s.Policy = newApprovers(t).policy.Marshal() }), nodepb.Failure_APPROVALS, "is not the one"},
 		"a policy that the record leaves": {with(func(s *nodepb.Start) { s.PolicyHash = empty[:] }), nodepb.Failure_APPROVALS, "is to have none"},
 		"one that cannot be fulfilled":    {with(func(s *nodepb.Start) { s.Policy, s.PolicyHash = broken, hash[:] }), nodepb.Failure_APPROVALS, "quorum"},
-		"no hash":                         {with(func(s *nodepb.Start) { s.PolicyHash = nil }), nodepb.Failure_REFUSED, "malformed"},
-		"approvals":                       {with(func(s *nodepb.Start) { s.Approvals = []byte{1} }), nodepb.Failure_REFUSED, "without any approvals"},
-		"a policy to come":                {with(func(s *nodepb.Start) { s.NextPolicy = p.policy.Marshal() }), nodepb.Failure_REFUSED, "without any approvals"},
+		"one asked for later": {with(func(s *nodepb.Start) {
+			later := asked(p.policy, 1)
+			hash := later.Hash()
+			s.Policy, s.PolicyHash = later.Marshal(), hash[:]
+		}), nodepb.Failure_APPROVALS, "was asked for in epoch 1"},
+		"no hash":          {with(func(s *nodepb.Start) { s.PolicyHash = nil }), nodepb.Failure_REFUSED, "malformed"},
+		"approvals":        {with(func(s *nodepb.Start) { s.Approvals = []byte{1} }), nodepb.Failure_REFUSED, "without any approvals"},
+		"a policy to come": {with(func(s *nodepb.Start) { s.NextPolicy = p.policy.Marshal() }), nodepb.Failure_REFUSED, "without any approvals"},
 	} {
 		h.t.Logf("%s", what)
 		h.refusesAll(c.start, nil, c.reason, c.text)

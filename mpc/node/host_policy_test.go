@@ -10,16 +10,25 @@ import (
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
-// changing begins a refresh that brings another policy.
+// asked is a policy as it is asked for in an epoch.
+func asked(p *approval.Policy, epoch uint64) *approval.Policy {
+	q := *p
+	q.Since = epoch
+	return &q
+}
+
+// changing begins a refresh that brings another policy, asked for in the present
+// epoch.
 func (h *hosts) changing(a *held, next *approval.Policy) *nodepb.Start {
 	s := h.refresh(a)
+	next.Since = a.record.Epoch
 	s.NextPolicy = next.Marshal()
 	return s
 }
 
 // change is what approvers are asked for such a refresh.
 func change(r *mpc.PublicRecord, next *approval.Policy) *approval.Subject {
-	return of(approval.PolicySubject([16]byte(mount), r, next.Hash()))
+	return of(approval.PolicySubject([16]byte(mount), r, next))
 }
 
 // changes is such a refresh with alice's and bob's approval.
@@ -58,10 +67,20 @@ func TestHostilePolicy(t *testing.T) {
 		"approvals of a signature":  {with(func(s *nodepb.Start) { s.Approvals = p.both(signature(a.record, h.signing(a))) }), nodepb.Failure_APPROVALS, wrong},
 		"of another policy to come": {with(func(s *nodepb.Start) { s.NextPolicy = evil.policy.Marshal() }), nodepb.Failure_APPROVALS, wrong},
 		"of another epoch": {with(func(s *nodepb.Start) {
-			r := *a.record
-			r.Epoch++
-			s.Approvals = p.both(change(&r, next.policy))
+			u := change(a.record, next.policy)
+			u.Epoch++
+			s.Approvals = p.both(u)
 		}), nodepb.Failure_APPROVALS, wrong},
+		"of one asked for in another epoch": {with(func(s *nodepb.Start) { s.Approvals = p.both(change(a.record, asked(next.policy, 9))) }),
+			nodepb.Failure_APPROVALS, wrong},
+		"of a policy asked for later than now": {with(func(s *nodepb.Start) {
+			later := asked(next.policy, a.record.Epoch+1)
+			s.NextPolicy, s.Approvals = later.Marshal(), p.both(change(a.record, later))
+		}), nodepb.Failure_APPROVALS, "was asked for in epoch 2, and the account is in epoch 1"},
+		"of a policy asked for before the present one": {with(func(s *nodepb.Start) {
+			u := change(a.record, next.policy)
+			s.NextPolicy, s.Approvals = asked(next.policy, 0).Marshal(), p.both(u)
+		}), nodepb.Failure_APPROVALS, "ask for the change again"},
 		"of another account": {with(func(s *nodepb.Start) {
 			r := *a.record
 			r.AccountID[0] ^= 1
@@ -87,7 +106,7 @@ func TestHostilePolicy(t *testing.T) {
 		"no approvers to come":  {p.changes(h, a, &emptied), nodepb.Failure_REFUSED, "a policy needs approvers"},
 		"one factor to come":    {p.changes(h, a, &unfulfillable), nodepb.Failure_REFUSED, "two different kinds"},
 		"garbage to come":       {with(func(s *nodepb.Start) { s.NextPolicy = []byte("none") }), nodepb.Failure_REFUSED, "the account keeps the one it has"},
-		"the same policy":       {p.changes(h, a, p.policy), nodepb.Failure_REFUSED, "the one that the account has"},
+		"the same policy":       {with(func(s *nodepb.Start) { s.NextPolicy = p.policy.Marshal() }), nodepb.Failure_REFUSED, "the one that the account has"},
 		"a policy without next": {with(func(s *nodepb.Start) { s.NextPolicy, s.Approvals = nil, nil }), nodepb.Failure_REFUSED, "keeps the account's policy comes with"},
 		"approvals without next": {with(func(s *nodepb.Start) { s.NextPolicy, s.Policy = nil, nil }), nodepb.Failure_REFUSED,
 			"keeps the account's policy comes with"},
@@ -105,13 +124,11 @@ func TestHostilePolicy(t *testing.T) {
 	if kept.record.PolicyHash != p.policy.Hash() {
 		t.Fatal("a refresh dropped the policy")
 	}
-	early := p.changes(h, a, next.policy) // approved in epoch 1, kept for later
+	// Approved in epoch 1: one that somebody keeps, and one that a refresh comes before.
+	other := newApprovers(t)
+	early, ahead := p.changes(h, a, other.policy), p.changes(h, a, next.policy)
 	a = kept
 	h.signs(a)
-	s = early
-	s.Record = a.record.Marshal()
-	h.refusesAll(s, a, nodepb.Failure_APPROVALS, wrong)
-
 	// Only some of the nodes hear of it.
 	h.refuses(h.session(h.refresh(plain), hooks{start: func(self uint32, s *nodepb.Start) {
 		if s.Envelope = plain.envelopes[self]; self == 2 {
@@ -122,7 +139,8 @@ func TestHostilePolicy(t *testing.T) {
 	// What was approved is done, and then counts: the new approvers approve, also the
 	// next change; the old ones' word is over.
 	before := a
-	a = next.on(h.make(p.changes(h, before, next.policy), before))
+	ahead.Record = before.record.Marshal()
+	a = next.on(h.make(ahead, before))
 	if a.record.PolicyHash != next.policy.Hash() || a.record.Epoch != before.record.Epoch+1 {
 		t.Fatal("the new epoch does not name the new policy")
 	}
@@ -146,8 +164,19 @@ func TestHostilePolicy(t *testing.T) {
 	// n2 took part in the change and in nothing since; the others have signed.
 	p, next = next, p
 	third := p.changes(h, a, next.policy)
-	h.signs(next.on(h.make(third, a)))
+	a = next.on(h.make(third, a))
+	h.signs(a)
 	p, next = next, p
+	// The policy says again what it said at first; approvals of that time are for a
+	// change that can be made no more.
+	early.Record = a.record.Marshal()
+	h.refusesAll(early, a, nodepb.Failure_APPROVALS, "is not the one with hash")
+	early.Policy = p.policy.Marshal()
+	h.refusesAll(early, a, nodepb.Failure_APPROVALS, "ask for the change again")
+	late := asked(other.policy, a.record.Epoch)
+	early.NextPolicy = late.Marshal()
+	h.refusesAll(early, a, nodepb.Failure_APPROVALS, wrong)
+	h.signs(a)
 
 	// From none to some needs nobody's approval, and brings none.
 	for what, s := range map[string]*nodepb.Start{"approvals": p.changes(h, plain, p.policy), "a policy": func() *nodepb.Start {
@@ -158,6 +187,9 @@ func TestHostilePolicy(t *testing.T) {
 		h.t.Logf("%s", what)
 		h.refusesAll(s, plain, nodepb.Failure_REFUSED, "has no policy")
 	}
+	tomorrow := h.changing(plain, p.policy)
+	tomorrow.NextPolicy = asked(p.policy, 2).Marshal()
+	h.refusesAll(tomorrow, plain, nodepb.Failure_REFUSED, "the account is in epoch 1")
 	h.signs(plain)
 	given := h.make(h.changing(plain, p.policy), plain)
 	h.refusesAll(h.signing(given), given, nodepb.Failure_APPROVALS, "was not sent")
@@ -173,6 +205,7 @@ func TestPolicyOnOtherNodes(t *testing.T) {
 	a := h.strict(p)
 	h.signs(a) // n1 and n3
 	changed := next.on(h.make(p.changes(h, a, next.policy), a))
+	h.signs(a) // until a node has worked with the new epoch: a change that could not be stored strands nobody
 	// n4, which has the domain of n3 and has seen nothing of the account yet, serves
 	// share 3.
 	fourth := func(a *held) *nodepb.Start {

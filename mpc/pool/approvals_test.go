@@ -108,12 +108,29 @@ func TestApprovalsGoWithRequests(t *testing.T) {
 	f.world.mu.Unlock()
 }
 
+// TestApprovalsCostNoTrust: nobody is suspected for want of approvals.
+func TestApprovalsCostNoTrust(t *testing.T) {
+	p, h, _ := fakePool(t, 5)
+	for _, n := range p.Nodes() {
+		h.set(n.ID, "unapproved")
+	}
+	j := newFakeJob(p, 2, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, _, err := j.run(ctx); !errors.Is(err, ErrApprovals) || j.attempts != 2 {
+		t.Errorf("%v after %d attempts", err, j.attempts)
+	}
+	if len(j.last.suspects) > 0 || j.last.likely != 0 || len(j.doubts.suspects) > 0 {
+		t.Errorf("suspected: shares %v, nodes %v", j.last.suspects, j.doubts.suspects)
+	}
+}
+
 // TestApprovalsMissing: a node that misses approvals is no bad node; where two say
 // so the request is over, and what was made ahead stays for others.
 func TestApprovalsMissing(t *testing.T) {
 	f := startStubs(t, 5, nil)
 	f.await(t, "auxiliary keys", f.settled)
-	a := f.account(t, 2, 3)
+	a := f.account(t, 2, 5)
 	a.Record.PolicyHash = sha256.Sum256([]byte("policy"))
 	request := signRequest(a, "message")
 	request.Policy, request.Approvals = []byte("policy"), []byte("approvals")
@@ -137,7 +154,7 @@ func TestApprovalsMissing(t *testing.T) {
 	})
 	t.Run("presigned", func(t *testing.T) {
 		f.world.lack()
-		f.presign(t, a, 6, time.Minute)
+		f.presign(t, a, 20, time.Minute)
 		f.world.lack(everybody...)
 		before := f.count(a)
 		missing(t, sign(), 4)

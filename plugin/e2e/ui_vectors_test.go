@@ -44,9 +44,9 @@ func servePages(t *testing.T, api http.Handler) *httptest.Server {
 	return server
 }
 
-// localhost is a server's address by the name for which browsers give keys to pages
+// localServer is a server's address by the name for which browsers give keys to pages
 // without HTTPS.
-func localhost(server *httptest.Server) string {
+func localServer(server *httptest.Server) string {
 	return strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
 }
 
@@ -142,7 +142,7 @@ func TestPageEncodings(t *testing.T) {
 		Wrong  []string
 	}
 	wait := func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
-	if err := chromedp.Run(tab, chromedp.Navigate(localhost(server)+"/v1/mpc/ui/show"), chromedp.WaitVisible("h1"),
+	if err := chromedp.Run(tab, chromedp.Navigate(localServer(server)+"/v1/mpc/ui/show"), chromedp.WaitVisible("h1"),
 		chromedp.Evaluate("globalThis.vectors = "+string(encoded)+"; 0", nil), chromedp.Evaluate(mirrored, &result, wait)); err != nil {
 		t.Fatal(err)
 	}

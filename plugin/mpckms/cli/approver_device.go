@@ -245,12 +245,12 @@ second factor that nodes verify.`,
 			}
 			if name == "" {
 				host, _ := os.Hostname()
-				if name, _, _ = strings.Cut(host, "."); name == "" {
+				if name, _, _ = strings.Cut(strings.ToLower(host), "."); identity.CheckName("device", name) != nil {
 					name = "device"
 				}
 			}
-			if err := identity.CheckName("device", name); err != nil {
-				return usagef(cmd, "--name: %v", err)
+			if identity.CheckName("device", name) != nil {
+				return usagef(cmd, "--name %q is none: it has 1 to 64 lower-case letters, digits, dots, dashes and underscores, with a letter or digit at both ends", name)
 			}
 			return a.enrolDevice(cmd, invitation, name, &f)
 		},
