@@ -19,6 +19,9 @@ import (
 // it has used. Tests speak to it through the DevTools protocol, at WebSocket.
 type Browser struct {
 	WebSocket string // ws://127.0.0.1:port/devtools/browser/…
+	// Camera is the file that the browser's camera shows, Y4M (YUV4MPEG2). It is
+	// read when a page starts the camera, again and again from its beginning.
+	Camera string
 
 	process Process
 	exited  chan struct{}
@@ -36,7 +39,7 @@ func (h *Harness) StartBrowser(t testing.TB) *Browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Browser{log: filepath.Join(dir, "chromium.log"), exited: make(chan struct{})}
+	b := &Browser{Camera: filepath.Join(dir, "camera.y4m"), log: filepath.Join(dir, "chromium.log"), exited: make(chan struct{})}
 	t.Cleanup(func() {
 		if err := errors.Join(b.stop(), os.RemoveAll(dir)); err != nil {
 			t.Errorf("ending Chromium: %v", err)
@@ -59,6 +62,7 @@ func (b *Browser) start(h *Harness, binary, dir string) error {
 		"--disable-component-update", "--disable-breakpad", "--password-store=basic", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 		// Pages that the test does not look at run on as if it did.
 		"--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
+		"--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--use-file-for-fake-video-capture=" + b.Camera,
 		"about:blank",
 	}
 	if os.Geteuid() == 0 {

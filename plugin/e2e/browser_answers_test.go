@@ -20,7 +20,7 @@ func TestBrowserAnswers(t *testing.T) {
 	e := approvals(t)
 	b := harness.StartBrowser(t)
 	bea, cid, desk := newPhone(t, b, "bea"), newPhone(t, b, "cid"), newDesk(t, b, "desk-answers")
-	eve, self := e.asker(t, "eve"), e.asker(t, "bea")
+	eve, self := e.pageAsker(t, "eve"), e.pageAsker(t, "bea")
 	enrolPhone(t, e, bea, "bea", map[string]any{"entity_ids": self.entity})
 	enrolPhone(t, e, cid, "cid", map[string]any{"no_entity": true})
 	policy := func(quorum int) map[string]any {
@@ -39,7 +39,7 @@ func TestBrowserAnswers(t *testing.T) {
 	slow(t)
 	t.Cleanup(func() { quick(t) })
 	// begin asks for a signature and shows its code.
-	begin := func(t *testing.T, a *asker, account, message, name string) (id, link string) {
+	begin := func(t *testing.T, a *pageAsker, account, message, name string) (id, link string) {
 		t.Helper()
 		id, display := a.ask(t, account, []byte(message))
 		desk.open(t, display)
@@ -188,10 +188,10 @@ func TestBrowserAnswers(t *testing.T) {
 		id, display := eve.ask(t, "one", []byte("seen by the camera"))
 		desk.open(t, display)
 		desk.waitText(t, "Scan to approve")
-		link := desk.scan(t, "12-camera")
+		link := desk.scan(t, "12-camera") // what the camera sees is made from it
 		bea.open(t, strings.SplitN(link, "#", 2)[0])
 		bea.waitText(t, "Ready to approve")
-		showToCamera(t, bea, desk)
+		film(t, b.Camera, link)
 		bea.click(t, "Scan a code")
 		bea.waitText(t, "Sign this?", "seen by the camera")
 		bea.click(t, "Approve")
@@ -206,27 +206,4 @@ func TestBrowserAnswers(t *testing.T) {
 		desk.waitText(t, "Expired")
 		desk.seen(t, "13-expired")
 	})
-}
-
-// showToCamera puts what is on a desktop's screen before the phone's camera. There is
-// no camera in a headless browser: the page's own reader gets its picture from a
-// stream that the test makes.
-func showToCamera(t *testing.T, phone, desk *page) {
-	t.Helper()
-	shot := desk.seen(t, "12-camera-frame")
-	var box struct{ X, Y, Width, Height float64 }
-	desk.eval(t, `(() => { const r = document.querySelector("svg.code").getBoundingClientRect(); return { X: r.x, Y: r.y, Width: r.width, Height: r.height }; })()`, &box)
-	phone.eval(t, fmt.Sprintf(`(async () => {
-		const screen = new Image();
-		screen.src = "data:image/png;base64,%s";
-		await screen.decode();
-		const picture = document.createElement("canvas");
-		picture.width = 1280; picture.height = 720;
-		const c = picture.getContext("2d");
-		const draw = () => { c.fillStyle = "#ddd"; c.fillRect(0, 0, 1280, 720); c.drawImage(screen, %f, %f, %f, %f, 370, 80, 540, 540); };
-		draw();
-		setInterval(draw, 100);
-		navigator.mediaDevices.getUserMedia = async () => picture.captureStream(10);
-		return true;
-	})()`, b64(shot), box.X, box.Y, box.Width, box.Height), nil)
 }
