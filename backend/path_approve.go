@@ -71,7 +71,7 @@ from each device, and a signature of a device key which the account's policy nam
 no Vault token. Then everything is answered that the device needs to show what is
 asked for and to build the statement that it signs.
 
-  $ mpckms device open "$LINK"
+  $ mpckms device show "$LINK"
 
 Whatever is wrong is answered by the same 403: an old code, a code of another
 request, one that was used before, a device that the policy does not name, a clock
@@ -157,7 +157,7 @@ refused with a Vault token. The login counts as one kind of factor, checked by t
 server and not by nodes, for requests that are opened on the device within five
 minutes of the login.
 
-  $ mpckms device approve --login alice-password "$LINK"
+  $ mpckms device approve --login "$LINK"
 `,
 		},
 	}

@@ -3,6 +3,8 @@
 package e2e_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"vault-plugin-secrets-mpc/plugin/e2e"
@@ -29,5 +31,12 @@ func TestApprovalsDocument(t *testing.T) {
 	enable(t, v, "mpc", 3)
 	sh := newShell(t, v)
 	sh.dir = t.TempDir()
+	policies, err := filepath.Abs(filepath.Join(repository, "docs", "policies"))
+	if err == nil {
+		err = os.Symlink(policies, filepath.Join(sh.dir, "policies"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	sh.runDocument(t, "docs/approvals.md", approvalsPromises, nil, func(string, string) {})
 }

@@ -108,6 +108,7 @@ export function showRequest(device, r, again) {
         "The policy asks that you log in as your identity first, within five minutes of scanning the code. Log in, and scan it again." :
         h("span", null, "The policy asks for more than this page can give. Use ", h("code", null, "mpckms device approve"), ", or the browser in which your passkey was enrolled.")),
       wrong, confirm, pair));
+  if (r.seen === "key") can.possible = false; // see warnings
   approve.disabled = !can.possible;
 
   function askRefuse() {
@@ -181,7 +182,7 @@ async function signed(device, r, decision, can) {
 function warnings(r) {
   switch (r.seen) {
     case "key":
-      return notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes. Do not approve; tell whoever runs the vault."));
+      return notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes, so it cannot be approved here. Tell whoever runs the vault."));
     case "name":
       return notice("warn", h("p", null, h("strong", null, "Another account had this name when you last saw it."), " Ask whether it was renamed before you approve."));
   }
