@@ -24,8 +24,8 @@ import (
 	"vault-plugin-secrets-mpc/plugin/e2e"
 )
 
-// seenRequest is a request as mpckms prints it.
-type seenRequest struct {
+// terminalRequest is a request as mpckms prints it.
+type terminalRequest struct {
 	Request   string   `json:"request"`
 	State     string   `json:"state"`
 	Action    string   `json:"action"`
@@ -41,8 +41,8 @@ type seenRequest struct {
 	Result map[string]any `json:"result"`
 }
 
-// document decodes what a command printed.
-func document[T any](t *testing.T, r e2e.Result) (doc T) {
+// printedAs decodes what a command printed.
+func printedAs[T any](t *testing.T, r e2e.Result) (doc T) {
 	t.Helper()
 	ok(t, r)
 	if err := json.Unmarshal([]byte(r.Stdout), &doc); err != nil {
@@ -51,19 +51,19 @@ func document[T any](t *testing.T, r e2e.Result) (doc T) {
 	return doc
 }
 
-// asker is a user with a Vault token of an entity.
-type asker struct {
+// terminalAsker is a user with a Vault token of an entity.
+type terminalAsker struct {
 	*user
 	token string
 }
 
-func (p *asker) asks(t *testing.T, args ...string) e2e.Result {
+func (p *terminalAsker) asks(t *testing.T, args ...string) e2e.Result {
 	t.Helper()
 	return p.result(t, p.token, args)
 }
 
-// newAsker logs in with userpass; the token may do everything below the mount.
-func newAsker(t *testing.T, e *engine, name string) *asker {
+// newTerminalAsker logs in with userpass; the token may do everything below the mount.
+func newTerminalAsker(t *testing.T, e *engine, name string) *terminalAsker {
 	t.Helper()
 	sys := e.Client.Sys()
 	auths, err := sys.ListAuth()
@@ -81,30 +81,30 @@ func newAsker(t *testing.T, e *engine, name string) *asker {
 	if err != nil || s == nil || s.Auth == nil || s.Auth.EntityID == "" {
 		t.Fatalf("logging in as %s: %v", name, err)
 	}
-	return &asker{newUser(t, e), s.Auth.ClientToken}
+	return &terminalAsker{newUser(t, e), s.Auth.ClientToken}
 }
 
-// approverUser is an approver's device: a home without a Vault token.
-type approverUser struct {
+// terminalApprover is an approver's device: a home without a Vault token.
+type terminalApprover struct {
 	*user
 	name string
 	flag []string // that give the second factor
 }
 
-// newApproverUser stores an approver and enrols a device for it, with a certificate as
+// newTerminalApprover stores an approver and enrols a device for it, with a certificate as
 // the second factor where that is asked for.
-func newApproverUser(t *testing.T, e *engine, name string, certificate bool) *approverUser {
+func newTerminalApprover(t *testing.T, e *engine, name string, certificate bool) *terminalApprover {
 	t.Helper()
-	a := &approverUser{user: newUser(t, e, "DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent"), name: name}
+	a := &terminalApprover{user: newUser(t, e, "DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent"), name: name}
 	ok(t, a.admin(t, "approver", "create", name, "--no-entity"))
-	link := document[struct{ Link string }](t, a.admin(t, "approver", "enrol", name, "--label", "laptop", "-o", "json")).Link
+	link := printedAs[struct{ Link string }](t, a.admin(t, "approver", "enrol", name, "--label", "laptop", "-o", "json")).Link
 	args := []string{"device", "enrol", link, "--name", "laptop", "-o", "json"}
 	if certificate {
 		cert, key := a.certificate(t)
 		a.flag = []string{"--certificate", cert, "--key", key}
 		args = append(args, a.flag...)
 	}
-	made := document[struct {
+	made := printedAs[struct {
 		Code    string
 		Factors []struct {
 			KeyID string `json:"key_id"`
@@ -124,9 +124,9 @@ func newApproverUser(t *testing.T, e *engine, name string, certificate bool) *ap
 	if shown.Code != 0 {
 		// A second device with the link ends the enrolment: two have the link then.
 		t.Logf("ended by the second device, as it should be: %s", shown.Stderr)
-		link = document[struct{ Link string }](t, a.admin(t, "approver", "enrol", name, "--label", "laptop", "-o", "json")).Link
+		link = printedAs[struct{ Link string }](t, a.admin(t, "approver", "enrol", name, "--label", "laptop", "-o", "json")).Link
 		args[2], args[4] = link, "desk"
-		made = document[struct {
+		made = printedAs[struct {
 			Code    string
 			Factors []struct {
 				KeyID string `json:"key_id"`
@@ -140,7 +140,7 @@ func newApproverUser(t *testing.T, e *engine, name string, certificate bool) *ap
 }
 
 // certificate makes a certificate and its key in files.
-func (a *approverUser) certificate(t *testing.T) (certificate, key string) {
+func (a *terminalApprover) certificate(t *testing.T) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -180,27 +180,27 @@ func (c *codes) next(t *testing.T) string {
 }
 
 // withCodes gives the approver one-time codes.
-func (a *approverUser) withCodes(t *testing.T) *codes {
+func (a *terminalApprover) withCodes(t *testing.T) *codes {
 	t.Helper()
-	c := &codes{secret: document[struct{ Secret string }](t, a.admin(t, "approver", "totp", a.name, "-o", "json")).Secret}
+	c := &codes{secret: printedAs[struct{ Secret string }](t, a.admin(t, "approver", "totp", a.name, "-o", "json")).Secret}
 	ok(t, a.admin(t, "approver", "totp", a.name, "--confirm", c.next(t)))
 	return c
 }
 
 // scan shows the code as a terminal does and reads it as a camera does.
-func (p *asker) scan(t *testing.T, request string) string {
+func (p *terminalAsker) scan(t *testing.T, request string) string {
 	t.Helper()
 	r := p.asks(t, "request", "qr", request, "--once")
 	ok(t, r)
-	link := readCode(t, r.Stdout)
+	link := readTerminalCode(t, r.Stdout)
 	if !strings.HasSuffix(r.Stdout, link+"\n") {
 		t.Errorf("the code says %q, and the link below it is another:\n%s", link, r.Stdout)
 	}
 	return link
 }
 
-// readCode decodes a code of half blocks: on a dark terminal blocks are light.
-func readCode(t *testing.T, printed string) string {
+// readTerminalCode decodes a code of half blocks: on a dark terminal blocks are light.
+func readTerminalCode(t *testing.T, printed string) string {
 	t.Helper()
 	const scale = 6
 	var rows [][]rune
@@ -233,7 +233,7 @@ func readCode(t *testing.T, printed string) string {
 }
 
 // approves scans the present code and approves.
-func (a *approverUser) approves(t *testing.T, p *asker, request string, more ...string) e2e.Result {
+func (a *terminalApprover) approves(t *testing.T, p *terminalAsker, request string, more ...string) e2e.Result {
 	t.Helper()
 	return a.run(t, append(append([]string{"device", "approve", p.scan(t, request), "--yes", "-o", "json"}, a.flag...), more...)...)
 }
@@ -244,8 +244,8 @@ func TestDeviceApprovals(t *testing.T) {
 	e := enable(t, harness.Shared(t), "approvals-cli", 3)
 	// Longer than two processes need to start on a busy machine.
 	e.write(t, "config/ui", map[string]any{"public_url": "https://vault.example.com:8200", "qr_period": "20s"})
-	carol, dave := newAsker(t, e, "carol"), newAsker(t, e, "dave")
-	alice, ben := newApproverUser(t, e, "alice", true), newApproverUser(t, e, "ben", false)
+	carol, dave := newTerminalAsker(t, e, "carol"), newTerminalAsker(t, e, "dave")
+	alice, ben := newTerminalApprover(t, e, "alice", true), newTerminalApprover(t, e, "ben", false)
 	once := ben.withCodes(t)
 	code := func() []string { return []string{"--totp-file", ben.file(t, "code", once.next(t)+"\n")} }
 	ok(t, carol.admin(t, "account", "create", "gold", "--algorithm", bip340, "--approver", "alice", "--approver", "ben", "--quorum", "2"))
@@ -253,7 +253,7 @@ func TestDeviceApprovals(t *testing.T) {
 
 	t.Run("signature", func(t *testing.T) {
 		r := carol.asks(t, "sign", "gold", "--input", "pay 5 to Bob", "--request-id", "order-7", "-o", "json")
-		q := document[seenRequest](t, r)
+		q := printedAs[terminalRequest](t, r)
 		if q.State != "pending" || q.Quorum != 2 || q.Signature != "" || len(q.Approvers) != 2 || !strings.Contains(r.Stderr, "request qr "+q.Request) {
 			t.Fatalf("%+v: %s", q, r.Stderr)
 		}
@@ -266,7 +266,7 @@ func TestDeviceApprovals(t *testing.T) {
 		// One device uses a form once; and it is of no use to a stranger's device.
 		refusedWith(t, alice.run(t, append([]string{"device", "approve", link, "--yes"}, alice.flag...)...), 1, "scan the present one")
 		await(t, "the next form", func() bool { return carol.scan(t, q.Request) != link })
-		done := document[struct {
+		done := printedAs[struct {
 			Decision string
 			Outcome  struct {
 				State     string
@@ -287,7 +287,7 @@ func TestDeviceApprovals(t *testing.T) {
 			return given.Code == 0 || !strings.Contains(given.Stderr, "scan the present one")
 		})
 		ok(t, given, `"decision": "approved"`)
-		signed := document[seenRequest](t, carol.asks(t, "request", "wait", q.Request, "--timeout", "1m", "-o", "json"))
+		signed := printedAs[terminalRequest](t, carol.asks(t, "request", "wait", q.Request, "--timeout", "1m", "-o", "json"))
 		signature, _ := signed.Result["signature"].(string)
 		if signed.State != "signed" || signature == "" || len(signed.Answers) != 2 {
 			t.Fatalf("%+v", signed)
@@ -299,17 +299,17 @@ func TestDeviceApprovals(t *testing.T) {
 		}
 		ok(t, carol.asks(t, "account", "verify", "gold", "--input", "pay 5 to Bob", "--signature", signature))
 		// The same command again has the signature; somebody else does not.
-		again := document[seenRequest](t, carol.asks(t, "sign", "gold", "--input", "pay 5 to Bob", "--request-id", "order-7", "-o", "json"))
+		again := printedAs[terminalRequest](t, carol.asks(t, "sign", "gold", "--input", "pay 5 to Bob", "--request-id", "order-7", "-o", "json"))
 		if again.Signature != signature {
 			t.Errorf("the same request ID answers %+v", again)
 		}
-		if other := document[seenRequest](t, dave.asks(t, "request", "show", q.Request, "-o", "json")); other.Result != nil {
+		if other := printedAs[terminalRequest](t, dave.asks(t, "request", "show", q.Request, "-o", "json")); other.Result != nil {
 			t.Error("somebody else has the result")
 		}
 	})
 
 	t.Run("refused", func(t *testing.T) {
-		q := document[seenRequest](t, carol.asks(t, "sign", "gold", "--input", "pay 6 to Eve", "-o", "json"))
+		q := printedAs[terminalRequest](t, carol.asks(t, "sign", "gold", "--input", "pay 6 to Eve", "-o", "json"))
 		refusedWith(t, dave.asks(t, "request", "qr", q.Request, "--once"), 1, "403")
 		ok(t, alice.run(t, append([]string{"device", "refuse", carol.scan(t, q.Request)}, deviceFlag(alice)...)...), "was refused by you")
 		refusedWith(t, carol.asks(t, "request", "wait", q.Request), 1, "is refused")
@@ -318,7 +318,7 @@ func TestDeviceApprovals(t *testing.T) {
 	})
 
 	t.Run("cancelled", func(t *testing.T) {
-		q := document[seenRequest](t, carol.asks(t, "sign", "gold", "--input", "x", "-o", "json"))
+		q := printedAs[terminalRequest](t, carol.asks(t, "sign", "gold", "--input", "x", "-o", "json"))
 		link := carol.scan(t, q.Request)
 		ok(t, carol.asks(t, "request", "cancel", q.Request), "cancelled")
 		refusedWith(t, alice.run(t, append([]string{"device", "show", link}, deviceFlag(alice)...)...), 1, "cancelled")
@@ -327,28 +327,28 @@ func TestDeviceApprovals(t *testing.T) {
 
 	t.Run("nobody", func(t *testing.T) {
 		refusedWith(t, carol.admin(t, "sign", "gold", "--input", "x"), 1, "entity")
-		stranger := newApproverUser(t, e, "mallory", true)
-		q := document[seenRequest](t, carol.asks(t, "sign", "gold", "--input", "y", "-o", "json"))
+		stranger := newTerminalApprover(t, e, "mallory", true)
+		q := printedAs[terminalRequest](t, carol.asks(t, "sign", "gold", "--input", "y", "-o", "json"))
 		refusedWith(t, stranger.approves(t, carol, q.Request), 1, "not for this device")
 		ok(t, carol.asks(t, "request", "cancel", q.Request))
 	})
 
 	t.Run("policy", func(t *testing.T) {
-		before := document[map[string]any](t, carol.asks(t, "account", "policy", "show", "gold", "-o", "json"))
-		q := document[seenRequest](t, carol.asks(t, "account", "policy", "set", "gold", "--approver", "alice", "--approver", "ben", "--quorum", "1", "-o", "json"))
+		before := printedAs[map[string]any](t, carol.asks(t, "account", "policy", "show", "gold", "-o", "json"))
+		q := printedAs[terminalRequest](t, carol.asks(t, "account", "policy", "set", "gold", "--approver", "alice", "--approver", "ben", "--quorum", "1", "-o", "json"))
 		if q.Action != "policy" || q.State != "pending" {
 			t.Fatalf("%+v", q)
 		}
 		r := alice.approves(t, carol, q.Request)
 		ok(t, r, `"- 2 of 2 approvers"`, `"+ 1 of 2 approvers"`)
 		ok(t, ben.approves(t, carol, q.Request, code()...))
-		done := document[seenRequest](t, carol.asks(t, "request", "wait", q.Request, "--timeout", "1m", "-o", "json"))
-		after := document[map[string]any](t, carol.asks(t, "account", "policy", "show", "gold", "-o", "json"))
-		if done.State != "signed" || after["policy_hash"] == before["policy_hash"] || number(t, after["quorum"]) != 1 {
+		done := printedAs[terminalRequest](t, carol.asks(t, "request", "wait", q.Request, "--timeout", "1m", "-o", "json"))
+		after := printedAs[map[string]any](t, carol.asks(t, "account", "policy", "show", "gold", "-o", "json"))
+		if done.State != "signed" || after["policy_hash"] == before["policy_hash"] || after["quorum"] != 1.0 {
 			t.Errorf("%+v, %v", done, after)
 		}
 		// It is in force: one approval is enough, and --wait has the signature.
-		q = document[seenRequest](t, carol.asks(t, "sign", "gold", "--input", "z", "-o", "json"))
+		q = printedAs[terminalRequest](t, carol.asks(t, "sign", "gold", "--input", "z", "-o", "json"))
 		r = alice.approves(t, carol, q.Request)
 		ok(t, r, `"policy_changed": true`)
 		ok(t, carol.asks(t, "request", "wait", q.Request), "Signature hex")
@@ -356,7 +356,7 @@ func TestDeviceApprovals(t *testing.T) {
 }
 
 // deviceFlag is --device where a home has several.
-func deviceFlag(a *approverUser) []string {
+func deviceFlag(a *terminalApprover) []string {
 	for i, f := range a.flag {
 		if f == "--device" {
 			return a.flag[i : i+2]
