@@ -3,21 +3,14 @@
 package e2e_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"image"
-	"image/color"
-	"image/png"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
-
-	"vault-plugin-secrets-mpc/plugin/e2e"
 )
 
 // TestBrowserAnswers goes through what else can happen on the way from a request to a
@@ -27,7 +20,7 @@ func TestBrowserAnswers(t *testing.T) {
 	e := approvals(t)
 	b := harness.StartBrowser(t)
 	bea, cid, desk := newPhone(t, b, "bea"), newPhone(t, b, "cid"), newDesk(t, b, "desk-answers")
-	eve, self := e.asker(t, "eve"), e.asker(t, "bea")
+	eve, self := e.pageAsker(t, "eve"), e.pageAsker(t, "bea")
 	enrolPhone(t, e, bea, "bea", map[string]any{"entity_ids": self.entity})
 	enrolPhone(t, e, cid, "cid", map[string]any{"no_entity": true})
 	policy := func(quorum int) map[string]any {
@@ -46,7 +39,7 @@ func TestBrowserAnswers(t *testing.T) {
 	slow(t)
 	t.Cleanup(func() { quick(t) })
 	// begin asks for a signature and shows its code.
-	begin := func(t *testing.T, a *asker, account, message, name string) (id, link string) {
+	begin := func(t *testing.T, a *pageAsker, account, message, name string) (id, link string) {
 		t.Helper()
 		id, display := a.ask(t, account, []byte(message))
 		desk.open(t, display)
@@ -195,10 +188,10 @@ func TestBrowserAnswers(t *testing.T) {
 		id, display := eve.ask(t, "one", []byte("seen by the camera"))
 		desk.open(t, display)
 		desk.waitText(t, "Scan to approve")
-		link := desk.scan(t, "12-camera")
-		showToCamera(t, b, desk)
+		link := desk.scan(t, "12-camera") // what the camera sees is made from it
 		bea.open(t, strings.SplitN(link, "#", 2)[0])
 		bea.waitText(t, "Ready to approve")
+		film(t, b.Camera, link)
 		bea.click(t, "Scan a code")
 		bea.waitText(t, "Sign this?", "seen by the camera")
 		bea.click(t, "Approve")
@@ -213,35 +206,4 @@ func TestBrowserAnswers(t *testing.T) {
 		desk.waitText(t, "Expired")
 		desk.seen(t, "13-expired")
 	})
-}
-
-// showToCamera makes the browser's camera show the code that is on a desktop's screen,
-// as large as it is there, on white.
-func showToCamera(t *testing.T, b *e2e.Browser, desk *page) {
-	t.Helper()
-	shot, err := png.Decode(bytes.NewReader(desk.seen(t, "12-camera-frame")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var box struct{ X, Y, Width, Height float64 }
-	desk.eval(t, `(() => { const r = document.querySelector("svg.code").getBoundingClientRect(); return { X: r.x, Y: r.y, Width: r.width, Height: r.height }; })()`, &box)
-	const side = 720
-	frame := bytes.Repeat([]byte{235}, side*side)
-	code := image.Rect(int(box.X), int(box.Y), int(box.X+box.Width), int(box.Y+box.Height))
-	for y := range min(side, code.Dy()) {
-		for x := range min(side, code.Dx()) {
-			g := color.GrayModel.Convert(shot.At(code.Min.X+x, code.Min.Y+y)).(color.Gray)
-			frame[(y+(side-min(side, code.Dy()))/2)*side+x+(side-min(side, code.Dx()))/2] = byte(16 + int(g.Y)*219/255)
-		}
-	}
-	var film bytes.Buffer
-	fmt.Fprintf(&film, "YUV4MPEG2 W%d H%d F10:1 Ip A1:1 C420jpeg\n", side, side)
-	for range 5 {
-		film.WriteString("FRAME\n")
-		film.Write(frame)
-		film.Write(bytes.Repeat([]byte{128}, side*side/2))
-	}
-	if err := os.WriteFile(b.Camera, film.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }

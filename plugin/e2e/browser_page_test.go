@@ -31,6 +31,7 @@ import (
 type page struct {
 	ctx           context.Context
 	name          string
+	context       cdp.BrowserContextID
 	authenticator webauthn.AuthenticatorID
 }
 
@@ -86,7 +87,7 @@ func newPage(t *testing.T, b *e2e.Browser, name string, first ...chromedp.Action
 	}
 	tab, cancel := chromedp.NewContext(browser, chromedp.WithTargetID(id))
 	t.Cleanup(cancel)
-	p := &page{ctx: tab, name: name}
+	p := &page{ctx: tab, name: name, context: separate}
 	p.run(t, first...)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -59,14 +59,14 @@ func approvals(t *testing.T) *engine {
 // browserAddress is the Vault's address as browsers need it.
 func browserAddress(v *e2e.Vault) string { return strings.Replace(v.Addr, "127.0.0.1", "localhost", 1) }
 
-// asker is somebody with a login in Vault, and so an entity, who asks for signatures.
-type asker struct {
+// pageAsker is somebody with a login in Vault, and so an entity, who asks for signatures.
+type pageAsker struct {
 	client *api.Client
 	path   string
 	entity string
 }
 
-func (e *engine) asker(t testing.TB, name string) *asker {
+func (e *engine) pageAsker(t testing.TB, name string) *pageAsker {
 	t.Helper()
 	user := "auth/" + approvalsLogin + "/users/" + name
 	if _, err := e.Client.Logical().Write(user, map[string]any{"password": "only for tests", "token_policies": "approvals-asks"}); err != nil {
@@ -81,10 +81,10 @@ func (e *engine) asker(t testing.TB, name string) *asker {
 		t.Fatal(err)
 	}
 	client.SetToken(s.Auth.ClientToken)
-	return &asker{client, e.path, s.Auth.EntityID}
+	return &pageAsker{client, e.path, s.Auth.EntityID}
 }
 
-func (a *asker) write(t testing.TB, path string, data map[string]any) map[string]any {
+func (a *pageAsker) write(t testing.TB, path string, data map[string]any) map[string]any {
 	t.Helper()
 	s, err := a.client.Logical().Write(a.path+"/"+path, data)
 	if err != nil {
@@ -96,7 +96,7 @@ func (a *asker) write(t testing.TB, path string, data map[string]any) map[string
 	return s.Data
 }
 
-func (a *asker) read(t testing.TB, path string) map[string]any {
+func (a *pageAsker) read(t testing.TB, path string) map[string]any {
 	t.Helper()
 	s, err := a.client.Logical().Read(a.path + "/" + path)
 	if err != nil || s == nil {
@@ -106,7 +106,7 @@ func (a *asker) read(t testing.TB, path string) map[string]any {
 }
 
 // ask asks for a signature and returns the request and the page that shows its code.
-func (a *asker) ask(t testing.TB, account string, message []byte) (id, display string) {
+func (a *pageAsker) ask(t testing.TB, account string, message []byte) (id, display string) {
 	t.Helper()
 	asked := a.write(t, "sign/"+account, map[string]any{"input": b64(message)})
 	if asked["state"] != "pending" || asked["signature"] != nil {
@@ -117,7 +117,7 @@ func (a *asker) ask(t testing.TB, account string, message []byte) (id, display s
 }
 
 // awaitState waits until the request is in a state, and returns what is known of it.
-func (a *asker) awaitState(t testing.TB, id, state string) map[string]any {
+func (a *pageAsker) awaitState(t testing.TB, id, state string) map[string]any {
 	t.Helper()
 	var last map[string]any
 	for end := time.Now().Add(pageTimeout); time.Now().Before(end); {
