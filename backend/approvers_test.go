@@ -96,12 +96,8 @@ func policyNaming(t *testing.T, m *mount, names ...string) *approval.Policy {
 func TestStillNamed(t *testing.T) {
 	m := approvable(t)
 	out := m.newPhone().enrols("alice")
-	m.create("gold", "ed25519")
+	m.must(logical.UpdateOperation, "accounts/gold", map[string]any{"algorithm": "ed25519", "approvers": "alice"})
 	m.create("silver", "ed25519")
-	r, err := m.b.store.account(t.Context(), "gold")
-	m.ok(err)
-	r.Current.Policy = policyNaming(t, m, "alice").Marshal()
-	m.ok(m.b.store.putAccount(t.Context(), "gold", r))
 
 	names := func(op logical.Operation, path string, in map[string]any) {
 		t.Helper()

@@ -30,7 +30,10 @@ func TestConfigUI(t *testing.T) {
 		// What followed from the old address goes with it.
 		{map[string]any{"public_url": "HTTPS://Other.Example.org:443", "qr_period": 60}, "https://other.example.org", "other.example.org", []string{"https://other.example.org"}, 60},
 		{map[string]any{"public_url": "http://localhost:8200"}, "http://localhost:8200", "localhost", []string{"http://localhost:8200"}, 60},
-		{map[string]any{"public_url": "https://vault"}, "https://vault", "vault", []string{"https://vault"}, 60},
+		// No page; the period is for mpckms as well.
+		{map[string]any{"public_url": ""}, "", "", nil, 60},
+		{map[string]any{"qr_period": "5s"}, "", "", nil, 5},
+		{map[string]any{"public_url": "https://vault", "qr_period": 60}, "https://vault", "vault", []string{"https://vault"}, 60},
 	} {
 		got := m.must(logical.UpdateOperation, "config/ui", c.in)
 		if got["public_url"] != c.url || got["rp_id"] != c.rp || !slices.Equal(got["origins"].([]string), c.origins) || got["qr_period"] != c.period {
@@ -48,7 +51,8 @@ func TestConfigUI(t *testing.T) {
 // TestConfigUIRefuses: nothing is stored that browsers would refuse later.
 func TestConfigUIRefuses(t *testing.T) {
 	m := configured(t)
-	m.fails(logical.UpdateOperation, "config/ui", map[string]any{"qr_period": "2s"}, http.StatusBadRequest, "public_url is missing")
+	m.fails(logical.UpdateOperation, "config/ui", map[string]any{"rp_id": "example.com"}, http.StatusBadRequest, "public_url is missing")
+	m.fails(logical.UpdateOperation, "config/ui", map[string]any{"origins": "https://example.com"}, http.StatusBadRequest, "public_url is missing")
 	for _, c := range []struct{ url, text string }{
 		{"http://vault.example.com", "must begin with https"},
 		{"http://127.0.0.1:8200", "IP address"},

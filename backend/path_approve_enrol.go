@@ -230,6 +230,9 @@ func (b *backend) deviceFinishes(ctx context.Context, _ *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	for i := range keys {
+		keys[i].Added = b.cfg.now().UTC() // offered, until it is confirmed
+	}
 	r.Keys, r.Code = keys, approval.EnrolCode(mount, enrolment, approver, approvalKeys(keys))
 	if err := b.store.putEnrolment(ctx, r); err != nil {
 		return nil, err

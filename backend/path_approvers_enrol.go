@@ -78,7 +78,7 @@ The code to confirm it with is not shown here: the device shows it.
 		},
 		Fields: map[string]*framework.FieldSchema{
 			"name":      name,
-			"code":      {Type: framework.TypeString, Description: "The code that the device shows: eight digits, such as 1234-5678.", DisplayAttrs: &framework.DisplayAttributes{Name: "Code"}},
+			"code":      {Type: framework.TypeString, Description: "The code that the device shows: eight digits, such as 1234-5678.", DisplayAttrs: &framework.DisplayAttributes{Name: "Code", Sensitive: true}},
 			"enrolment": {Type: framework.TypeString, Description: "ID of the enrolment; may be left out where only one is offered.", DisplayAttrs: &framework.DisplayAttributes{Name: "Enrolment"}},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{

@@ -79,7 +79,7 @@ could count as verified by nodes. To have another secret, end this one first:
 		},
 		Fields: map[string]*framework.FieldSchema{
 			"name": name,
-			"code": {Type: framework.TypeString, Description: "A one-time code: six digits.", DisplayAttrs: &framework.DisplayAttributes{Name: "Code"}},
+			"code": {Type: framework.TypeString, Description: "A one-time code: six digits.", DisplayAttrs: &framework.DisplayAttributes{Name: "Code", Sensitive: true}},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: b.operation("Show that an app gives the right one-time codes.", true, b.handle("approvers/totp/confirm", scanTimeout, b.totpConfirm), approverAnswerFields()),

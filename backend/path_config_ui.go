@@ -38,7 +38,7 @@ func (b *backend) pathConfigUI() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			"public_url": {
 				Type:         framework.TypeString,
-				Description:  "How browsers and phones reach Vault, such as https://vault.example.com:8200: https and a host name, no path. http is taken for localhost only.",
+				Description:  "How browsers and phones reach Vault, such as https://vault.example.com:8200: https and a host name, no path. http is taken for localhost only; empty for no page.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Public URL"},
 			},
 			"rp_id": {
@@ -153,22 +153,45 @@ func (r *uiRecord) set(data *framework.FieldData) error {
 	_, idSent := data.GetOk("rp_id")
 	_, originsSent := data.GetOk("origins")
 	if v, ok := data.GetOk("public_url"); ok {
-		origin, err := parseOrigin("public_url", strings.TrimSuffix(v.(string), "/"))
-		if err != nil {
-			return err
+		text := ""
+		if v := strings.TrimSuffix(v.(string), "/"); v != "" {
+			page, err := parseOrigin("public_url", v)
+			if err != nil {
+				return err
+			}
+			text = page.text
 		}
-		if origin.text != r.PublicURL {
-			r.PublicURL, r.RPID, r.Origins = origin.text, "", nil
+		if text != r.PublicURL {
+			r.PublicURL, r.RPID, r.Origins = text, "", nil
 		}
-	}
-	if r.PublicURL == "" {
-		return invalid("public_url is missing: how browsers reach Vault, such as https://vault.example.com:8200")
 	}
 	if idSent {
 		r.RPID = data.Get("rp_id").(string)
 	}
 	if originsSent {
 		r.Origins = data.Get("origins").([]string)
+	}
+	if err := r.setSite(); err != nil {
+		return err
+	}
+	if v, ok := data.GetOk("qr_period"); ok {
+		seconds := int64(v.(int))
+		if !within(seconds, minQRPeriod, maxQRPeriod) {
+			return invalid("qr_period must be 1s to 60s, not %s", shortSeconds(seconds))
+		}
+		r.QRPeriod = seconds * 1000
+	}
+	return nil
+}
+
+// setSite completes what belongs to public_url, and verifies it. Without one there
+// is nothing that could.
+func (r *uiRecord) setSite() error {
+	if r.PublicURL == "" {
+		if r.RPID != "" || len(r.Origins) > 0 {
+			return invalid("public_url is missing: how browsers reach Vault, such as https://vault.example.com:8200; rp_id and origins go with it")
+		}
+		return nil
 	}
 	page, err := parseOrigin("public_url", r.PublicURL)
 	if err != nil {
@@ -180,17 +203,7 @@ func (r *uiRecord) set(data *framework.FieldData) error {
 	if len(r.Origins) == 0 {
 		r.Origins = []string{page.text}
 	}
-	if err := r.checkSite(page); err != nil {
-		return err
-	}
-	if v, ok := data.GetOk("qr_period"); ok {
-		seconds := int64(v.(int))
-		if !within(seconds, minQRPeriod, maxQRPeriod) {
-			return invalid("qr_period must be 1s to 60s, not %s", shortSeconds(seconds))
-		}
-		r.QRPeriod = seconds * 1000
-	}
-	return nil
+	return r.checkSite(page)
 }
 
 // checkSite verifies what browsers will: that pages of the origins may use the

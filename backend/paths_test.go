@@ -20,7 +20,7 @@ import (
 var computed = []string{"accounts/:name/addresses", "accounts/:name/derive", "verify/:name"} // read only
 
 // created are the paths outside of config/ whose objects a caller creates by name.
-var created = []string{"accounts/:name", "authenticators/:name", "identities/:name", "identities/:name/assets/:asset_name"} // read only
+var created = []string{"accounts/:name", "approvers/:name", "authenticators/:name", "identities/:name", "identities/:name/assets/:asset_name"} // read only
 
 // live are reads of what only the active server has in memory.
 var live = []string{"config/rotation", "metrics", "nodes/", "nodes/:id", "wrapping-keys/", "wrapping-keys/:version"} // read only

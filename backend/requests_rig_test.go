@@ -186,7 +186,7 @@ func (g *requestRig) valid(d map[string]any) {
 	if d["state"] != "signed" || result == nil {
 		g.t.Fatalf("no result: %v\nlog:\n%s", d, g.logs)
 	}
-	v := g.must(logical.UpdateOperation, "verify/treasury", map[string]any{"input": helloBase64, "signature": result["signature"]})
+	v := g.must(logical.UpdateOperation, "verify/treasury", map[string]any{"input": helloBase64, "signature": result["signature"], "signature_format": result["signature_format"]})
 	if v["valid"] != true {
 		g.t.Errorf("the signature is not valid: %v", result)
 	}

@@ -262,7 +262,8 @@ func (r *approverRecord) check() error {
 	if t := r.TOTP; t != nil && (t.Secret == "" || len(t.Secret) > maxStoredSecret || t.Added.IsZero()) {
 		return errOutOfBounds
 	}
-	if slices.ContainsFunc(r.Keys, func(k approverKeyRecord) bool { return k.Added.IsZero() }) { // those of an enrolment have no time yet
+	// A key is added when its enrolment is confirmed, not when it is offered.
+	if slices.ContainsFunc(r.Keys, func(k approverKeyRecord) bool { return k.Added.IsZero() }) {
 		return errOutOfBounds
 	}
 	return checkApproverKeys(r.Keys)

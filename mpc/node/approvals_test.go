@@ -69,14 +69,16 @@ func TestImportKeepsPolicy(t *testing.T) {
 	c := newCustodians(t, 3)
 	p := newApprovers(t)
 	lost := newWorldOf(t, 3, c.public())
+	lost.patience = 30 * time.Second // as hosts have: a busy machine is no failure
 	set, setHash := c.set(t, 1, 3, c.authority)
 	keygen, hash := lost.keygenFor(set, setHash), p.policy.Hash()
 	keygen.Policy, keygen.PolicyHash = p.policy.Marshal(), hash[:]
 	record, envelopes := lost.made(lost.session(keygen, hooks{}))
-	bundle := &recovery.Bundle{Account: "treasury", Record: record.Marshal(), Recipients: set, Created: time.Unix(1, 0),
+	bundle := &recovery.Bundle{Account: "treasury", Record: record.Marshal(), Recipients: set, Policy: p.policy.Marshal(), Created: time.Unix(1, 0),
 		Shares: [][]byte{envelopes[1], envelopes[2], envelopes[3]}}
 
 	w := newWorldOf(t, 3, c.public())
+	w.patience = lost.patience
 	target := &recovery.Target{MountID: [16]byte(mount), Key: wrappingKeyFromWire(w.key), Made: time.Unix(2, 0)}
 	raw, err := target.Marshal()
 	if err != nil {

@@ -205,6 +205,7 @@ func TestPolicyOnOtherNodes(t *testing.T) {
 	a := h.strict(p)
 	h.signs(a) // n1 and n3
 	changed := next.on(h.make(p.changes(h, a, next.policy), a))
+	h.signs(a) // until a node has worked with the new epoch: a change that could not be stored strands nobody
 	// n4, which has the domain of n3 and has seen nothing of the account yet, serves
 	// share 3.
 	fourth := func(a *held) *nodepb.Start {

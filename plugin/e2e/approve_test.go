@@ -23,6 +23,7 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/approval"
 	"vault-plugin-secrets-mpc/mpc/approval/approvaltest"
+	"vault-plugin-secrets-mpc/plugin/e2e"
 )
 
 // approverRig is a mount with three people who approve and one who asks, each a
@@ -58,7 +59,11 @@ func (r *approverRig) refusedAs(t testing.TB, c *api.Client, path string, data m
 
 func newApproverRig(t *testing.T) *approverRig {
 	t.Helper()
-	v := harness.Shared(t)
+	return newApproverRigOn(t, harness.Shared(t))
+}
+
+func newApproverRigOn(t *testing.T, v *e2e.Vault) *approverRig {
+	t.Helper()
 	r := &approverRig{engine: enable(t, v, "approve", 3), people: map[string]*api.Client{}, devices: map[string]*approvaltest.Approver{}}
 	clone := func(token string) *api.Client {
 		c, err := v.Client.Clone()

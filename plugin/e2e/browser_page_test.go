@@ -7,7 +7,7 @@ import (
 	"context"
 	"fmt"
 	"image"
-	"image/png"
+	_ "image/png" // screenshots are PNG
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +31,7 @@ import (
 type page struct {
 	ctx           context.Context
 	name          string
+	context       cdp.BrowserContextID
 	authenticator webauthn.AuthenticatorID
 }
 
@@ -86,7 +87,7 @@ func newPage(t *testing.T, b *e2e.Browser, name string, first ...chromedp.Action
 	}
 	tab, cancel := chromedp.NewContext(browser, chromedp.WithTargetID(id))
 	t.Cleanup(cancel)
-	p := &page{ctx: tab, name: name}
+	p := &page{ctx: tab, name: name, context: separate}
 	p.run(t, first...)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -265,5 +266,3 @@ func (p *page) scan(t testing.TB, name string) string {
 	t.Fatalf("%s: no QR code can be read from the screen: %v", p.name, err)
 	return ""
 }
-
-var _ = png.Decode // screenshots are PNG

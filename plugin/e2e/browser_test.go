@@ -20,7 +20,7 @@ func TestBrowser(t *testing.T) {
 	enrolPhone(t, e, phone, "ann", map[string]any{"no_entity": true})
 
 	account := e.write(t, "accounts/guarded", map[string]any{"algorithm": ed25519, "threshold": 2, "shares": 3, "approvers": "ann", "signature_factors": 2})
-	eve := e.asker(t, "eve")
+	eve := e.pageAsker(t, "eve")
 	message := []byte("Pay 12.50 € to Zoë, invoice 2026-117")
 	id, display := eve.ask(t, "guarded", message)
 
@@ -36,7 +36,7 @@ func TestBrowser(t *testing.T) {
 		second = desk.scan(t, "2-next-code")
 	}
 	for _, link := range []string{first, second} {
-		if !strings.HasPrefix(link, localhost(e.Vault)+"/v1/"+e.path+"/ui/phone#r="+id+"&f=") {
+		if !strings.HasPrefix(link, browserAddress(e.Vault)+"/v1/"+e.path+"/ui/phone#r="+id+"&f=") {
 			t.Errorf("the code says %q", link)
 		}
 	}

@@ -44,6 +44,7 @@ type fakeApprovals struct {
 	next      *approval.Policy
 	seed      []byte
 	created   time.Time
+	period    time.Duration
 	status    string
 	answered  []map[string]any
 	given     []approval.Given
@@ -56,7 +57,7 @@ func newFakeApprovals(t *testing.T) *fakeApprovals {
 	t.Helper()
 	f := &fakeApprovals{t: t, mount: approvaltest.RandomID(), enrolment: approvaltest.RandomID(), state: "open", factors: 2,
 		me:   approval.Approver{ID: approvaltest.RandomID(), Name: "alice", Requesters: []string{"entity:0f3c"}, Checked: []approval.Kind{approval.TOTP}},
-		seed: make([]byte, approval.SeedSize), status: "pending", created: time.Now()}
+		seed: make([]byte, approval.SeedSize), status: "pending", created: time.Now(), period: fakePeriod}
 	_, _ = rand.Read(f.seed)
 	bob, zoe := approvaltest.New(t, "bob"), approvaltest.New(t, "zoe")
 	zoe.Name = "Zoë Müller"
@@ -111,7 +112,7 @@ func (f *fakeApprovals) reset(action approval.Action) {
 func (f *fakeApprovals) form() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return approval.Link("", f.subject.Request, approval.FormAt(f.seed, f.subject.Request, approval.Period(f.created, time.Now(), fakePeriod)))
+	return approval.Link("", f.subject.Request, approval.FormAt(f.seed, f.subject.Request, approval.Period(f.created, time.Now(), f.period)))
 }
 
 func (f *fakeApprovals) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -212,7 +213,7 @@ func (f *fakeApprovals) opened(in map[string]any) (map[string]any, error) {
 	signature, _ := base64.StdEncoding.DecodeString(fmt.Sprint(in["signature"]))
 	key := f.me.Keys[0]
 	message := approval.OpenMessage(f.mount, f.subject.Request, approval.Form(form), key.ID(), int64(now))
-	n := approval.Period(f.created, time.Now(), fakePeriod)
+	n := approval.Period(f.created, time.Now(), f.period)
 	fresh := approval.FormAt(f.seed, f.subject.Request, n) == approval.Form(form) || n > 0 && approval.FormAt(f.seed, f.subject.Request, n-1) == approval.Form(form)
 	if !fresh || in["key"] != key.ID().String() || !key.VerifyOpen(message, signature) || time.Since(time.Unix(int64(now), 0)).Abs() > 5*time.Second {
 		return nil, fmt.Errorf("the code is not valid any more, or is not for this device")

@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -14,10 +15,11 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/page"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
+	"rsc.io/qr"
 
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/approval"
@@ -66,7 +68,7 @@ func (s *screens) shoot(name string, sizes ...[2]int64) {
 				chromedp.Evaluate("document.documentElement.scrollWidth > innerWidth", &wide),
 				chromedp.Evaluate(`[...document.querySelectorAll("button, summary, input, select")].filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 44).map((e) => e.textContent || e.id)`, &small),
 				chromedp.ActionFunc(func(ctx context.Context) (err error) {
-					picture, err = page.CaptureScreenshot().WithCaptureBeyondViewport(false).Do(ctx)
+					picture, err = cdppage.CaptureScreenshot().WithCaptureBeyondViewport(false).Do(ctx)
 					return err
 				}))
 			if wide {
@@ -169,7 +171,7 @@ func (s *screens) enrolDevice(f *fakeApprovals, site string) {
 		return 0, ""
 	}
 	f.mu.Unlock()
-	s.run(press("Enrol this device"), until("document.querySelector('.wrong').textContent === 'not yet'"))
+	s.run(press("Enrol this device"), until("document.querySelector('.wrong').textContent === 'Not yet.'"))
 	f.mu.Lock()
 	f.refuse = nil
 	f.mu.Unlock()
@@ -229,9 +231,9 @@ const typedData = `{"types":{"EIP712Domain":[{"name":"name","type":"string"},{"n
 func TestPages(t *testing.T) {
 	f := newFakeApprovals(t)
 	server := servePages(t, f)
-	site := localhost(server)
-	browser := harness.StartBrowser(t).WebSocket
-	s := newScreens(t, openTab(t, browser))
+	site := localServer(server)
+	browser := harness.StartBrowser(t)
+	s := newScreens(t, openTab(t, browser.WebSocket))
 	s.enrolDevice(f, site)
 	phone := site + "/v1/mpc/ui/phone"
 
@@ -270,6 +272,22 @@ func TestPages(t *testing.T) {
 	f.factors = 2
 	f.mu.Unlock()
 
+	// The camera: a picture of the code, which the page finds and reads.
+	f.mu.Lock()
+	f.period = time.Minute
+	f.mu.Unlock()
+	f.ask("seen by the camera", mpc.MessageRaw, mpc.HashSHA256)
+	film(t, browser.Camera, phone+f.form())
+	s.run(goTo(phone), titled("Ready to approve"), press("Scan a code"), titled("Sign this?"), shows("seen by the camera"))
+	film(t, browser.Camera, "https://elsewhere.example/v1/mpc/ui/phone"+f.form())
+	s.run(goTo(phone), titled("Ready to approve"), press("Scan a code"), titled("A code of another site"))
+	film(t, browser.Camera, "a code of something else")
+	s.run(goTo(phone), titled("Ready to approve"), press("Scan a code"), until("document.body.innerText.includes('That is a code of something else')"))
+	s.shoot("phone-scan")
+	f.mu.Lock()
+	f.period = fakePeriod
+	f.mu.Unlock()
+
 	f.askPolicy(func(p *approval.Policy) {
 		p.Quorum = 1
 		p.Approvers = p.Approvers[:2]
@@ -298,7 +316,7 @@ func TestPages(t *testing.T) {
 	f.mu.Lock()
 	f.subject.PublicKey[1] ^= 1
 	f.mu.Unlock()
-	s.run(goTo(phone+f.form()), titled("Sign this?"), shows("is not the one that this device knows"))
+	s.run(goTo(phone+f.form()), titled("Sign this?"), shows("is not the one that this device knows"), until("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Approve').disabled"))
 	s.shoot("phone-other-key")
 	f.mu.Lock()
 	mount := f.subject.Mount
@@ -310,6 +328,40 @@ func TestPages(t *testing.T) {
 	f.mu.Unlock()
 
 	s.show(f, site)
+}
+
+// film makes the file that the browser's camera shows, Y4M in grey: a code in the
+// middle of a dark picture.
+func film(t *testing.T, file, text string) {
+	t.Helper()
+	const width, height, scale = 640, 480, 6
+	c, err := qr.Encode(text, qr.M)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := bytes.Repeat([]byte{60}, width*height)
+	quiet := 4
+	side := (c.Size + 2*quiet) * scale
+	if side > height {
+		t.Fatalf("the code has %d pixels", side)
+	}
+	for y := range side {
+		for x := range side {
+			light := byte(230)
+			if c.Black(x/scale-quiet, y/scale-quiet) {
+				light = 30
+			}
+			frame[((height-side)/2+y)*width+(width-side)/2+x] = light
+		}
+	}
+	frame = append(frame, bytes.Repeat([]byte{128}, width*height/2)...) // no colour
+	film := []byte(fmt.Sprintf("YUV4MPEG2 W%d H%d F10:1 Ip A1:1 C420jpeg\n", width, height))
+	for range 3 {
+		film = append(append(film, "FRAME\n"...), frame...)
+	}
+	if err := os.WriteFile(file, film, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // show goes through the page with the code.

@@ -6,7 +6,7 @@ import { call, mount, now } from "./api.js";
 import { base64, hex, unhex } from "./bytes.js";
 import { dropDevice, keepDevice, makeDevice, sign } from "./keys.js";
 import * as passkey from "./passkey.js";
-import { announce, button, code, countdown, facts, h, notice, onLeave, plain, said, show } from "./view.js";
+import { announce, button, code, countdown, facts, h, notice, onLeave, plain, said, sentence, show } from "./view.js";
 
 // begin fetches an enrolment by its link's ID and secret, and says what will happen.
 export async function begin(link, home) {
@@ -15,7 +15,7 @@ export async function begin(link, home) {
   try {
     e = await call("approve/enrol", link);
   } catch (err) {
-    return show("This link does not enrol", notice("bad", h("p", null, err.status === 403 || err.status === 404 ? "It is wrong, or has expired. Ask for a new one." : plain(err.message))), h("div", { class: "bar" }, button("Back", home)));
+    return show("This link does not enrol", notice("bad", h("p", null, err.status === 403 || err.status === 404 ? "It is wrong, or has expired. Ask for a new one." : sentence(err.message))), h("div", { class: "bar" }, button("Back", home)));
   }
   const name = h("input", { id: "device", type: "text", maxlength: "64", autocomplete: "off", value: guess() });
   const wrong = h("p", { class: "wrong", role: "alert" });
@@ -45,7 +45,7 @@ export async function begin(link, home) {
     } catch (err) {
       announce("");
       go.disabled = false;
-      wrong.textContent = passkey.cancelled(err) ? "No passkey was made, and nothing was sent. Try again." : err.name === "SecurityError" ? `A passkey for ${plain(e.rp_id)} cannot be made on this page. Whoever runs the vault has to mend its rp_id.` : plain(err.message);
+      wrong.textContent = passkey.cancelled(err) ? "No passkey was made, and nothing was sent. Try again." : err.name === "SecurityError" ? `A passkey for ${plain(e.rp_id)} cannot be made on this page. Whoever runs the vault has to mend its rp_id.` : sentence(err.message);
     }
   }
 
@@ -83,7 +83,7 @@ export async function begin(link, home) {
     const device = {
       id: hex(key.id), mount: e.mount_id, address: mount, key: key.key, public: key.public, approver: e.approver, approverID: e.approver_id,
       name: label, passkeys: p ? [{ id: hex(p.id), transports: p.transports }] : [], created: Date.now(),
-      pending: { ...link, code: await enrolCode(message), expires: Math.floor(Date.parse(e.expires_time) / 1000) },
+      pending: { ...link, code: await enrolCode(message), expires: Math.floor(Date.parse(e.expires_time) / 1000), total: Math.ceil((Date.parse(e.expires_time) - now()) / 1000) },
     };
     await keepDevice(device);
     navigator.storage?.persist?.().catch(() => {});
@@ -96,15 +96,16 @@ export async function begin(link, home) {
 // wait shows the code of an enrolment that is not confirmed yet, until it is.
 export function wait(d, home) {
   const p = d.pending;
+  const shown = h("p", { class: "bigcode" }, p.code);
   show("Compare this code",
     h("p", null, "Tell this code to whoever enrols you, in person or on the phone. They enter it, and this device counts from then on."),
-    h("p", { class: "bigcode" }, p.code),
+    shown,
     h("p", { class: "note" }, "They confirm it with ", h("code", null, `vault write ${address(d)}approvers/${plain(d.approver)}/confirm code=${p.code}`), " or ", h("code", null, "mpckms approver confirm"), ". If they see another code, somebody else used your link: stop."),
-    p.expires ? countdown(p.expires, 900, now, () => ended()) : undefined,
+    p.expires ? countdown(p.expires, p.total, now, () => ended()) : undefined,
     facts(["Approver", said(d.approver)], ["This device", said(d.name)], ["ID of its key", code(d.id)]));
   let timer;
   let over = false;
-  onLeave(() => {
+  onLeave(shown, () => {
     over = true;
     clearTimeout(timer);
   });
@@ -118,7 +119,7 @@ export function wait(d, home) {
     } catch (err) {
       if (over) return;
       if (err.status === 403 || err.status === 404) return ended();
-      announce(plain(err.message));
+      announce(sentence(err.message));
     }
     timer = setTimeout(look, 2000);
   };

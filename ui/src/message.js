@@ -3,7 +3,7 @@
 
 import { concat, hex, sha256, text, utf8 } from "./bytes.js";
 import { keccak256 } from "./keccak.js";
-import { code, h, notice, plain } from "./view.js";
+import { h, notice, plain } from "./view.js";
 
 const first = 1200; // characters that are shown before the rest is asked for
 
@@ -101,7 +101,7 @@ function show(types, type, value, depth) {
   }
   if (Object.hasOwn(types, type)) return table(types, type, value, depth + 1);
   const s = typeof value === "string" ? value : JSON.stringify(value);
-  return /^0x[0-9a-fA-F]{16,}$/.test(s) ? code(s, 6) : h("bdi", null, plain(s, true));
+  return /^0x[0-9a-fA-F]{16,}$/.test(s) ? h("code", null, "0x", s.slice(2).match(/.{1,4}/g).map((g) => h("span", null, g))) : h("bdi", null, plain(s, true));
 }
 
 // Digests ----------------------------------------------------------------------

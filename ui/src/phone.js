@@ -11,7 +11,7 @@ import * as enrolment from "./enrol.js";
 import { devices } from "./keys.js";
 import { fetchRequest, showOwn, showRequest } from "./request.js";
 import { pasting, scanner, why } from "./scan.js";
-import { alone, announce, button, code, facts, h, notice, plain, said, show } from "./view.js";
+import { alone, announce, button, code, facts, h, notice, plain, said, sentence, show } from "./view.js";
 
 // follow goes where a link leads, and returns false where it leads nowhere here.
 function follow(link) {
@@ -104,7 +104,7 @@ async function open(scanned) {
 function stopped(err) {
   const scanAgain = bar(button("Scan again", scan, "primary"));
   if (!(err instanceof Failure)) {
-    return show("This request cannot be shown", notice("bad", h("p", null, plain(err.message)), h("p", null, "Nothing was signed.")), scanAgain);
+    return show("This request cannot be shown", notice("bad", h("p", null, sentence(err.message)), h("p", null, "Nothing was signed.")), scanAgain);
   }
   if (err.status === 403 && /^you asked/i.test(err.message)) return showOwn(scan);
   if (err.status === 403) {
@@ -112,12 +112,12 @@ function stopped(err) {
       h("p", { class: "note" }, "If it happens again, ask whether the policy of the account names this device's key, and whether this device's clock is right."), scanAgain);
   }
   if (err.status === 404 || err.status === 409) {
-    return show(/^you have answered/i.test(err.message) ? "You have answered already" : "Nothing to answer", notice("", h("p", null, plain(err.message))), scanAgain);
+    return show(/^you have answered/i.test(err.message) ? "You have answered already" : "Nothing to answer", notice("", h("p", null, sentence(err.message))), scanAgain);
   }
   if (err.status === 429) {
     return show("Wait a little", notice("warn", h("p", null, "Too many wrong codes were tried for this request. Scan the code again in a minute or two.")), scanAgain);
   }
-  show("The request could not be opened", notice("bad", h("p", null, plain(err.message))), scanAgain);
+  show("The request could not be opened", notice("bad", h("p", null, sentence(err.message))), scanAgain);
 }
 
 async function begin() {
@@ -130,7 +130,7 @@ async function begin() {
     await home();
     if (link.length > 1) announce("The link is not complete. Scan the code, or ask for it again.");
   } catch (err) {
-    show("This page cannot work here", notice("bad", h("p", null, plain(err.message))));
+    show("This page cannot work here", notice("bad", h("p", null, sentence(err.message))));
   }
 }
 

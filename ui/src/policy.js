@@ -5,7 +5,10 @@ import { code, h, minutes, notice, plain, said } from "./view.js";
 
 const kinds = { device: "device key", passkey: "passkey", certificate: "certificate", totp: "one-time code", login: "login as identity" };
 
-const rules = (p) => `${p.quorum} of ${p.approvers.length} ${p.approvers.length === 1 ? "approver" : "approvers"}, each with ${p.factors} factors (${p.signatureFactors} of them verified by the nodes), within ${minutes(p.expiry)}${p.expiry < 3600 ? " minutes" : ""}`;
+// span is an expiry in words.
+const span = (s) => (s % 60 === 0 && s < 3600 ? `${s / 60} min` : minutes(s));
+
+const rules = (p) => `${p.quorum} of ${p.approvers.length} ${p.approvers.length === 1 ? "approver" : "approvers"}, each with ${p.factors} factors (${p.signatureFactors} of them verified by the nodes), within ${span(p.expiry)}`;
 
 // policyView shows all of a policy: who, with which keys, and their IDs.
 export function policyView(p, hash) {
@@ -28,7 +31,7 @@ export function changes(old, next) {
   number("Approvals needed", old.quorum, next.quorum);
   number("Factors of each", old.factors, next.factors);
   number("Factors that nodes verify", old.signatureFactors, next.signatureFactors);
-  if (old.expiry !== next.expiry) out.push([`Time to approve: ${minutes(old.expiry)} → ${minutes(next.expiry)}`, next.expiry > old.expiry]);
+  if (old.expiry !== next.expiry) out.push([`Time to approve: ${span(old.expiry)} → ${span(next.expiry)}`, next.expiry > old.expiry]);
   for (const b of next.approvers) {
     const a = old.approvers.find((x) => equal(x.id, b.id));
     if (!a) {

@@ -12,7 +12,7 @@ import { remember, seenBefore, sign } from "./keys.js";
 import { digest, message } from "./message.js";
 import * as passkey from "./passkey.js";
 import { policyChange, policyView } from "./policy.js";
-import { announce, button, code, countdown, facts, h, long, notice, plain, said, show } from "./view.js";
+import { announce, button, code, countdown, facts, h, long, notice, plain, said, sentence, show } from "./view.js";
 
 // fetchRequest asks for a request with a form that was just scanned. It returns what
 // the server says and what was computed here.
@@ -108,6 +108,7 @@ export function showRequest(device, r, again) {
         "The policy asks that you log in as your identity first, within five minutes of scanning the code. Log in, and scan it again." :
         h("span", null, "The policy asks for more than this page can give. Use ", h("code", null, "mpckms device approve"), ", or the browser in which your passkey was enrolled.")),
       wrong, confirm, pair));
+  if (r.seen === "key") can.possible = false; // see warnings
   approve.disabled = !can.possible;
 
   function askRefuse() {
@@ -147,7 +148,7 @@ export function showRequest(device, r, again) {
     } catch (err) {
       announce("");
       busy(false);
-      wrong.textContent = passkey.cancelled(err) ? "The passkey was not used, and nothing was sent. Try again, or refuse." : plain(err.message);
+      wrong.textContent = passkey.cancelled(err) ? "The passkey was not used, and nothing was sent. Try again, or refuse." : sentence(err.message);
       if (otp) otp.value = "";
       if (err.status === 409 || err.status === 404) return over("closed", r, again, undefined, err.message);
       if (/scan the code anew|authenticate again/i.test(err.message)) return over("again", r, again, undefined, err.message);
@@ -181,11 +182,9 @@ async function signed(device, r, decision, can) {
 function warnings(r) {
   switch (r.seen) {
     case "key":
-      return notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes. Do not approve; tell whoever runs the vault."));
+      return notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes, so it cannot be approved here. Tell whoever runs the vault."));
     case "name":
       return notice("warn", h("p", null, h("strong", null, "Another account had this name when you last saw it."), " Ask whether it was renamed before you approve."));
-    case "new":
-      return notice("", h("p", null, "This device sees the account for the first time. Compare the public key with one from somewhere you trust."));
   }
   return undefined;
 }
@@ -201,7 +200,7 @@ function details(r, signs) {
     digested = h("div", null, code(claimed), h("p", { class: "note" }, "As the server says: this page does not compute it. What you approve is the message itself."));
   }
   return h("section", { class: "card" }, h("h2", null, "Details"), facts(
-    ["Public key", long(hex(s.publicKey))],
+    ["Public key", h("div", null, long(hex(s.publicKey)), r.seen === "new" && h("p", { class: "note" }, "This device sees the account for the first time. Compare its key with one from somewhere you trust."))],
     ["Algorithm", plain(s.algorithm)],
     signs && ["Message type", plain(s.messageType) + (s.hash && s.hash !== "none" ? ", hashed by " + plain(s.hash) : "")],
     signs && ["Digest", digested],
@@ -244,5 +243,5 @@ function over(state, r, again, done, text) {
     again: ["Scan the code again", "warn", text],
   };
   const [title, kind, words] = views[state] ?? ["Over", "", "The request is " + plain(state) + "."];
-  show(title, notice(kind, h("p", { class: "big" }, plain(words))), facts(["Account", said(r.answer.account)], ["Request", code(hex(r.subject.request))]), actions(button("Scan another code", again, "primary")));
+  show(title, notice(kind, h("p", { class: "big" }, sentence(words))), facts(["Account", said(r.answer.account)], ["Request", code(hex(r.subject.request))]), actions(button("Scan another code", again, "primary")));
 }

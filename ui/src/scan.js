@@ -15,7 +15,7 @@ export function scanner(found, failed) {
     ended = true;
     stream?.getTracks().forEach((t) => t.stop());
   };
-  onLeave(stop);
+  onLeave(box, stop);
   run().catch((err) => {
     stop();
     failed(err);

@@ -8,7 +8,7 @@ import { encodeQR } from "./qr/index.js";
 import { formAt, link, period, progressProof, seedSize } from "./approval.js";
 import { call, mount, now } from "./api.js";
 import { base64, hex, unbase64url, unhex } from "./bytes.js";
-import { alone, announce, code, facts, h, minutes, notice, onLeave, plain, said, show } from "./view.js";
+import { alone, announce, code, facts, h, minutes, notice, onLeave, plain, said, sentence, show } from "./view.js";
 
 const every = 2000; // milliseconds between two looks at the progress
 
@@ -80,13 +80,13 @@ async function page(r) {
     h("div", { class: "columns" },
       h("div", { class: "plate" }, picture.svg),
       h("div", { class: "side" },
-        h("ol", { class: "steps" },
-          h("li", null, "Open the page of your enrolled device, or its camera, and scan the code. It changes all the time; a photo of it is soon worthless."),
-          h("li", null, "Compare the request with the number below."),
-          h("li", null, "Read what it asks for, then approve or refuse.")),
         progress,
         facts(["Time left", left], ["Account", account], ["Request", code(id)]),
-        trouble)));
+        trouble,
+        h("ol", { class: "steps" },
+          h("li", null, "Scan the code with your enrolled device. It changes all the time: a photo of it is soon worthless."),
+          h("li", null, "Compare the request on the device with the one here."),
+          h("li", null, "Read what it asks for, then approve or refuse.")))));
 
   const proof = base64(await progressProof(r.seed, r.request));
   const state = { over: false, expires: undefined, asked: false };
@@ -95,7 +95,7 @@ async function page(r) {
     state.over = true;
     timers.forEach(clearTimeout);
   };
-  onLeave(stop);
+  onLeave(picture.svg, stop);
   const later = (slot, f, ms) => {
     if (!state.over) timers[slot] = setTimeout(f, ms);
   };
@@ -113,6 +113,7 @@ async function page(r) {
       if (state.asked && was !== progress.textContent) announce(`${p.approvals} of ${p.quorum} approvals.`);
       if (!state.asked) {
         state.asked = true;
+        tick();
         draw();
       }
       if (ends[p.state]) return end(p, id);
@@ -122,7 +123,7 @@ async function page(r) {
       if (state.over) return;
       if (err.status === 403 || err.status === 404) return end({ state: "unknown" }, id);
       wait = 2 * every;
-      trouble.replaceChildren(notice("warn", h("p", null, plain(err.message))));
+      trouble.replaceChildren(notice("warn", h("p", null, sentence(err.message))));
     }
     later(0, look, wait);
   }
@@ -136,6 +137,7 @@ async function page(r) {
   }
 
   const tick = () => {
+    clearTimeout(timers[2]);
     if (state.expires) left.textContent = minutes((state.expires - now()) / 1000);
     later(2, tick, 500);
   };
@@ -145,7 +147,7 @@ async function page(r) {
 
 function end(p, id) {
   const [title, kind, text] = ends[p.state] ?? ["No such request", "bad", "The link is not one of a request here, or the request ended long ago."];
-  show(title, notice(kind, h("p", { class: "big" }, text), p.reason && h("p", null, plain(p.reason))), p.quorum ? people(p) : undefined, facts(["Request", code(id)]));
+  show(title, h("div", { class: "end" }, notice(kind, h("p", { class: "big" }, text), p.reason && h("p", null, sentence(p.reason))), h("section", { class: "card" }, p.quorum ? people(p) : undefined, facts(["Request", code(id)]))));
 }
 
 if (alone()) {

@@ -27,32 +27,33 @@ export function plain(s, lines = false) {
 export const said = (s, tag = "strong") => h("bdi", { class: "said" }, h(tag, null, plain(s)));
 
 // show replaces the page's content by a view, and puts the focus on its heading, so
-// that screen readers begin there. Whatever the last view left running is ended.
-let leave = () => {};
+// that screen readers begin there. What the last view left running is ended.
+const running = new Set();
 export function show(title, ...children) {
-  leave();
-  leave = () => {};
   document.title = title;
   const heading = h("h1", { tabindex: "-1" }, title);
   document.getElementById("main").replaceChildren(heading, ...children.flat().filter(Boolean));
+  for (const r of running) {
+    if (r.element.isConnected) continue;
+    running.delete(r);
+    r.end();
+  }
   announce("");
   window.scrollTo(0, 0);
   heading.focus({ preventScroll: true });
 }
 
-// onLeave says what ends with the view that is shown.
-export function onLeave(f) {
-  const before = leave;
-  leave = () => {
-    before();
-    f();
-  };
-}
+// onLeave says what ends with the view that an element is part of, or will be.
+export const onLeave = (element, end) => running.add({ element, end });
 
 // announce tells assistive technology, and everybody else, what has just changed.
 export function announce(s) {
   document.getElementById("status").textContent = s;
 }
+
+// sentence is an answer of the server as one: what follows on "error:" there stands
+// alone here.
+export const sentence = (s) => plain(s).replace(/^\p{Ll}/u, (c) => c.toUpperCase()).replace(/[^.!?…]$/u, "$&.");
 
 export const button = (label, onclick, kind = "") => h("button", { type: "button", class: kind, onclick }, label);
 
@@ -98,7 +99,7 @@ export function countdown(end, total, clock, over) {
   };
   timer = setInterval(tick, 500);
   queueMicrotask(tick);
-  onLeave(() => clearInterval(timer));
+  onLeave(box, () => clearInterval(timer));
   return box;
 }
 

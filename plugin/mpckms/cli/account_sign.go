@@ -152,6 +152,12 @@ func (a *app) signAccount(cmd *cobra.Command, c *client, req request, body map[s
 		return false, err
 	}
 	who := tokenRequester(c, req.what)
+	if answer.pending.State == "signed" && answer.pending.hasResult() { // of an earlier run with the same request ID
+		return false, answer.pending.signatureOf(doc)
+	}
+	if answer.pending.ended() {
+		return true, errors.Join(a.printRequest(answer.pending), requestEnd(answer.pending))
+	}
 	if !w.wait {
 		return true, a.pending(cmd, who, answer.pending, w)
 	}

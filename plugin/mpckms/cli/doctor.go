@@ -116,7 +116,7 @@ as the running plugin does. The exit code is 1 where there are problems.`,
 // asked does not keep the host from being looked at.
 func (x *examination) examine(askUnit bool) {
 	if why := x.examineVault(); why != "" {
-		for _, area := range []string{areaToken, areaPlugin, areaHSM, areaNodes, areaRotation, areaRecovery} {
+		for _, area := range []string{areaToken, areaPlugin, areaHSM, areaNodes, areaRotation, areaRecovery, areaApprovals} {
 			x.report.In(area).Skip("all", why)
 		}
 	} else {
@@ -125,7 +125,7 @@ func (x *examination) examine(askUnit bool) {
 			x.examineCatalog()
 			x.examineEngine()
 		} else {
-			for _, area := range []string{areaHSM, areaNodes, areaRotation, areaRecovery} {
+			for _, area := range []string{areaHSM, areaNodes, areaRotation, areaRecovery, areaApprovals} {
 				x.report.In(area).Skip("all", "the engine was not found")
 			}
 		}
@@ -141,6 +141,7 @@ func (x *examination) examineEngine() {
 	x.examineWrappingKeys()
 	x.examineAccounts()
 	x.examineRecovery()
+	x.examineApprovals()
 }
 
 // ask reads a path and forgets earlier warnings.

@@ -34,6 +34,7 @@ func healthy(t *testing.T) *server {
 	s.on("LIST mpc/accounts", data(`{"keys":["treasury"]}`))
 	s.on("GET mpc/accounts/treasury", data(soon(accountData)))
 	s.on("GET mpc/config/recovery", data(`{"serial":1,"recipients":["alice","bob","carol"]}`))
+	s.on("GET mpc/config/ui", data(`{"public_url":"","rp_id":"","origins":[],"qr_period":2}`))
 	return s
 }
 
@@ -216,7 +217,7 @@ func TestDoctorWithoutVault(t *testing.T) {
 	if f := finding(t, doc, areaVault, "reachable"); f.Result != doctor.Problem || !strings.Contains(f.Mend, "Is Vault running") {
 		t.Errorf("%+v", f)
 	}
-	for _, area := range []string{areaToken, areaPlugin, areaHSM, areaNodes, areaRotation, areaRecovery} {
+	for _, area := range []string{areaToken, areaPlugin, areaHSM, areaNodes, areaRotation, areaRecovery, areaApprovals} {
 		if f := finding(t, doc, area, "all"); f.Result != doctor.NotChecked {
 			t.Errorf("%+v", f)
 		}
