@@ -67,7 +67,7 @@ func TestBrowserAnswers(t *testing.T) {
 		if r := eve.read(t, "requests/"+id); r["state"] != "pending" || r["result"] != nil {
 			t.Errorf("with one of two approvals: %v", r)
 		}
-		// The same phone scans again: its answer was given.
+		// A form that nobody was shown leads nowhere, whoever has answered.
 		bea.follow(t, "#r="+id+"&f=AAAAAAAAAAAAAAAAAAAAAA")
 		bea.waitText(t, "Scan the code again")
 		cid.follow(t, link) // the form of another device is not used up by the first
@@ -175,7 +175,7 @@ func TestBrowserAnswers(t *testing.T) {
 		cid.follow(t, link)
 		cid.waitText(t, "Sign this?", "pay 5 to alice")
 		cid.click(t, "Approve")
-		said := cid.waitText(t, "ignature")
+		said := cid.waitText(t, "not over this request")
 		if strings.Contains(said, "You approved") {
 			t.Errorf("an approval of another message was taken:\n%s", said)
 		}
