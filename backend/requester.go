@@ -47,6 +47,32 @@ func (b *backend) requesterFor(ctx context.Context, req *logical.Request, c *cus
 	return requesterEntity + req.EntityID, strings.TrimSpace(approval.CleanName(req.DisplayName)), nil
 }
 
+// noOtherSelf refuses a session that asks as one identity while its authenticator opens
+// another one, frozen or not, that is an approver of the policy: whoever has it could
+// approve what they asked for themselves.
+func (b *backend) noOtherSelf(ctx context.Context, requester string, marshalled []byte) error {
+	s := sessionOf(ctx)
+	if s == nil {
+		return nil
+	}
+	policy, err := approval.ParsePolicy(marshalled)
+	if err != nil {
+		return err
+	}
+	granted, _, err := b.grantedIn(ctx, s.authenticator)
+	if err != nil {
+		return err
+	}
+	for _, g := range granted {
+		for _, a := range policy.Approvers {
+			if slices.Contains(a.Requesters, requesterIdentity+g.ID.String()) && !slices.Contains(a.Requesters, requester) {
+				return forbidden("this session's authenticator opens identity %q as well, which is approver %q of this account, and nobody approves a request of their own: nothing was asked for. Log in with an authenticator that does not open it", g.Name, a.Name)
+			}
+		}
+	}
+	return nil
+}
+
 // identitiesOf lists the identities, not frozen, that a session opens.
 func (b *backend) identitiesOf(ctx context.Context, s *session) ([]grantedIdentity, error) {
 	granted, _, err := b.grantedIn(ctx, s.authenticator)
