@@ -18,14 +18,8 @@ func errNoEntity() error {
 	return forbidden("this token belongs to no Vault entity, so nobody could tell whether an approver asks here for themselves: nothing was asked for. Log in with an auth method (userpass, oidc, approle, …), or use a token of a role with an entity alias; the root token has none")
 }
 
-// requesterOf says who asks, as policies name them ("entity:…", "identity:…"), and
-// what people call them. A session whose authenticator opens several identities has
-// to be asked for one account: see requesterFor.
-func (b *backend) requesterOf(ctx context.Context, req *logical.Request) (id, name string, err error) {
-	return b.requesterFor(ctx, req, nil)
-}
-
-// requesterFor is requesterOf for one account: a session asks as the identity that the
+// requesterFor says who asks for an account, as policies name them ("entity:…",
+// "identity:…"), and what people call them. A session asks as the identity that the
 // account is tied to.
 func (b *backend) requesterFor(ctx context.Context, req *logical.Request, c *custodyRecord) (id, name string, err error) {
 	if s := sessionOf(ctx); s != nil {
