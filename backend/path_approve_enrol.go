@@ -131,8 +131,7 @@ func (r *enrolmentRecord) stillOpen(state string) error {
 }
 
 func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	r, err := b.fromLink(ctx, data)
-	if err != nil {
+	if _, err := b.fromLink(ctx, data); err != nil { // before anybody else waits for it
 		return nil, err
 	}
 	release, err := b.people.take(ctx)
@@ -140,7 +139,8 @@ func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *fr
 		return nil, err
 	}
 	defer release()
-	if r, err = b.fromLink(ctx, data); err != nil { // as it is now
+	r, err := b.fromLink(ctx, data) // as it is now
+	if err != nil {
 		return nil, err
 	}
 	if err := r.stillOpen(r.state(b.cfg.now())); err != nil {
@@ -172,8 +172,7 @@ func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *fr
 }
 
 func (b *backend) deviceFinishes(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	r, err := b.fromLink(ctx, data)
-	if err != nil {
+	if _, err := b.fromLink(ctx, data); err != nil { // before anybody else waits for it
 		return nil, err
 	}
 	offer, err := readOffer(data)
@@ -185,7 +184,8 @@ func (b *backend) deviceFinishes(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	defer release()
-	if r, err = b.fromLink(ctx, data); err != nil { // as it is now
+	r, err := b.fromLink(ctx, data) // as it is now
+	if err != nil {
 		return nil, err
 	}
 	if state := r.state(b.cfg.now()); state == enrolStateOffered {

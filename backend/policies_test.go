@@ -459,6 +459,9 @@ func TestChangePolicyAsked(t *testing.T) {
 	if p.Quorum != 1 || len(p.Approvers) != 2 || p.Since != 1 || m.accountOf("alice").Record.Epoch < 3 {
 		t.Errorf("the policy is %+v in epoch %d", p, m.accountOf("alice").Record.Epoch)
 	}
+	if r := end(other["request"].(string)); r.State != requestFailed || !strings.Contains(r.Reason, "policy was changed after this was asked") {
+		t.Errorf("what was asked under the policy before is %s: %s", r.State, r.Reason)
+	}
 	if err := give(other["request"].(string), "ann"); err == nil {
 		t.Error("a request under the policy before took an answer")
 	}

@@ -212,6 +212,8 @@ func (a *app) custodyApproval(cmd *cobra.Command, h *holder, name string, body m
 		return nil, &refusal{what: "cannot " + what, cause: errors.New("the answer is not a request for approvals, which the account demands; nothing was signed")}
 	case d.State == "approved" || d.State == "signed":
 		return d, nil
+	case d.ended(): // asked for before under the same request ID
+		return nil, errors.Join(a.printRequest(d), requestEnd(d))
 	case !w.wait:
 		return nil, a.pending(cmd, h, d, w)
 	}

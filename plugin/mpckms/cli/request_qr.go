@@ -154,22 +154,27 @@ func (a *app) printCode(m *movingCode, linkOnly, colours bool) error {
 
 // showCode draws the code until the request has ended, and returns it then. A
 // goroutine waits for the request meanwhile; it has ended when showCode returns.
-func (a *app) showCode(ctx context.Context, who requester, m *movingCode, out io.Writer, width func() int) (*requestDoc, error) {
-	ctx, cancel := context.WithCancel(ctx)
+func (a *app) showCode(parent context.Context, who requester, m *movingCode, out io.Writer, width func() int) (*requestDoc, error) {
+	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	type end struct {
 		d   *requestDoc
 		err error
 	}
 	seen, ended := make(chan *requestDoc, 1), make(chan end, 1)
+	see := func(d *requestDoc) {
+		select {
+		case <-seen: // an older one that was not drawn
+		default:
+		}
+		seen <- d
+	}
 	go func() {
-		d, err := a.awaitRequest(ctx, who, m.request.String(), approval.MaxExpiry, func(d *requestDoc) {
-			select {
-			case <-seen: // an older one that was not drawn
-			default:
-			}
-			seen <- d
-		})
+		// Waiting answers after seconds only, unless something changes.
+		if d, err := readRequest(ctx, who, "show the request", m.request.String()); err == nil {
+			see(d)
+		}
+		d, err := a.awaitRequest(ctx, who, m.request.String(), approval.MaxExpiry, see)
 		ended <- end{d, err}
 	}()
 	s := &codeScreen{out: out, width: width}
@@ -186,6 +191,10 @@ func (a *app) showCode(ctx context.Context, who requester, m *movingCode, out io
 		select {
 		case last = <-seen:
 		case e := <-ended:
+			if e.err != nil && errors.Is(parent.Err(), context.Canceled) {
+				return nil, &refusal{what: "the display of the code was interrupted; request " + m.request.String() + " stays open",
+					advice: "'mpckms request qr " + m.request.String() + "' shows its code again, 'mpckms request cancel " + m.request.String() + "' ends it."}
+			}
 			return e.d, e.err
 		case <-time.After(min(max(time.Until(next), 10*time.Millisecond), time.Second)):
 		}
