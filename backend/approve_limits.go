@@ -141,6 +141,7 @@ type usedForms struct {
 
 	mu    sync.Mutex
 	until map[usedForm]time.Time
+	of    map[string]int // entries by key
 	swept time.Time
 }
 
@@ -152,14 +153,15 @@ type usedForm struct {
 const (
 	// usedFormTTL is longer than a form is accepted: two periods of a minute.
 	usedFormTTL = 10 * time.Minute
-	// maxUsedForms: an entry needs a key of a policy, so this many are there only if
-	// a device is sending on purpose. No form is taken then: a forgotten one could be
-	// used twice.
-	maxUsedForms = 65536
+	// maxUsedForms and, of one device, maxFormsOfKey: an entry needs a key of a policy,
+	// so this many are there only if a device is sending on purpose. No form is taken
+	// then: a forgotten one could be used twice. A device alone stops itself only.
+	maxUsedForms  = 65536
+	maxFormsOfKey = 1024
 )
 
 func newUsedForms(now func() time.Time) *usedForms {
-	return &usedForms{now: now, until: map[usedForm]time.Time{}}
+	return &usedForms{now: now, until: map[usedForm]time.Time{}, of: map[string]int{}}
 }
 
 // take reports whether the form was not used before, and marks it.
@@ -167,13 +169,14 @@ func (u *usedForms) take(f usedForm) bool {
 	now := u.now()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.until) >= maxUsedForms || now.Sub(u.swept) > usedFormTTL {
+	if len(u.until) >= maxUsedForms || u.of[f.key] >= maxFormsOfKey || now.Sub(u.swept) > usedFormTTL {
 		u.sweepLocked(now)
 	}
-	if _, used := u.until[f]; used || len(u.until) >= maxUsedForms {
+	if _, used := u.until[f]; used || len(u.until) >= maxUsedForms || u.of[f.key] >= maxFormsOfKey {
 		return false
 	}
 	u.until[f] = now.Add(usedFormTTL)
+	u.of[f.key]++
 	return true
 }
 
@@ -182,6 +185,9 @@ func (u *usedForms) sweepLocked(now time.Time) {
 	for f, until := range u.until {
 		if now.After(until) {
 			delete(u.until, f)
+			if u.of[f.key]--; u.of[f.key] <= 0 {
+				delete(u.of, f.key)
+			}
 		}
 	}
 }

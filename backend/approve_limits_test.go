@@ -103,14 +103,20 @@ func TestUsedForms(t *testing.T) {
 			t.Errorf("%v is taken", other)
 		}
 	}
-	for i := range maxUsedForms { // some fail: it is full
+	for i := range 2 * maxFormsOfKey { // the second half fails
 		u.take(usedForm{"full", "k", uint64(i)})
+	}
+	if u.of["k"] != maxFormsOfKey || !u.take(usedForm{"r", "m", 7}) {
+		t.Errorf("%d forms of one device; another one's is to be taken", u.of["k"])
+	}
+	for i := range maxUsedForms { // some fail: it is full
+		u.take(usedForm{"full", strconv.Itoa(i / 512), uint64(i)})
 	}
 	if len(u.until) != maxUsedForms || u.take(usedForm{"r", "new", 1}) {
 		t.Errorf("%d forms; a new one must not be taken, since an old one would be forgotten", len(u.until))
 	}
 	clock.pass(usedFormTTL + time.Second)
-	if !u.take(usedForm{"r", "new", 1}) || len(u.until) != 1 {
+	if !u.take(usedForm{"r", "new", 1}) || len(u.until) != 1 || len(u.of) != 1 {
 		t.Errorf("%d forms after their time", len(u.until))
 	}
 }

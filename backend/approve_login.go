@@ -50,8 +50,9 @@ func (b *backend) loginApprovers(ctx context.Context, a *identity.Authenticator,
 	return out, nil
 }
 
-// isApprover reports whether an authenticator opens the identity that an approver
-// is, and that identity is not frozen.
+// isApprover reports whether an authenticator opens the owner role of the identity
+// that an approver is, and that identity is not frozen. Who was granted less, an
+// assistant say, is not the approver.
 func (b *backend) isApprover(ctx context.Context, a *identity.Authenticator, approver string) (bool, error) {
 	_, record, err := b.desk.approvers.approverByID(ctx, approver)
 	if err != nil || record == nil || record.Identity == "" {
@@ -69,7 +70,7 @@ func (b *backend) isApprover(ctx context.Context, a *identity.Authenticator, app
 	if err != nil || o == nil || o.manifest.Identity != id {
 		return false, err
 	}
-	return checkIdentityActive(name, o.record) == nil, nil
+	return o.owner() && checkIdentityActive(name, o.record) == nil, nil
 }
 
 // allowedLogin: the session's authenticator opens the identity of an approver of the

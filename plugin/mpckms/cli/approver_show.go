@@ -111,6 +111,9 @@ func (d *openedDoc) write(t *text) {
 		}
 		t.blank()
 		t.pairs("", "Policy hash", d.PolicyHash, "New policy hash", d.NextHash)
+		if d.PolicyChanged {
+			t.line("The policy in force is ANOTHER ONE than when this device last saw the account.")
+		}
 		return
 	}
 	t.blank()
