@@ -232,13 +232,15 @@ func (b *backend) completeRequest(ctx context.Context, r *requestRecord) (map[st
 }
 
 // lasting marks errors of nodes that no repetition mends. Of anything else, such as an
-// account that was frozen meanwhile, the next attempt knows before it begins.
+// account that was frozen meanwhile, the next attempt knows before it begins. What one
+// node alone says of approvals may be its clock's fault: the coordinator has found them
+// good, and another node may come back before they expire.
 func lasting(err error) error {
 	switch {
 	case err == nil, overReason(err) != "":
 		return err
 	case errors.Is(err, mpc.ErrInput), errors.Is(err, derive.ErrPath), errors.Is(err, derive.ErrTweak), errors.Is(err, derive.ErrAlgorithm),
-		errors.Is(err, pool.ErrApprovals):
+		errors.Is(err, pool.ErrApprovals) && !errors.Is(err, pool.ErrOneNode):
 		return over("%v", err)
 	}
 	return err

@@ -397,6 +397,9 @@ func (j *job) fail(err error) error {
 		if kind := failureKind(f); kind != nil && !errors.Is(e.Err, kind) {
 			e.Err = fmt.Errorf("%w: %w", kind, e.Err)
 		}
+		if f.GetReason() == nodepb.Failure_APPROVALS && len(j.doubts.refused) < 2 {
+			e.Err = fmt.Errorf("%w: %w", ErrOneNode, e.Err)
+		}
 		for _, a := range j.chosen {
 			if slices.Contains(f.GetCulprits(), uint32(a.index)) {
 				e.Culprits = append(e.Culprits, fmt.Sprintf("%s (share %d)", a.node.id, a.index))

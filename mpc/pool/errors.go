@@ -42,6 +42,10 @@ var (
 	// ErrApprovals: the account demands approvals, and a node has not got those that
 	// it demands for this request.
 	ErrApprovals = errors.New("the nodes refuse: approvals are missing, have expired, or are not for this request")
+	// ErrOneNode comes with ErrApprovals where one node alone said so, and no other
+	// could take its place: its clock may be wrong, so that with another node the
+	// same approvals may do.
+	ErrOneNode = errors.New("one node refuses, and no other is there in its place")
 	// ErrDraining: the node is about to end and takes nothing new.
 	ErrDraining = errors.New("the node is about to end and takes nothing new; it is asked again when it is back")
 	// ErrStrands: were this node to see this share, none would be left in the
