@@ -90,10 +90,10 @@ function scan() {
 
 // open fetches the request of a form at once: the form is good for seconds only.
 async function open(scanned) {
-  const { device } = await enrolled();
-  if (!device) return home();
   show("Opening the request", h("p", { class: "wait" }, "One moment …"));
   try {
+    const { device } = await enrolled(); // fails where the browser keeps nothing
+    if (!device) return await home();
     showRequest(device, await fetchRequest(device, scanned), scan);
   } catch (err) {
     stopped(err);
@@ -127,6 +127,7 @@ async function begin() {
   if (link && !parseEnrolment(link.slice(1))) history.replaceState(null, "", location.pathname);
   try {
     if (link.length > 1 && follow(link)) return;
+    show("Approve", h("p", { class: "wait" }, "One moment …")); // a browser may take seconds to open its key store
     await home();
     if (link.length > 1) announce("The link is not complete. Scan the code, or ask for it again.");
   } catch (err) {
