@@ -7,10 +7,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"vault-plugin-secrets-mpc/mpc/approval"
@@ -210,13 +208,6 @@ func (d *Device) KeyID() string {
 	k := d.Keys[0].key()
 	return k.ID().String()
 }
-
-// has reports whether the device holds a kind of signature factor.
-func (d *Device) has(kind approval.Kind) bool {
-	return slices.ContainsFunc(d.Keys, func(k KeyRecord) bool { return k.Kind == kind })
-}
-
-func hex16(b [16]byte) string { return hex.EncodeToString(b[:]) }
 
 // Errors that callers branch on.
 var (

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -157,7 +158,11 @@ func PolicyLines(p *approval.Policy) []string {
 	}
 	for i := range p.Approvers {
 		a := &p.Approvers[i]
-		lines = append(lines, fmt.Sprintf("approver %q (%s)", a.Name, a.ID), fmt.Sprintf("approver %q may not approve what is asked for by %s", a.Name, strings.Join(a.Requesters, ", ")))
+		self := "may not approve what is asked for by " + strings.Join(a.Requesters, ", ")
+		if slices.Equal(a.Requesters, []string{"none"}) {
+			self = "asks for nothing, since it has no Vault entity"
+		}
+		lines = append(lines, fmt.Sprintf("approver %q (%s)", a.Name, a.ID), fmt.Sprintf("approver %q %s", a.Name, self))
 		for k := range a.Keys {
 			where := ""
 			if a.Keys[k].RPID != "" {

@@ -150,9 +150,12 @@ func (a *answering) verify(s *approval.Subject, approver *approval.Approver, dev
 			return nil, &wrongFactor{causeFactor, fmt.Errorf("%s %q: %w", key.Kind, key.Name, err)}
 		}
 		opened = opened || key.Kind == approval.Device && a.signatures[i].Key == device
-		if !slices.Contains(kinds, key.Kind) {
-			kinds = append(kinds, key.Kind)
+		// Nodes refuse all approvals of a request for it (approval.Verify), so that one
+		// approver could otherwise undo what the others have approved.
+		if slices.Contains(kinds, key.Kind) {
+			return nil, invalid("two signatures are of kind %s, and each kind counts once: send one of them. Nothing was recorded", key.Kind)
 		}
+		kinds = append(kinds, key.Kind)
 	}
 	if !opened {
 		return nil, &wrongFactor{causeFactor, errors.New("the device that opened the request has not signed the answer")}

@@ -60,7 +60,7 @@ func metricNames() []string {
 		"mpc_build_info", "mpc_requests_total", "mpc_request_duration_seconds", "mpc_signatures_total", "mpc_sign_duration_seconds",
 		"mpc_session_retries_total", "mpc_refreshes_total", "mpc_rewraps_total", "mpc_nodes", "mpc_node_up", "mpc_node_hsm_up",
 		"mpc_aux_keys_ready", "mpc_accounts", "mpc_accounts_overdue", "mpc_accounts_failing", "mpc_wrapping_key_versions", "mpc_presignatures_ready",
-		"mpc_approval_requests_total", "mpc_approval_requests", "mpc_approval_duration_seconds",
+		"mpc_approval_requests_total", "mpc_approval_requests", "mpc_approval_duration_seconds", "mpc_approval_refusals_total",
 	}
 }
 

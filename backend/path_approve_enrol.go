@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -41,7 +42,7 @@ func (b *backend) pathApproveEnrol() []*framework.Path {
 				"mount_id":     field(framework.TypeString, "ID of the mount, in hex: part of what the device signs."),
 				"rp_id":        field(framework.TypeString, "Relying party's ID for a passkey; empty where none can be enrolled."),
 				"rp_name":      field(framework.TypeString, "Its name, for people."),
-				"user_id":      field(framework.TypeString, "User handle for a passkey: the approver's ID, base64url."),
+				"user_id":      field(framework.TypeString, "User handle for a passkey: the approver's ID and the enrolment's, base64url."),
 				"user_name":    field(framework.TypeString, "User name for a passkey."),
 				"challenge":    field(framework.TypeString, "Challenge for the registration of a passkey: 32 bytes, base64url."),
 				"expires_time": field(framework.TypeString, "When the enrolment ends."),
@@ -131,8 +132,7 @@ func (r *enrolmentRecord) stillOpen(state string) error {
 }
 
 func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	r, err := b.fromLink(ctx, data)
-	if err != nil {
+	if _, err := b.fromLink(ctx, data); err != nil { // before anybody else waits for it
 		return nil, err
 	}
 	release, err := b.people.take(ctx)
@@ -140,7 +140,8 @@ func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *fr
 		return nil, err
 	}
 	defer release()
-	if r, err = b.fromLink(ctx, data); err != nil { // as it is now
+	r, err := b.fromLink(ctx, data) // as it is now
+	if err != nil {
 		return nil, err
 	}
 	if err := r.stillOpen(r.state(b.cfg.now())); err != nil {
@@ -158,6 +159,10 @@ func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
+	enrolment, err := approval.ParseID(r.ID)
+	if err != nil {
+		return nil, err
+	}
 	if r.Challenge == "" { // a page that is loaded again goes on with it
 		r.Challenge = base64.RawURLEncoding.EncodeToString(randomBytes(enrolmentSecretSize))
 		if err := b.store.putEnrolment(ctx, r); err != nil {
@@ -166,14 +171,21 @@ func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *fr
 	}
 	return &logical.Response{Data: map[string]any{
 		"approver": r.Approver, "approver_id": r.ApproverID, "mount_id": hex.EncodeToString(mount[:]),
-		"rp_id": u.RPID, "rp_name": relyingPartyName, "user_id": base64.RawURLEncoding.EncodeToString(approver[:]), "user_name": r.Approver,
+		"rp_id": u.RPID, "rp_name": relyingPartyName, "user_id": userHandle(approver, enrolment), "user_name": r.Approver,
 		"challenge": r.Challenge, "expires_time": rfc3339(r.Expires),
 	}}, nil
 }
 
+// userHandle names the account of a passkey to its authenticator: 32 bytes, base64url.
+// It is another one for each enrolment: an authenticator, or what it is synchronised
+// with, replaces a passkey of the same site and handle (WebAuthn Level 3, section
+// 6.3.2, step 7), and policies may pin the key of the one that would be gone.
+func userHandle(approver, enrolment approval.ID) string {
+	return base64.RawURLEncoding.EncodeToString(slices.Concat(approver[:], enrolment[:]))
+}
+
 func (b *backend) deviceFinishes(ctx context.Context, _ *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	r, err := b.fromLink(ctx, data)
-	if err != nil {
+	if _, err := b.fromLink(ctx, data); err != nil { // before anybody else waits for it
 		return nil, err
 	}
 	offer, err := readOffer(data)
@@ -185,7 +197,8 @@ func (b *backend) deviceFinishes(ctx context.Context, _ *logical.Request, data *
 		return nil, err
 	}
 	defer release()
-	if r, err = b.fromLink(ctx, data); err != nil { // as it is now
+	r, err := b.fromLink(ctx, data) // as it is now
+	if err != nil {
 		return nil, err
 	}
 	if state := r.state(b.cfg.now()); state == enrolStateOffered {

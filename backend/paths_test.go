@@ -22,8 +22,9 @@ var computed = []string{"accounts/:name/addresses", "accounts/:name/derive", "ve
 // created are the paths outside of config/ whose objects a caller creates by name.
 var created = []string{"accounts/:name", "approvers/:name", "authenticators/:name", "identities/:name", "identities/:name/assets/:asset_name"} // read only
 
-// live are reads of what only the active server has in memory.
-var live = []string{"config/rotation", "metrics", "nodes/", "nodes/:id", "wrapping-keys/", "wrapping-keys/:version"} // read only
+// live are reads of what only the active server has in memory, and of requests for
+// approval, which end at the look that finds their time over.
+var live = []string{"config/rotation", "metrics", "nodes/", "nodes/:id", "requests/", "requests/:request", "wrapping-keys/", "wrapping-keys/:version"} // read only
 
 func TestEveryPathIsComplete(t *testing.T) {
 	b := inert(t)

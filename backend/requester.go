@@ -18,14 +18,8 @@ func errNoEntity() error {
 	return forbidden("this token belongs to no Vault entity, so nobody could tell whether an approver asks here for themselves: nothing was asked for. Log in with an auth method (userpass, oidc, approle, …), or use a token of a role with an entity alias; the root token has none")
 }
 
-// requesterOf says who asks, as policies name them ("entity:…", "identity:…"), and
-// what people call them. A session whose authenticator opens several identities has
-// to be asked for one account: see requesterFor.
-func (b *backend) requesterOf(ctx context.Context, req *logical.Request) (id, name string, err error) {
-	return b.requesterFor(ctx, req, nil)
-}
-
-// requesterFor is requesterOf for one account: a session asks as the identity that the
+// requesterFor says who asks for an account, as policies name them ("entity:…",
+// "identity:…"), and what people call them. A session asks as the identity that the
 // account is tied to.
 func (b *backend) requesterFor(ctx context.Context, req *logical.Request, c *custodyRecord) (id, name string, err error) {
 	if s := sessionOf(ctx); s != nil {
@@ -45,6 +39,32 @@ func (b *backend) requesterFor(ctx context.Context, req *logical.Request, c *cus
 		return "", "", errNoEntity()
 	}
 	return requesterEntity + req.EntityID, strings.TrimSpace(approval.CleanName(req.DisplayName)), nil
+}
+
+// noOtherSelf refuses a session that asks as one identity while its authenticator opens
+// another one, frozen or not, that is an approver of the policy: whoever has it could
+// approve what they asked for themselves.
+func (b *backend) noOtherSelf(ctx context.Context, requester string, marshalled []byte) error {
+	s := sessionOf(ctx)
+	if s == nil {
+		return nil
+	}
+	policy, err := approval.ParsePolicy(marshalled)
+	if err != nil {
+		return err
+	}
+	granted, _, err := b.grantedIn(ctx, s.authenticator)
+	if err != nil {
+		return err
+	}
+	for _, g := range granted {
+		for _, a := range policy.Approvers {
+			if slices.Contains(a.Requesters, requesterIdentity+g.ID.String()) && !slices.Contains(a.Requesters, requester) {
+				return forbidden("this session's authenticator opens identity %q as well, which is approver %q of this account, and nobody approves a request of their own: nothing was asked for. Log in with an authenticator that does not open it", g.Name, a.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // identitiesOf lists the identities, not frozen, that a session opens.

@@ -103,6 +103,9 @@ func checkGiven(p *approval.Policy, subject approval.Subject, r *requestRecord, 
 		if k == nil {
 			return forbidden("approver %q has no key %s in the policy of request %s", a.Name, s.Key, r.ID)
 		}
+		if kinds[k.Kind] { // approval.Verify would refuse the whole bundle
+			return invalid("two signatures are of kind %s, and each kind counts once: nothing was stored", k.Kind)
+		}
 		if err := k.Verify(&approval.Statement{Subject: subject, Decision: g.Decision, Approver: id}, s); err != nil {
 			return &fault{status: 403, msg: "a signature is not one over this request by a key of the policy: nothing was stored", err: err}
 		}

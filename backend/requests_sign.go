@@ -290,6 +290,9 @@ func (b *backend) newRequest(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return nil, err
 	}
+	if err := b.noOtherSelf(ctx, requester, v.policy); err != nil {
+		return nil, err
+	}
 	ui, err := b.ui(ctx)
 	if err != nil {
 		return nil, err

@@ -160,7 +160,7 @@ func TestRequestIDRepeated(t *testing.T) {
 	if other == id {
 		t.Error("somebody else's request_id is the same request")
 	}
-	if g.asks(nil) == g.asks(nil) {
+	if first, second := g.asks(nil), g.asks(nil); first == second {
 		t.Error("without a request_id a repetition is the same request")
 	}
 	g.approved(id)

@@ -2,6 +2,7 @@ package keyholder
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -186,6 +187,10 @@ func TestDevice(t *testing.T) {
 	if err := ProbeKeyring(broken); !errors.Is(err, ErrNoKeyring) {
 		t.Error(err)
 	}
+	said := fmt.Errorf("%w: there is no bus", ErrNoKeyring)
+	if err := ProbeKeyring(saysSo{err: said}); err == nil || err.Error() != said.Error() {
+		t.Error("said twice:", err)
+	}
 }
 
 type forgetful struct{}
@@ -194,6 +199,13 @@ func (forgetful) Set(string, *secret.Bytes) error   { return nil }
 func (forgetful) Get(string) (*secret.Bytes, error) { return nil, ErrNoSecret }
 func (forgetful) Delete(string) error               { return nil }
 func (forgetful) Where() string                     { return "a sieve" }
+
+type saysSo struct {
+	forgetful
+	err error
+}
+
+func (s saysSo) Get(string) (*secret.Bytes, error) { return nil, s.err }
 
 type brokenRing struct{ forgetful }
 

@@ -93,10 +93,13 @@ var ErrNoKeyring = errors.New("the operating system has no keyring that this pro
 func ProbeKeyring(k Keyring) error {
 	s, err := k.Get("no-such-authenticator")
 	s.Wipe()
-	if err != nil && !errors.Is(err, ErrNoSecret) {
-		return fmt.Errorf("%w: %w", ErrNoKeyring, err)
+	switch {
+	case err == nil || errors.Is(err, ErrNoSecret):
+		return nil
+	case errors.Is(err, ErrNoKeyring): // says so already
+		return err
 	}
-	return nil
+	return fmt.Errorf("%w: %w", ErrNoKeyring, err)
 }
 
 type fileKeyring struct{ dir string }

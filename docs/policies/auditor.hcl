@@ -24,6 +24,13 @@ path "mpc/nodes/*" {
 path "mpc/wrapping-keys/*" {
   capabilities = ["read", "list"]
 }
+# Who may approve, what waits for approvals, and what ended lately, with the messages.
+path "mpc/approvers/*" {
+  capabilities = ["read", "list"]
+}
+path "mpc/requests/*" {
+  capabilities = ["read", "list"]
+}
 path "mpc/metrics" {
   capabilities = ["read"]
 }

@@ -11,17 +11,19 @@ import (
 )
 
 var approvalsPromises = promises{ // read only
-	`mpckms approver list`:                                    `(?s)ada.*ben`,
-	`mpckms account policy show safe`:                         `(?s)Approvals +\d of 2.*ada +certificate.*nodes`,
-	`VAULT_TOKEN=$(cat carol/token) mpckms account sign safe`: `(?s)State +pending.*Approvals +0 of 2`,
-	`VAULT_TOKEN=$(cat carol/token) mpckms request list`:      `safe +sign +pending +0/2`,
-	`VAULT_TOKEN=$(cat carol/token) mpckms request show`:      `(?s)pending.*1 of 2.*ada +approve`,
-	`VAULT_TOKEN=$(cat carol/token) mpckms request wait`:      `(?s)State +signed`,
-	`! VAULT_TOKEN=$(cat carol/token) mpckms request wait`:    `refused`,
-	`! vault write mpc/sign/safe`:                             `no Vault entity`,
-	`! vault write mpc/accounts/safe/csr`:                     `(?i)approv`,
-	`! env -u VAULT_TOKEN mpckms --home ada device approve`:   `(?i)answered`,
-	`env -u VAULT_TOKEN mpckms --home ben device refuse`:      `refused`,
+	`mpckms approver enrol ada`:                                        `https://vault\.example\.com:8200/v1/mpc/ui/phone#e=`,
+	`VAULT_TOKEN=$(cat carol/token) vault write -f -field=display_url`: `^https://vault\.example\.com:8200/v1/mpc/ui/show#r=`,
+	`mpckms approver list`:                                             `(?s)ada.*ben`,
+	`mpckms account policy show safe`:                                  `(?s)Approvals +\d of 2.*ada +certificate.*nodes`,
+	`VAULT_TOKEN=$(cat carol/token) mpckms account sign safe`:          `(?s)State +pending.*Approvals +0 of \d`,
+	`VAULT_TOKEN=$(cat carol/token) mpckms request list`:               `safe +sign +pending +0/2`,
+	`VAULT_TOKEN=$(cat carol/token) mpckms request show`:               `(?s)pending.*1 of 2.*ada +approve`,
+	`VAULT_TOKEN=$(cat carol/token) mpckms request wait`:               `(?s)State +signed`,
+	`! VAULT_TOKEN=$(cat carol/token) mpckms request wait`:             `refused`,
+	`! vault write mpc/sign/safe`:                                      `no Vault entity`,
+	`! vault write mpc/accounts/safe/csr`:                              `(?i)approv`,
+	`! env -u VAULT_TOKEN mpckms --home ada device approve`:            `(?i)answered`,
+	`env -u VAULT_TOKEN mpckms --home ben device refuse`:               `refused`,
 }
 
 // TestApprovalsDocument runs the commands of docs/approvals.md in order: an operator,

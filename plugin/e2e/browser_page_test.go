@@ -160,17 +160,6 @@ func (p *page) waitText(t testing.TB, texts ...string) string {
 	}
 }
 
-// says checks what the page says now.
-func (p *page) says(t testing.TB, texts ...string) {
-	t.Helper()
-	said := p.text(t)
-	for _, text := range texts {
-		if !strings.Contains(said, text) {
-			t.Errorf("%s: the page does not say %q, but:\n%s", p.name, text, said)
-		}
-	}
-}
-
 // click presses the button with this label, with the mouse: it has to be visible.
 func (p *page) click(t testing.TB, label string) {
 	t.Helper()

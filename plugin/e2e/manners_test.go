@@ -60,6 +60,8 @@ var prerequisites = map[string]string{ // read only
 	"vault delete mpc/authenticators/alice-password":           "vault delete mpc/identities/alice",
 	"vault write -force mpc/authenticators/alice-password/fou": "vault write mpc/authenticators/alice-password/lost reason=misplaced",
 	"vault write -force mpc/identities/alice/unfreeze":         "vault write mpc/identities/alice/freeze reason=misplaced",
+	"vault read mpc/accounts list=true policy=true":            "vault write mpc/accounts/zora algorithm=ed25519 approvers=ann",
+	"vault list -detailed mpc/approvers/alice/enrolments":      "vault write mpc/approvers/alice/enrol label=phone",
 }
 
 // aftermaths are run after the command that begins so.
@@ -82,6 +84,23 @@ var notHere = map[string]string{ // read only
 	"mpckms identity create":      "it asks on a terminal",
 	"mpckms login":                "it asks on a terminal",
 	"mpckms secret put":           "it asks on a terminal",
+	// TestApprovalsDocument, TestApprovers, TestApprovals, TestDeviceApprovals, TestRequestsOutliveTheServer and
+	// TestBrowser do these, with people who ask and devices that answer.
+	"vault write mpc/accounts/alice/policy":        "alice would have a policy for good",
+	"vault write mpc/sign/treasury":                "it takes somebody with an entity",
+	"vault list mpc/requests":                      "the request is somebody's with an entity",
+	"vault read mpc/requests":                      "the request is somebody's with an entity",
+	"vault write mpc/requests/":                    "the request is somebody's with an entity",
+	"vault write -force mpc/requests/":             "the request is somebody's with an entity",
+	"vault write mpc/approve/progress":             "the proof is a display's",
+	"mpckms device enrol":                          "the link is a new one each time",
+	"mpckms device show":                           "the link is a new one each time",
+	"mpckms device approve":                        "the link is a new one each time",
+	"mpckms device refuse":                         "the link is a new one each time",
+	"vault write mpc/approvers/alice/confirm":      "the device computes the code",
+	"mpckms approver confirm":                      "the device computes the code",
+	"vault write mpc/approvers/alice/totp/confirm": "the code is of the moment",
+	"vault delete mpc/approvers/alice/factors/":    "the key has another ID each time",
 	// TestRemoteDocument and TestRemoteNodesOnly do these, with node daemons.
 	"vault write mpc/accounts/dave algorithm=ed25519 domains=eu,us": "it takes nodes on other hosts",
 	"vault write mpc/accounts/alice/move domains=eu,us":             "it takes nodes on other hosts",
@@ -155,6 +174,7 @@ func TestHelpExamples(t *testing.T) {
 		}
 		e.ensureAccounts(t, path)
 		e.ensureIdentity(t, sh, path)
+		ensureApprovers(t, sh, path)
 		help := regexp.MustCompile(`:\w+`).ReplaceAllString(path, "1") // fits names, IDs and versions
 		for _, command := range helpOf(t, e, help) {
 			run.one(t, command)
@@ -256,4 +276,22 @@ vault write -force mpc/identities/alice/unfreeze > /dev/null 2>&1 || true
 vault read mpc/identities/alice > /dev/null 2>&1 || { mpckms identity forget alice > /dev/null 2>&1 || true; mpckms identity create alice --kind person --authenticator alice-password --passphrase-file identity.pass; }
 vault read mpc/identities/alice/assets/mail > /dev/null 2>&1 || { mpckms secret forget alice/mail > /dev/null 2>&1 || true; printf secret | mpckms secret put alice/mail --role owner --file - --passphrase-file identity.pass; }
 vault read mpc/authenticators/alice-password/devices/00112233445566778899aabbccddeeff > /dev/null 2>&1 || vault write mpc/authenticators/alice-password/devices device=00112233445566778899aabbccddeeff identity=alice label=laptop`, "")
+}
+
+// ensureApprovers makes the approver alice, who has nothing, and ann, ben, carl and dora,
+// who have what a policy asks for: a device's key and a certificate's.
+func ensureApprovers(t *testing.T, sh shell, path string) {
+	t.Helper()
+	switch {
+	case strings.HasPrefix(path, "approvers"):
+		sh.run(t, `vault read mpc/approvers/alice > /dev/null 2>&1 || vault write mpc/approvers/alice no_entity=true`, "")
+	case path == "accounts/":
+		sh.run(t, `umask 077
+for p in ann ben carl dora; do
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj "/CN=$p" -keyout $p.card.key -out $p.card.pem
+  vault write mpc/approvers/$p no_entity=true
+  env -u VAULT_TOKEN mpckms --home device-$p device enrol "$(vault write -field=link mpc/approvers/$p/enrol label=laptop)" --name laptop --certificate $p.card.pem --key $p.card.key > $p.enrolled
+  mpckms approver confirm $p --code "$(grep -oE '[0-9]{4}-[0-9]{4}' $p.enrolled | head -1)"
+done`, "")
+	}
 }

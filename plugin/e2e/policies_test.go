@@ -50,6 +50,15 @@ func TestExamplePolicies(t *testing.T) {
 	}
 	device := map[string]any{"identity": "alice", "label": "laptop", "device": strings.Repeat("ab", 16)}
 	request := map[string]any{"id": strings.Repeat("cd", 16), "request": b64(opaqueRequest(t))}
+	nobody := map[string]any{"no_entity": true}
+	newTerminalApprover(t, e, "there", true)
+	e.write(t, "accounts/guarded", map[string]any{"algorithm": ed25519, "threshold": 2, "shares": 3, "approvers": "there"})
+	another := map[string]any{"approvers": "there", "request_expiry": "1h"}
+	asker := newTerminalAsker(t, e, "carol")
+	asks := func(message string) string {
+		return printedAs[terminalRequest](t, asker.asks(t, "sign", "guarded", "--input", message, "-o", "json")).Request
+	}
+	waiting, cancelled := asks("to be seen"), asks("to be cancelled")
 	pin := map[string]any{"uri": v.Token.URI(), "pin": v.Token.PIN}
 	for policy, attempts := range map[string][]attempt{
 		"application": {
@@ -169,6 +178,10 @@ func TestExamplePolicies(t *testing.T) {
 			{"POST", "authenticators/alice-password/unlock", nil, true},
 			{"DELETE", "authenticators/to-delete", nil, true},
 
+			{"POST", "approvers/operators", nobody, false},
+			{"POST", "approvers/there/enrol", nil, false},
+			{"DELETE", "approvers/there", nil, false},
+			{"POST", "requests/" + waiting + "/cancel", nil, false},
 			{"POST", "identities/alice", manifestBody(changed), false},
 			{"DELETE", "identities/alice", nil, false},
 			{"POST", "identities/alice/assets/mail", again, false},
@@ -183,6 +196,59 @@ func TestExamplePolicies(t *testing.T) {
 			{"DELETE", "destroy/other", nil, false},
 			{"POST", "destroy/other", nil, false},
 			{"POST", "destroy/wrapping-keys", nil, false},
+		},
+		"approvers": {
+			{"POST", "approvers/made", nobody, true},
+			{"GET", "approvers/made", nil, true},
+			{"POST", "approvers/made/enrol", map[string]any{"label": "phone"}, true},
+			{"LIST", "approvers/made/enrolments", nil, true},
+			{"POST", "approvers/made/totp", nil, true},
+			{"DELETE", "approvers/made", nil, true},
+			{"LIST", "approvers", nil, true},
+			{"LIST", "accounts", nil, true},
+			{"GET", "accounts/guarded/policy", nil, true},
+			{"LIST", "requests", nil, true},
+			{"GET", "requests/" + waiting, nil, true},
+			{"GET", "config/ui", nil, true},
+			{"POST", "config/ui", map[string]any{"public_url": "https://vault.example.com:8200"}, true},
+
+			{"POST", "accounts/guarded/policy", another, false},
+			{"POST", "accounts/other/policy", another, false},
+			{"POST", "accounts/approvers-made", map[string]any{"algorithm": bip340}, false},
+			{"POST", "requests/" + waiting + "/cancel", nil, false},
+			{"POST", "requests/" + waiting + "/code", nil, false},
+			{"POST", "sign/guarded", hello, false},
+			{"POST", "sign/other", hello, false},
+			{"GET", "accounts/other", nil, false},
+			{"GET", "config/hsm", nil, false},
+			{"DELETE", "accounts/guarded", nil, false},
+			{"DELETE", "destroy/guarded", nil, false},
+			{"LIST", "identities", nil, false},
+			{"GET", "metrics", nil, false},
+		},
+		"requester": {
+			{"POST", "sign/other", hello, true},
+			{"POST", "verify/other", signed("other"), true},
+			{"GET", "accounts/other", nil, true},
+			{"GET", "accounts/guarded/policy", nil, true},
+			{"LIST", "requests", nil, true},
+			{"GET", "requests/" + waiting, nil, true},
+			{"POST", "requests/" + waiting + "/wait", map[string]any{"timeout": "0s"}, true},
+			{"POST", "requests/" + cancelled + "/cancel", nil, true},
+
+			{"POST", "sign/guarded", hello, false},                // by the engine: this token has no entity
+			{"POST", "requests/" + waiting + "/code", nil, false}, // by the engine: the request is somebody else's
+			{"LIST", "accounts", nil, false},
+			{"POST", "accounts/requesters-made", map[string]any{"algorithm": bip340}, false},
+			{"POST", "accounts/other/refresh", nil, false},
+			{"POST", "accounts/guarded/csr", map[string]any{"common_name": "x"}, false},
+			{"DELETE", "accounts/guarded", nil, false},
+			{"LIST", "approvers", nil, false},
+			{"GET", "approvers/there", nil, false},
+			{"POST", "approvers/requesters", nobody, false},
+			{"POST", "approvers/there/enrol", nil, false},
+			{"GET", "config/ui", nil, false},
+			{"GET", "metrics", nil, false},
 		},
 		"auditor": {
 			{"GET", "config/hsm", nil, true},
@@ -206,7 +272,19 @@ func TestExamplePolicies(t *testing.T) {
 			{"GET", "identities/alice/assets/mail", nil, true},
 			{"LIST", "authenticators", nil, true},
 			{"GET", "authenticators/alice-password", nil, true},
+			{"LIST", "approvers", nil, true},
+			{"GET", "approvers/there", nil, true},
+			{"LIST", "requests", nil, true},
+			{"GET", "accounts/guarded/policy", nil, true},
+			{"GET", "requests/" + waiting, nil, true},
+			{"GET", "config/ui", nil, true},
 
+			{"POST", "approvers/auditors", nobody, false},
+			{"POST", "approvers/there/enrol", nil, false},
+			{"DELETE", "approvers/there", nil, false},
+			{"POST", "accounts/guarded/policy", another, false},
+			{"POST", "requests/" + waiting + "/cancel", nil, false},
+			{"POST", "requests/" + waiting + "/code", nil, false},
 			{"POST", "identities/alice", manifestBody(changed), false},
 			{"POST", "identities/alice/freeze", nil, false},
 			{"DELETE", "identities/alice", nil, false},
@@ -250,7 +328,7 @@ func TestExamplePolicies(t *testing.T) {
 			}
 		})
 	}
-	if files, err := filepath.Glob(filepath.Join(repository, "docs", "policies", "*")); err != nil || len(files) != 4 {
+	if files, err := filepath.Glob(filepath.Join(repository, "docs", "policies", "*")); err != nil || len(files) != 6 {
 		t.Errorf("docs/policies has %q: each needs its table here", files)
 	}
 

@@ -171,10 +171,10 @@ signatures; --wait shows its code and waits. A policy cannot be taken off an acc
 				return a.pending(cmd, who, d, &wait)
 			}
 			d := &policyDoc{}
-			if err := json.Unmarshal(raw, d); err == nil && d.PolicyHash == "" {
-				err = errors.New("the answer holds neither a policy nor a request")
-			} else if err != nil {
+			if err = json.Unmarshal(raw, d); err != nil {
 				err = errForm(err)
+			} else if d.PolicyHash == "" {
+				err = errors.New("the answer holds neither a policy nor a request")
 			}
 			if err != nil {
 				return &refusal{what: "cannot " + what, cause: err}

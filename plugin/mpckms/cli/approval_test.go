@@ -348,9 +348,13 @@ func TestApprovalGolden(t *testing.T) {
 	// What ended otherwise ends with 1.
 	for _, state := range []string{"refused", "expired", "cancelled", "failed"} {
 		d.on("PUT mpc/requests/"+id+"/wait", data("{"+strings.Replace(pending, "pending", state, 1)+"}"))
-		run(t, "request", "wait", id).want(t, 1, "is "+state, "nothing was signed")
+		said := "is " + state
+		if state == "failed" {
+			said = "has failed"
+		}
+		run(t, "request", "wait", id).want(t, 1, said, "nothing was signed")
 		res := run(t, "sign", "gold", "--input", "hello", "--wait")
-		res.want(t, 1, "is "+state)
+		res.want(t, 1, said)
 		if strings.Contains(res.stdout, "Signature ") {
 			t.Errorf("something looks like a signature:\n%s", res.stdout)
 		}

@@ -118,11 +118,9 @@ func (d *openedDoc) write(t *text) {
 	t.blank()
 	switch {
 	case d.Fields != nil:
-		rows := make([][]string, len(d.Fields))
-		for i, f := range d.Fields {
-			rows[i] = []string{f.Name, f.Value}
+		for _, f := range d.Fields {
+			t.indented("  | ", clean(f.Name)+"  "+clean(f.Value)) // a line break in a value is no new line
 		}
-		t.rows("  ", rows)
 	case d.Text != "":
 		t.indented("  | ", d.Text)
 	default:

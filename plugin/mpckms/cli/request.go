@@ -346,6 +346,9 @@ func requestEnd(d *requestDoc) error {
 	if d.Reason != "" {
 		reason = ": " + d.Reason
 	}
+	if d.State == "failed" {
+		return &refusal{what: fmt.Sprintf("request %s has failed%s; nothing was signed", d.Request, reason), advice: "It has ended for good. Once its reason is gone, ask anew, with another request ID."}
+	}
 	return &refusal{what: fmt.Sprintf("request %s is %s%s; nothing was signed", d.Request, d.State, reason)}
 }
 

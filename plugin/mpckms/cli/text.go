@@ -132,12 +132,37 @@ func unframed(messages []string) []string {
 	return out
 }
 
+// lineWidth is how many columns of a text stand in one line behind a mark, which
+// leaves room for the mark in a terminal of 80.
+const lineWidth = 72
+
 // indented prints each line of a text behind a mark, so that none of it can be taken
-// for this program's own words.
+// for this program's own words. Longer lines are broken here: a terminal would go on
+// in its first column, where no mark is.
 func (t *text) indented(mark, s string) {
 	for line := range strings.SplitSeq(strings.TrimRight(s, "\n"), "\n") {
-		t.b.WriteString(mark + clean(line) + "\n")
+		rest := []rune(clean(line))
+		for first := true; first || len(rest) > 0; first = false {
+			n := fitting(rest)
+			t.b.WriteString(mark + string(rest[:n]) + "\n")
+			rest = rest[n:]
+		}
 	}
+}
+
+// fitting is how many of the characters fit into a line. Beyond Latin scripts they
+// may be two columns wide and are counted so.
+func fitting(line []rune) int {
+	columns := 0
+	for i, r := range line {
+		if columns++; r > 0x2ff {
+			columns++
+		}
+		if columns > lineWidth {
+			return i
+		}
+	}
+	return len(line)
 }
 
 // wrapped breaks a text without spaces into lines.
