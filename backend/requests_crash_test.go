@@ -181,6 +181,21 @@ func TestRequestTransient(t *testing.T) {
 	if d := g.ends(late); d["state"] != "expired" {
 		t.Errorf("the HSM was away for an hour: %v", d["state"])
 	}
+	// What one node says may be its clock's fault.
+	trouble(fmt.Errorf("signing: %w: %w", pool.ErrOneNode, pool.ErrApprovals))
+	id = g.asks(nil)
+	g.approved(id)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		d := g.mustBy("dave", asRead, "requests/"+id, nil)
+		if text, _ := d["trouble"].(string); d["state"] == "approved" && strings.Contains(text, "one node refuses") {
+			break
+		}
+		if d["state"] != "approved" || time.Now().After(end) {
+			t.Fatalf("one node refuses: %v %v", d["state"], d["trouble"])
+		}
+	}
+	trouble(nil)
+	g.valid(g.ends(id))
 	// A refusal of nodes stays.
 	trouble(fmt.Errorf("signing: %w", pool.ErrApprovals))
 	id = g.asks(nil)

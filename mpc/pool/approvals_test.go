@@ -125,6 +125,27 @@ func TestApprovalsCostNoTrust(t *testing.T) {
 	}
 }
 
+// TestApprovalsOfOneNode: where one node alone refuses and nobody can take its place,
+// the error says so; where two do, it does not.
+func TestApprovalsOfOneNode(t *testing.T) {
+	for count, one := range map[int]bool{1: true, 2: false} {
+		p, h, _ := fakePool(t, 3)
+		for _, n := range p.Nodes()[:count] {
+			h.set(n.ID, "unapproved")
+		}
+		j := newFakeJob(p, 3, 3) // needs all of them
+		if count == 2 {
+			j = newFakeJob(p, 2, 3)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		_, _, err := j.run(ctx)
+		cancel()
+		if !errors.Is(err, ErrApprovals) || errors.Is(err, ErrOneNode) != one {
+			t.Errorf("%d nodes refuse: %v", count, err)
+		}
+	}
+}
+
 // TestApprovalsMissing: a node that misses approvals is no bad node; where two say
 // so the request is over, and what was made ahead stays for others.
 func TestApprovalsMissing(t *testing.T) {
