@@ -64,6 +64,12 @@ func (p *terminalAsker) onScreen(t *testing.T, columns uint16, args ...string) *
 	t.Cleanup(func() { tty.Close() })
 	s := &screen{keys: keys, tty: tty}
 	s.resize(t, columns)
+	// Else Ctrl-C throws away what the program has drawn and this test has not read.
+	keep := s.settings(t)
+	keep.Lflag |= unix.NOFLSH
+	if err := unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, &keep); err != nil {
+		t.Fatal(err)
+	}
 	s.before = s.settings(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -64,7 +65,8 @@ func newApproverRig(t *testing.T) *approverRig {
 
 func newApproverRigOn(t *testing.T, v *e2e.Vault) *approverRig {
 	t.Helper()
-	r := &approverRig{engine: enable(t, v, "approve", 3), people: map[string]*api.Client{}, devices: map[string]*approvaltest.Approver{}}
+	path := "approve-" + strings.ToLower(t.Name()) // mounts stay until the shared Vault ends
+	r := &approverRig{engine: enable(t, v, path, 3), people: map[string]*api.Client{}, devices: map[string]*approvaltest.Approver{}}
 	clone := func(token string) *api.Client {
 		c, err := v.Client.Clone()
 		if err != nil {
@@ -80,14 +82,14 @@ func newApproverRigOn(t *testing.T, v *e2e.Vault) *approverRig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = v.Client.Sys().DisableAuth(auth) })
-	if err := v.Client.Sys().PutPolicy("approve-ask", `
-path "approve/sign/*" { capabilities = ["update"] }
-path "approve/requests/*" { capabilities = ["read", "update", "list"] }`); err != nil {
+	if err := v.Client.Sys().PutPolicy(path, fmt.Sprintf(`
+path "%[1]s/sign/*" { capabilities = ["update"] }
+path "%[1]s/requests/*" { capabilities = ["read", "update", "list"] }`, path)); err != nil {
 		t.Fatal(err)
 	}
 	r.write(t, "config/ui", map[string]any{"public_url": approvaltest.Origin})
 	for _, name := range []string{"alice", "bob", "carol", "dave"} {
-		if _, err := v.Client.Logical().Write("auth/"+auth+"/users/"+name, map[string]any{"password": "for-" + name, "token_policies": "approve-ask"}); err != nil {
+		if _, err := v.Client.Logical().Write("auth/"+auth+"/users/"+name, map[string]any{"password": "for-" + name, "token_policies": path}); err != nil {
 			t.Fatal(err)
 		}
 		s, err := r.outside.Logical().Write("auth/"+auth+"/login/"+name, map[string]any{"password": "for-" + name})

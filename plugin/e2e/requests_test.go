@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -79,10 +80,10 @@ func TestRequestsOutliveTheServer(t *testing.T) {
 // asAdmin writes with a person's token, which may change policies from then on.
 func (r *approverRig) asAdmin(t testing.TB, who, path string, data map[string]any) map[string]any {
 	t.Helper()
-	if err := r.Client.Sys().PutPolicy("approve-ask", `
-path "approve/sign/*" { capabilities = ["update"] }
-path "approve/accounts/+/policy" { capabilities = ["create", "update"] }
-path "approve/requests/*" { capabilities = ["read", "update", "list"] }`); err != nil {
+	if err := r.Client.Sys().PutPolicy(r.path, fmt.Sprintf(`
+path "%[1]s/sign/*" { capabilities = ["update"] }
+path "%[1]s/accounts/+/policy" { capabilities = ["create", "update"] }
+path "%[1]s/requests/*" { capabilities = ["read", "update", "list"] }`, r.path)); err != nil {
 		t.Fatal(err)
 	}
 	return r.as(t, r.people[who], path, data)
