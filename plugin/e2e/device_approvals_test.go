@@ -70,14 +70,14 @@ func newTerminalAsker(t *testing.T, e *engine, name string) *terminalAsker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if auths["people/"] == nil {
-		ok(t, e.CLI(t, "auth", "enable", "-path=people", "userpass"))
+	if auths["askers/"] == nil {
+		ok(t, e.CLI(t, "auth", "enable", "-path=askers", "userpass"))
 	}
-	if err := sys.PutPolicy("people-"+e.path, `path "`+e.path+`/*" { capabilities = ["create", "read", "update", "delete", "list"] }`); err != nil {
+	if err := sys.PutPolicy("askers-"+e.path, `path "`+e.path+`/*" { capabilities = ["create", "read", "update", "delete", "list"] }`); err != nil {
 		t.Fatal(err)
 	}
-	ok(t, e.CLI(t, "write", "auth/people/users/"+name, "password=password of "+name, "policies=people-"+e.path))
-	s, err := e.Client.Logical().Write("auth/people/login/"+name, map[string]any{"password": "password of " + name})
+	ok(t, e.CLI(t, "write", "auth/askers/users/"+name, "password=password of "+name, "policies=askers-"+e.path))
+	s, err := e.Client.Logical().Write("auth/askers/login/"+name, map[string]any{"password": "password of " + name})
 	if err != nil || s == nil || s.Auth == nil || s.Auth.EntityID == "" {
 		t.Fatalf("logging in as %s: %v", name, err)
 	}
