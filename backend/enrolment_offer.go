@@ -207,11 +207,7 @@ func anyBase64(text string, most int) ([]byte, error) {
 // verify checks that the device has every key that it offers, and returns them as
 // records; the device's own is the first.
 func (o *offer) verify(mount [16]byte, u *uiRecord, r *enrolmentRecord) ([]approverKeyRecord, error) {
-	enrolment, err := approval.ParseID(r.ID)
-	if err != nil {
-		return nil, err
-	}
-	approver, err := approval.ParseID(r.ApproverID)
+	enrolment, approver, err := r.ids()
 	if err != nil {
 		return nil, err
 	}

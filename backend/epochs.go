@@ -102,8 +102,7 @@ func (b *backend) updateAccount(ctx context.Context, name string, id mpc.EpochID
 // to a node for the first time in the epoch.
 func (b *backend) expose(name string, record *mpc.PublicRecord) func(context.Context, mpc.Exposures) error {
 	return func(ctx context.Context, wanted mpc.Exposures) error {
-		release, _ := b.fit.hold(0) // the pool chose among its nodes, which may be more than are configured by now
-		defer release()
+		defer b.fit.still()() // the pool chose among its nodes, which may be more than are configured by now
 		defer b.lockAccount(name)()
 		r, err := b.store.account(ctx, name)
 		if err != nil {

@@ -155,11 +155,7 @@ func (b *backend) deviceBegins(ctx context.Context, _ *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
-	approver, err := approval.ParseID(r.ApproverID)
-	if err != nil {
-		return nil, err
-	}
-	enrolment, err := approval.ParseID(r.ID)
+	enrolment, approver, err := r.ids()
 	if err != nil {
 		return nil, err
 	}
@@ -235,11 +231,7 @@ func (b *backend) deviceFinishes(ctx context.Context, _ *logical.Request, data *
 	if len(a.Keys)+len(fresh) > approval.MaxKeys {
 		return nil, conflict("the approver would have %d keys, and may have %d: delete one that is not used first. Nothing was changed", len(a.Keys)+len(fresh), approval.MaxKeys)
 	}
-	enrolment, err := approval.ParseID(r.ID)
-	if err != nil {
-		return nil, err
-	}
-	approver, err := approval.ParseID(r.ApproverID)
+	enrolment, approver, err := r.ids()
 	if err != nil {
 		return nil, err
 	}

@@ -33,8 +33,15 @@ func (f *poolFit) begin() uint64 {
 // hold keeps the pool from becoming smaller until release is called. It reports
 // whether it did since begin.
 func (f *poolFit) hold(begun uint64) (release func(), shrunk bool) {
+	release = f.still()
+	return release, f.shrunk != begun
+}
+
+// still keeps the pool from becoming smaller until release is called, for those who
+// look at its size themselves.
+func (f *poolFit) still() (release func()) {
 	f.mu.RLock()
-	return f.mu.RUnlock, f.shrunk != begun
+	return f.mu.RUnlock
 }
 
 // shrink runs a write that makes the pool smaller while nobody places shares.
@@ -141,9 +148,10 @@ func (b *backend) sites(ctx context.Context, m *membership) ([]site, error) {
 func canServe(a *mpc.Account, nodes []site) bool { return served(a, nodes) == a.Record.Shares }
 
 // served is how many shares of the account the nodes can serve at once.
-func served(a *mpc.Account, nodes []site) (n int) {
+func served(a *mpc.Account, nodes []site) int {
 	homes := homesOf(a)
-	eligible := func(n site, i int) bool {
+	return mpc.Matched(len(homes), len(nodes), func(i, node int) bool {
+		n := nodes[node]
 		if n.domain != homes[i].Domain || len(a.Homes) > 0 && n.region != homes[i].Region {
 			return false
 		}
@@ -153,30 +161,7 @@ func served(a *mpc.Account, nodes []site) (n int) {
 			}
 		}
 		return !a.NoSpares
-	}
-	// A node for each share, by augmenting paths.
-	holder := make(map[int]int, len(nodes)) // share by node
-	var assign func(share int, tried map[int]bool) bool
-	assign = func(share int, tried map[int]bool) bool {
-		for n := range nodes {
-			if tried[n] || !eligible(nodes[n], share) {
-				continue
-			}
-			tried[n] = true
-			other, taken := holder[n]
-			if !taken || assign(other, tried) {
-				holder[n] = share
-				return true
-			}
-		}
-		return false
-	}
-	for i := range homes {
-		if assign(i, map[int]bool{}) {
-			n++
-		}
-	}
-	return n
+	})
 }
 
 // fitAdvice says in a refusal what to do instead.

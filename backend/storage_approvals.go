@@ -293,11 +293,16 @@ func checkApproverKeys(keys []approverKeyRecord) error {
 	return nil
 }
 
-func (r *enrolmentRecord) check() error {
-	if _, err := approval.ParseID(r.ID); err != nil {
-		return err
+// ids are those of the enrolment and of its approver.
+func (r *enrolmentRecord) ids() (enrolment, approver approval.ID, err error) {
+	if enrolment, err = approval.ParseID(r.ID); err == nil {
+		approver, err = approval.ParseID(r.ApproverID)
 	}
-	if _, err := approval.ParseID(r.ApproverID); err != nil {
+	return enrolment, approver, err
+}
+
+func (r *enrolmentRecord) check() error {
+	if _, _, err := r.ids(); err != nil {
 		return err
 	}
 	if r.Approver == "" || len(r.Approver) > approval.MaxName || r.Created.IsZero() || !r.Expires.After(r.Created) || r.Tries < 0 || r.Tries > maxEnrolTries {

@@ -2,8 +2,6 @@ package node
 
 import (
 	"bytes"
-	"crypto/ed25519"
-	"fmt"
 	"testing"
 	"time"
 
@@ -79,27 +77,7 @@ func TestImportKeepsPolicy(t *testing.T) {
 
 	w := newWorldOf(t, 3, c.public())
 	w.patience = lost.patience
-	target := &recovery.Target{MountID: [16]byte(mount), Key: wrappingKeyFromWire(w.key), Made: time.Unix(2, 0)}
-	raw, err := target.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if raw, err = recovery.SignTarget(raw, c.authority); err != nil {
-		t.Fatal(err)
-	}
-	signed, err := recovery.ParseSignedTarget(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	targetHash := signed.Hash()
-	var deals []*recovery.Deal
-	for _, k := range []int{0, 2} {
-		d, err := recovery.MakeDeal(t.Context(), bundle, fmt.Sprintf("c%d", k+1), c.keys[k], c.authority.Public().(ed25519.PublicKey), signed)
-		if err != nil {
-			t.Fatal(err)
-		}
-		deals = append(deals, d)
-	}
+	targetHash, deals := c.dealTo(t, w, bundle)
 	// request imports share i into its node, as of a record that the coordinator
 	// names; the deals' files are made to fit it.
 	request := func(i int, old *mpc.PublicRecord) *nodepb.ImportShareReply {
@@ -141,6 +119,7 @@ func TestImportKeepsPolicy(t *testing.T) {
 	}
 	fresh := map[uint32][]byte{}
 	var next *mpc.PublicRecord
+	var err error
 	for i := 1; i <= 3; i++ {
 		reply := request(i, record)
 		if reply.GetFailure() != nil {

@@ -272,6 +272,31 @@ func (c *custodians) opens(t *testing.T, record *mpc.PublicRecord, envelopes map
 	}
 }
 
+// dealTo has the first and the third custodian deal a bundle to a world's token.
+func (c *custodians) dealTo(t *testing.T, w *world, bundle *recovery.Bundle) (target [32]byte, deals []*recovery.Deal) {
+	t.Helper()
+	to := &recovery.Target{MountID: [16]byte(mount), Key: wrappingKeyFromWire(w.key), Made: time.Unix(2, 0)}
+	raw, err := to.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = recovery.SignTarget(raw, c.authority); err != nil {
+		t.Fatal(err)
+	}
+	signed, err := recovery.ParseSignedTarget(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []int{0, 2} {
+		d, err := recovery.MakeDeal(t.Context(), bundle, fmt.Sprintf("c%d", k+1), c.keys[k], c.authority.Public().(ed25519.PublicKey), signed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deals = append(deals, d)
+	}
+	return signed.Hash(), deals
+}
+
 // TestImportShare: nodes of another mount make shares out of what custodians
 // dealt to its token, and sign with them for the old key.
 func TestImportShare(t *testing.T) {
@@ -283,27 +308,7 @@ func TestImportShare(t *testing.T) {
 		Shares: [][]byte{envelopes[1], envelopes[2], envelopes[3]}}
 
 	w := newWorldOf(t, 3, c.public())
-	target := &recovery.Target{MountID: [16]byte(mount), Key: wrappingKeyFromWire(w.key), Made: time.Unix(2, 0)}
-	raw, err := target.Marshal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if raw, err = recovery.SignTarget(raw, c.authority); err != nil {
-		t.Fatal(err)
-	}
-	signed, err := recovery.ParseSignedTarget(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	targetHash := signed.Hash()
-	var deals []*recovery.Deal
-	for _, k := range []int{0, 2} {
-		d, err := recovery.MakeDeal(t.Context(), bundle, fmt.Sprintf("c%d", k+1), c.keys[k], c.authority.Public().(ed25519.PublicKey), signed)
-		if err != nil {
-			t.Fatal(err)
-		}
-		deals = append(deals, d)
-	}
+	targetHash, deals := c.dealTo(t, w, bundle)
 	request := func(i int, change func(*nodepb.ImportShareRequest)) *nodepb.ImportShareReply {
 		r := &nodepb.ImportShareRequest{OldRecord: record.Marshal(), Index: uint32(i), Target: targetHash[:], Recipients: set}
 		for _, d := range deals {

@@ -43,9 +43,10 @@ type rule struct {
 	where siting
 	// compatible, where not nil, tells whether two nodes can work together.
 	compatible func(a, b candidate) bool
-	// pool are all nodes that the account has, ready or not; nil where it does not
-	// matter what remains for them. See keepsWhole.
-	pool []candidate
+	// pool returns all nodes of the pool, ready or not. It is called where spares may
+	// be chosen only, and nil where it does not matter what remains for these nodes. See
+	// keepsWhole.
+	pool func() []candidate
 }
 
 // place chooses count shares at random out of 1…n and a node for each, so that
@@ -78,7 +79,12 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 	var chosen []assignment
 	used := map[string]bool{}
 	steps, spent := 0, 0
-	whole := r.pool != nil && r.count < r.n && maxSpares > 0 && r.keepsWhole(nil)
+	var pool []candidate
+	whole := false
+	if r.pool != nil && r.count < r.n && maxSpares > 0 {
+		pool = r.pool()
+		whole = r.keepsWhole(pool, nil)
+	}
 	clash := func(c candidate) bool {
 		return used[c.id] || r.compatible != nil && slices.ContainsFunc(chosen, func(a assignment) bool { return !r.compatible(a.node, c) })
 	}
@@ -108,7 +114,7 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 			if spare {
 				spent++
 			}
-			if (!spare || !whole || r.keepsWhole(chosen)) && search(k+1) {
+			if (!spare || !whole || r.keepsWhole(pool, chosen)) && search(k+1) {
 				return true
 			}
 			if spare {
@@ -133,7 +139,7 @@ func (r *rule) place(ready []candidate, maxSpares int) []assignment {
 // a choice is never needed: the same nodes can serve other shares (sets of nodes that
 // can be matched with shares are independent in a transversal matroid, so each
 // extends to one that serves all).
-func (r *rule) keepsWhole(chosen []assignment) bool {
+func (r *rule) keepsWhole(pool []candidate, chosen []assignment) bool {
 	serves := func(c candidate, i mpc.Index) bool {
 		for _, a := range chosen {
 			if a.node.id == c.id {
@@ -143,29 +149,7 @@ func (r *rule) keepsWhole(chosen []assignment) bool {
 		seen, ok := r.seen[c.identity]
 		return r.where.may(i, c) && (!ok || seen == i)
 	}
-	holder := make([]mpc.Index, len(r.pool)) // share by node, 0 for none
-	var tried []bool
-	var assign func(i mpc.Index) bool
-	assign = func(i mpc.Index) bool {
-		for k, c := range r.pool {
-			if tried[k] || !serves(c, i) {
-				continue
-			}
-			tried[k] = true
-			if holder[k] == 0 || assign(holder[k]) {
-				holder[k] = i
-				return true
-			}
-		}
-		return false
-	}
-	for i := mpc.Index(1); int(i) <= r.n; i++ {
-		tried = make([]bool, len(r.pool))
-		if !assign(i) {
-			return false
-		}
-	}
-	return true
+	return mpc.Matched(r.n, len(pool), func(share, node int) bool { return serves(pool[node], mpc.Index(share+1)) }) == r.n
 }
 
 // spares counts how many spares a placement takes at least and at most. It leaves

@@ -127,7 +127,7 @@ func TestPlaceKeepsWhole(t *testing.T) {
 		for i, k := range rng.Perm(len(pool) + 2)[:n] {
 			seen[mpc.NodeIdentity{byte(k + 1)}] = mpc.Index(i + 1)
 		}
-		whole := (&rule{n: n, seen: seen, pool: pool}).keepsWhole(nil)
+		whole := (&rule{n: n, seen: seen}).keepsWhole(pool, nil)
 		for range 6 {
 			var ready []candidate
 			for _, c := range pool {
@@ -136,14 +136,14 @@ func TestPlaceKeepsWhole(t *testing.T) {
 				}
 			}
 			free := &rule{n: n, count: count, seen: seen}
-			kept := &rule{n: n, count: count, seen: seen, pool: pool}
+			kept := &rule{n: n, count: count, seen: seen, pool: func() []candidate { return pool }}
 			wanted, any := free.fewestSpares(ready, count)
 			spares, chosen := kept.fewestSpares(ready, count)
 			if spares != wanted || (any == nil) != (chosen == nil) {
 				t.Fatalf("%d of %d, seen %v, ready %v: %d spares for %v, and %d for %v without the rule", count, n, seen, ready, spares, chosen, wanted, any)
 			}
 			for _, a := range any {
-				if a.spare && whole && !kept.keepsWhole(any) {
+				if a.spare && whole && !kept.keepsWhole(pool, any) {
 					strained++
 					break
 				}
@@ -151,7 +151,7 @@ func TestPlaceKeepsWhole(t *testing.T) {
 			for _, a := range chosen {
 				seen[a.node.identity] = a.index
 			}
-			if whole && !kept.keepsWhole(nil) {
+			if whole && !kept.keepsWhole(pool, nil) {
 				t.Fatalf("%d of %d: %v leaves a share without a node; seen %v", count, n, chosen, seen)
 			}
 		}

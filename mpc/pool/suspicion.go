@@ -179,7 +179,7 @@ func (j *job) rule(candidates []candidate, avoid map[mpc.Index]bool) (*rule, mpc
 	r := &rule{n: j.n, count: j.count, seen: maps.Clone(j.seen), avoid: avoid, where: j.where, compatible: j.compatible}
 	if j.plans == nil {
 		if !j.noSpares {
-			r.pool = j.pool.members()
+			r.pool = j.pool.members
 		}
 		return r, mpc.Guarantee{}
 	}
