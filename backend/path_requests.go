@@ -67,9 +67,9 @@ The result, a signature, is given to the requester alone.
 		Fields: map[string]*framework.FieldSchema{
 			"request": requestField(),
 			"timeout": {
-				Type: framework.TypeDurationSecond, Default: int(maxRequestWait / time.Second),
-				Description:  "How long to wait at most, in seconds; 0 to 5, default 5.",
-				DisplayAttrs: &framework.DisplayAttributes{Name: "Timeout"},
+				Type:         framework.TypeDurationSecond,
+				Description:  "How long to wait at most, 0s to 5s; default 5s.",
+				DisplayAttrs: &framework.DisplayAttributes{Name: "Timeout", Value: "5s"},
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -219,7 +219,12 @@ func (b *backend) answerRequest(ctx context.Context, req *logical.Request, r *re
 }
 
 func (b *backend) requestWait(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	most := time.Duration(data.Get("timeout").(int)) * time.Second
+	// The default stands here: Vault's OpenAPI document has durations as strings, and
+	// takes no number for the default of one.
+	most := maxRequestWait
+	if v, ok := data.GetOk("timeout"); ok {
+		most = time.Duration(v.(int)) * time.Second
+	}
 	if most < 0 || most > maxRequestWait {
 		return nil, invalid("timeout is 0 to %d seconds: ask again to wait longer", maxRequestWait/time.Second)
 	}
