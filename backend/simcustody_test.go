@@ -95,7 +95,7 @@ func (s *sim) custodyOp() {
 		data, needed = map[string]any{"operation": "refresh"}, a.Record.Shares
 	}
 	s.note("%v with %s (epoch %d, reachable %d of %d)", data["operation"], name, a.Record.Epoch, possible, needed)
-	within := 3 * time.Second
+	within := patience
 	if possible < needed {
 		within = 30 * time.Millisecond
 	}
@@ -140,9 +140,12 @@ func (s *sim) custodyOp() {
 	default:
 		quiet = true
 	}
-	purpose := begun["purpose"]
+	purpose, limit := begun["purpose"], 3*time.Second
+	if quiet {
+		limit = patience
+	}
 	releases := releasesFor(s.t, begun)
-	_, err = s.request(logical.UpdateOperation, "custody/"+name+"/finish", map[string]any{"release": begun["release"], "releases": toAny(releases)}, 3*time.Second)
+	_, err = s.request(logical.UpdateOperation, "custody/"+name+"/finish", map[string]any{"release": begun["release"], "releases": toAny(releases)}, limit)
 	s.note("finish of %v: %v", purpose, err)
 	switch {
 	case err == nil:

@@ -216,6 +216,7 @@ func (g *rig) run(start *nodepb.Start, old *account, f faults) map[uint32]ending
 		c.pipes[i] = p
 		n := g.nodes[i]
 		n.cfg.SessionTime = f.limit
+		n.cfg.LastWords = 20 * time.Second // every node is to say how it ended, on a busy machine too
 		go func() { c.events <- event{i, nil, n.Session(p)} }()
 	}
 	running := len(c.pipes)

@@ -37,6 +37,10 @@ type Config struct {
 	OpenToken func(ctx context.Context, c pkcs11.Config) (Token, error)
 	// SessionTime bounds every session; default 2 minutes.
 	SessionTime time.Duration
+	// LastWords is how long a session whose time is over may take to say so, before
+	// its stream is ended: a coordinator that reads nothing would hold it for ever.
+	// Default 1 second.
+	LastWords time.Duration
 	// Now is the clock by which approvals expire; default time.Now.
 	Now func() time.Time
 	// Observer, where not nil, counts sessions and failures.
@@ -89,6 +93,9 @@ func New(cfg Config) *Node {
 	}
 	if cfg.SessionTime <= 0 {
 		cfg.SessionTime = maxSessionTime
+	}
+	if cfg.LastWords <= 0 {
+		cfg.LastWords = time.Second
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -17,10 +17,6 @@ const (
 	// maxSessionTime bounds a session, whatever time its coordinator allows. An
 	// ECDSA signature of many signers on a busy machine takes tens of seconds.
 	maxSessionTime = 2 * time.Minute
-	// lastWords is how long a session whose time is over may take to say so,
-	// before its stream is ended: a coordinator that reads nothing would hold
-	// it for ever.
-	lastWords = time.Second
 )
 
 // Session runs one protocol session. It always ends with one Outcome or one
@@ -61,7 +57,7 @@ func (n *Node) Session(stream nodepb.Node_SessionServer) error {
 		return err
 	case <-ctx.Done():
 	}
-	timer := time.NewTimer(lastWords)
+	timer := time.NewTimer(n.cfg.LastWords)
 	defer timer.Stop()
 	select {
 	case err := <-done:

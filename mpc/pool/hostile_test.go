@@ -40,7 +40,7 @@ func TestOneLiar(t *testing.T) {
 				t.Parallel()
 				p, h, _ := fakePool(t, size.nodes)
 				h.set("local-2", lie.act)
-				runs, within := 20, 5*time.Second
+				runs, within := 20, time.Minute // nothing waits for the end of it
 				if lie.slow {
 					within = 3 * time.Second
 				}
