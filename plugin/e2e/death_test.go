@@ -57,8 +57,8 @@ func TestVaultKilled(t *testing.T) {
 	e.write(t, "config/nodes", map[string]any{"session_timeout": "1s"})
 	started := time.Now()
 	e.refuse(t, "sign/bob", map[string]any{"input": b64([]byte("too early"))}, conflictNow, "auxiliary keys", "local-")
-	if took := time.Since(started); took < 500*time.Millisecond || took > 4*time.Second {
-		t.Errorf("the refusal took %v, want about the session_timeout of 1 s", took)
+	if took := time.Since(started); took < 500*time.Millisecond || took > 20*time.Second {
+		t.Errorf("the refusal took %v, want about the session_timeout of 1 s, and not 30", took)
 	}
 	e.write(t, "config/nodes", map[string]any{"session_timeout": "30s"})
 	e.waitAuxiliary(t)
