@@ -164,7 +164,7 @@ func TestPresignatures(t *testing.T) {
 	})
 
 	t.Run("expired", func(t *testing.T) {
-		f.presign(t, a, 1, 300*time.Millisecond)
+		f.presign(t, a, 1, 2*time.Second)
 		if f.count(a) != 1 {
 			t.Fatal("no presignature")
 		}

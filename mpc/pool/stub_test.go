@@ -62,7 +62,6 @@ type stubWorld struct {
 	made       map[string]int            // "node#generation": how often it was asked for
 	auxPending int                       // sessions refused for auxiliary keys
 	bad        []string                  // what must never happen
-	clock      time.Duration             // how far the nodes' clocks are ahead
 }
 
 func newStubWorld(t *testing.T) *stubWorld {
