@@ -133,6 +133,7 @@ async function run(task) {
   const { id, ...made } = await step(
     { title, text: `mpckms makes the passkey of ${task.name}, which you log in with from then on.`, go: "Make the passkey", note: "Your browser asks twice: for making it, and for using it." }, () => make(task));
   first.className = "done";
+  first.append(" – done");
   first.removeAttribute("aria-current");
   second.ariaCurrent = "step";
   tried = "";
@@ -164,7 +165,7 @@ async function main() {
   }
   history.replaceState(null, "", "/"); // the address is used up
   if (failed) return show({ title: "Not done", text: "mpckms says why, and nothing was changed. This window can be closed.", end: "end" });
-  show({ title: "Done", text: "Go back to mpckms. This window can be closed.", end: "end good" });
+  show({ title: "Done here", text: "Go back to mpckms. This window can be closed.", end: "end good" });
 }
 
 await main();
