@@ -139,10 +139,10 @@ func listenLoopback(ctx context.Context, port int) ([]net.Listener, error) {
 // address is what the browser opens.
 func (p *passkeyPage) address() string { return p.origin + "/" + p.token + "/" }
 
-// await waits until the page has answered, and ends the server. The caller wipes the
-// answer.
-func (p *passkeyPage) await(ctx context.Context) (*passkeyAnswer, error) {
-	limited, cancel := context.WithTimeout(ctx, passkeyLimit)
+// await waits until the page has answered, limit at most, and ends the server. The
+// caller wipes the answer.
+func (p *passkeyPage) await(ctx context.Context, limit time.Duration) (*passkeyAnswer, error) {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var got *passkeyAnswer
 	var err error

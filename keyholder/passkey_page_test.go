@@ -67,7 +67,7 @@ func named(method, address, site string, body []byte) ([]byte, error) {
 }
 
 // served is a page that nobody has been to, and what await returns.
-func served(t *testing.T, ctx context.Context) (*passkeyPage, *passkeyTask, func() (*passkeyAnswer, error)) {
+func served(t *testing.T, ctx context.Context, limit time.Duration) (*passkeyPage, *passkeyTask, func() (*passkeyAnswer, error)) {
 	t.Helper()
 	task := &passkeyTask{Name: "ada", Site: "localhost", Salt: make([]byte, 32), Credential: []byte{1}}
 	p, err := servePasskey(ctx, 0, task)
@@ -80,7 +80,7 @@ func served(t *testing.T, ctx context.Context) (*passkeyPage, *passkeyTask, func
 	}
 	done := make(chan result, 1)
 	go func() {
-		a, err := p.await(ctx)
+		a, err := p.await(ctx, limit)
 		done <- result{a, err}
 	}()
 	return p, task, func() (*passkeyAnswer, error) {
@@ -94,7 +94,7 @@ const anAnswer = `{"output":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}`
 // TestPasskeyPageKeepsOthersOut: wrong requests change nothing, and the right one is
 // taken after all of them.
 func TestPasskeyPageKeepsOthersOut(t *testing.T) {
-	p, _, await := served(t, t.Context())
+	p, _, await := served(t, t.Context(), time.Minute)
 	origin, address := p.origin, p.address()
 	for name, c := range map[string]struct {
 		method, path, host, origin, kind, site, body string
@@ -162,7 +162,7 @@ func TestPasskeyPageKeepsOthersOut(t *testing.T) {
 
 // TestPasskeyPageTakesOneAnswer: of many at a time one is taken, and the others are told.
 func TestPasskeyPageTakesOneAnswer(t *testing.T) {
-	p, _, await := served(t, t.Context())
+	p, _, await := served(t, t.Context(), time.Minute)
 	statuses := make(chan int, 16)
 	var all sync.WaitGroup
 	for range cap(statuses) {
@@ -198,7 +198,7 @@ func TestPasskeyPageTakesOneAnswer(t *testing.T) {
 // TestPasskeyPageAbandoned: whoever waits can stop, and everything has ended then.
 func TestPasskeyPageAbandoned(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	p, _, await := served(t, ctx)
+	p, _, await := served(t, ctx, time.Minute)
 	if _, err := fetch(p.address()); err != nil {
 		t.Fatal(err)
 	}
@@ -209,8 +209,6 @@ func TestPasskeyPageAbandoned(t *testing.T) {
 	if _, err := http.Get(p.address()); err == nil {
 		t.Error("it is served on")
 	}
-	// An answer that comes when nobody waits any more is not kept.
-	p.came = make(chan *passkeyAnswer, 1)
 	if !p.answered.Load() {
 		t.Error("it takes answers on")
 	}
@@ -239,39 +237,52 @@ func TestPasskeyPageListens(t *testing.T) {
 	}
 }
 
-// TestPasskeyPageRefusesOtherUsers: a connection of another user gets no page.
+// TestPasskeyPageRefusesOtherUsers: a connection of another user gets no page and gives
+// no answer; if nobody else came, that is said.
 func TestPasskeyPageRefusesOtherUsers(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	p, _, await := served(t, ctx)
-	other := &passkeyPage{host: p.host, origin: p.origin, token: p.token, came: make(chan *passkeyAnswer, 1), peer: func(netip.AddrPort, netip.AddrPort) error {
-		return errors.New("of somebody else")
-	}}
+	p, _, await := served(t, t.Context(), time.Minute)
+	other := &passkeyPage{
+		host: p.host, origin: p.origin, token: p.token, port: p.port, came: make(chan *passkeyAnswer, 1), served: make(chan error, 1), listeners: 1,
+		peer: func(netip.AddrPort, netip.AddrPort) error { return errors.New("of somebody else") },
+	}
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: other}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(listener) }()
-	req, err := http.NewRequest(http.MethodPost, "http://"+listener.Addr().String()+"/"+p.token+"/answer", strings.NewReader(anAnswer))
-	if err != nil {
-		t.Fatal(err)
+	other.server = &http.Server{Handler: other}
+	go func() { other.served <- other.server.Serve(listener) }()
+	for method, path := range map[string]string{http.MethodGet: "/", http.MethodPost: "/answer"} {
+		req, err := http.NewRequest(method, "http://"+listener.Addr().String()+"/"+p.token+path, strings.NewReader(anAnswer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = p.host
+		req.Header.Set("Origin", p.origin)
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = resp.Body.Close(); resp.StatusCode != http.StatusForbidden || len(other.came) > 0 {
+			t.Errorf("%s: %s, took %d", method, resp.Status, len(other.came))
+		}
 	}
-	req.Host = p.host
-	req.Header.Set("Origin", p.origin)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
+	_, err = other.await(t.Context(), time.Millisecond)
+	fails(t, err, nil, "another user of this host")
+	if status, err := post(p.address()+"answer", p.origin, []byte(anAnswer)); err != nil || status != http.StatusNoContent {
+		t.Errorf("%d, %v", status, err)
 	}
-	if _ = resp.Body.Close(); resp.StatusCode != http.StatusForbidden || len(other.came) > 0 || !other.stranger.Load() {
-		t.Errorf("%s, took %d", resp.Status, len(other.came))
-	}
-	_ = server.Close()
-	<-ended
-	p.stranger.Store(true)
-	cancel()
-	if _, err := await(); !errors.Is(err, context.Canceled) {
+	if _, err := await(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPasskeyPageHasALimit: nobody waits for ever.
+func TestPasskeyPageHasALimit(t *testing.T) {
+	p, _, await := served(t, t.Context(), time.Millisecond)
+	_, err := await()
+	fails(t, err, nil, "in time", "try again")
+	if _, err := http.Get(p.address()); err == nil {
+		t.Error("it is served on")
 	}
 }

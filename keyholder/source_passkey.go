@@ -109,12 +109,11 @@ func (s passkeySource) browse(ctx context.Context, task *passkeyTask, what strin
 		return nil, fmt.Errorf("the browser has nothing to open: %w", err)
 	}
 	s.p.Show(what + "\n\n  " + page.address() + "\n\n" +
-		"It has to be a browser of this user on this host, or one whose port " + page.port + " is forwarded to this host:\n" +
-		"ssh -L " + page.port + ":localhost:" + page.port + " HOST\n")
+		"It has to be your own browser on this host. Over SSH, forward the port first: ssh -L " + page.port + ":localhost:" + page.port + " HOST\n")
 	if err := s.p.OpenURL(page.address()); err != nil {
 		s.p.Show("The browser could not be opened; open the address above yourself.")
 	}
-	a, err := page.await(ctx)
+	a, err := page.await(ctx, passkeyLimit)
 	if err != nil {
 		return nil, err
 	}
