@@ -160,8 +160,25 @@ func TestPasskeyPageKeepsOthersOut(t *testing.T) {
 	}
 }
 
-// TestPasskeyPageTakesOneAnswer: of many at a time one is taken, and the others are told.
+// TestPasskeyPageTakesOneAnswer: the first one, and the second is told; of many at a
+// time one.
 func TestPasskeyPageTakesOneAnswer(t *testing.T) {
+	slow, err := servePasskey(t.Context(), 0, &passkeyTask{Name: "ada", Site: "localhost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		body string
+		want int
+	}{{anAnswer, http.StatusNoContent}, {`{"error":"stopped"}`, http.StatusConflict}} {
+		if status, err := post(slow.address()+"answer", slow.origin, []byte(c.body)); err != nil || status != c.want {
+			t.Errorf("%s: %d, %v", c.body, status, err)
+		}
+	}
+	if a, err := slow.await(t.Context(), time.Minute); err != nil || a.Error != "" || len(a.Output) != 32 {
+		t.Errorf("%+v, %v", a, err)
+	}
+
 	p, _, await := served(t, t.Context(), time.Minute)
 	statuses := make(chan int, 16)
 	var all sync.WaitGroup

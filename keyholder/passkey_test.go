@@ -202,6 +202,18 @@ func TestPasskeyChallengeDiffers(t *testing.T) {
 	if (*PasskeyChallenge)(nil).is(&identity.PasskeyParameters{}) {
 		t.Error("no passkey is one")
 	}
+	s, b := newServer(t), newSoftBrowser(t) // whose PRF does not look at the site
+	s.site = "localhost"
+	p := &person{browse: b.browse}
+	register1(t, s, "ada", identity.Passkey, Passkey(p, PasskeyConfig{}), RegisterOptions{})
+	s.tamper = func(path string, reply map[string]any) {
+		if path == "login/challenge" {
+			reply["passkey"].(map[string]any)["relying_party"] = "other.localhost"
+		}
+	}
+	p.browse = dialled(b, "other.localhost")
+	_, err := Login(t.Context(), s, "ada", identity.Passkey, Passkey(p, PasskeyConfig{}))
+	fails(t, err, identity.ErrSignature, "another passkey than its challenge")
 }
 
 // FuzzPasskeyAnswer: whatever comes is read or refused, and wiped.
