@@ -14,7 +14,7 @@ func (b *backend) pathConfigIdentities() []*framework.Path {
 		"session_ttl":              field(framework.TypeInt64, "How long a session lasts, in seconds."),
 		"phone_webhook":            field(framework.TypeString, "Where one-time codes go; empty for nowhere."),
 		"phone_webhook_header_set": field(framework.TypeBool, "Whether an Authorization header goes with them."),
-		"passkey_relying_party":    field(framework.TypeString, "The domain that passkeys are for; empty for none."),
+		"passkey_relying_party":    field(framework.TypeString, "The site that passkeys belong to; empty for none."),
 	}
 	write := b.handle("config/identities", 0, b.configIdentitiesWrite)
 	return []*framework.Path{{
@@ -29,7 +29,7 @@ func (b *backend) pathConfigIdentities() []*framework.Path {
 			},
 			"phone_webhook":         textField("Phone webhook", "URL that takes one-time codes for phones, by POST: a JSON object with phone, code and expires_time. https, or http on this host; empty for none. It is shown to who may read this: put secrets into phone_webhook_header."),
 			"phone_webhook_header":  onceField("Authorization header", "Value of the Authorization header for phone_webhook; empty for none. It is not shown again, and has to be written anew with another phone_webhook."),
-			"passkey_relying_party": textField("Relying party", "The domain that passkeys are made for (WebAuthn's RP ID), such as vault.example.com; empty for none. Logins with passkeys that do not exist show it, so have one for all."),
+			"passkey_relying_party": textField("Relying party", "The site that passkeys belong to (WebAuthn's RP ID): localhost, or a name below it, for mpckms, which serves the page itself; empty for none. Logins with passkeys that do not exist show it, so have one for all, and leave it as it is once there are passkeys."),
 		},
 		ExistenceCheck: b.exists(func(ctx context.Context, _ *framework.FieldData) (bool, error) {
 			entry, err := b.store.s.Get(ctx, keyIdentities)
@@ -46,9 +46,11 @@ Sets how people log in to their identities:
 
   $ vault write mpc/config/identities session_ttl=10m
   $ vault write mpc/config/identities phone_webhook=https://sms.example.com/send phone_webhook_header="Bearer 0123456789"
+  $ vault write mpc/config/identities passkey_relying_party=localhost
 
 Fields that are left out keep their value. Third parties whose accounts people log
-in with are in mpc/config/identities/oidc/NAME.
+in with are in mpc/config/identities/oidc/NAME. Passkeys are used on a page that mpckms
+serves on its user's own machine, so that their secret does not reach Vault.
 
 The webhook gets the phone number and the code and has ten seconds for its answer,
 a status from 200 to 299. It is called for phones that exist only, after the answer

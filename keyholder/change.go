@@ -36,6 +36,13 @@ func (s *Session) Change(ctx context.Context, src Source, opts ChangeOptions) er
 		return fmt.Errorf("keyholder: authenticators of kind %s need their own source", old.Method)
 	}
 	n := &Registering{Name: old.Name, ID: old.ID, PIN: old.PIN, Parameters: old.Parameters}
+	if old.Method == identity.Passkey && !opts.Keep {
+		site, err := passkeySite(ctx, s.caller, old.Name) // which may be another one by now
+		if err != nil {
+			return err
+		}
+		n.RelyingParty = site
+	}
 	info, err := s.newInformation(ctx, src, n, opts)
 	if err != nil {
 		wipeInformation(&info)

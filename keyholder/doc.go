@@ -7,7 +7,8 @@
 //	Login      opens one again and yields a Session
 //	Session    is a Caller whose requests travel sealed; Open gives an identity
 //	Source     is how one method gets its information: password, key file,
-//	           certificate, device, third party, phone
+//	           certificate, device, third party, phone, passkey
+//	           (with the page of its own that the browser opens)
 //	Home       is the folder of one user of one mount: pins, known
 //	           authenticators, bindings of this device
 //

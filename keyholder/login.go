@@ -35,8 +35,8 @@ func Login(ctx context.Context, c Caller, name string, m identity.Method, src So
 	if src == nil || src.Method() != m {
 		return nil, fmt.Errorf("keyholder: authenticators of kind %s need their own source", m)
 	}
-	ch := &Challenge{Name: name}
-	if err := c.Call(ctx, Write, "login/challenge", map[string]any{"authenticator": name, "kind": m}, ch); err != nil {
+	ch, err := challenge(ctx, c, name, m)
+	if err != nil {
 		return nil, err
 	}
 	if err := ch.KDF.Check(); err != nil {
@@ -167,6 +167,9 @@ func (s *Session) greet(ch *Challenge, m identity.Method, message []byte, export
 	}
 	if a.ID != ch.LoginID || a.Name != ch.Name || a.Method != m || a.KDF != ch.KDF || a.PIN != ch.PIN || a.PersonalInformation != ch.PersonalInformation {
 		return fmt.Errorf("the server's record of authenticator %s says something else than its challenge did: %w", ch.Name, identity.ErrSignature)
+	}
+	if p := a.Parameters.Passkey; p != nil && !ch.Passkey.is(p) {
+		return fmt.Errorf("the server's record of authenticator %s has another passkey than its challenge had: %w", ch.Name, identity.ErrSignature)
 	}
 	kek, err := identity.AuthenticatorKEK(exportKey, a.ID)
 	if err != nil {

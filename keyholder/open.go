@@ -61,6 +61,9 @@ func Inform(ctx context.Context, b *identity.Binding, src Source) (identity.Auth
 	if c := b.Parameters.Certificate; c != nil {
 		ch.Certificate = &CertificateChallenge{Algorithm: c.Algorithm, Sealed: c.Sealed}
 	}
+	if p := b.Parameters.Passkey; p != nil {
+		ch.Passkey = &PasskeyChallenge{RelyingParty: p.RelyingParty, CredentialID: p.CredentialID, Salt: p.Salt, PublicKey: p.PublicKey}
+	}
 	if err := inform(ctx, nil, ch, b.Method, src, &info); err != nil {
 		wipeInformation(&info)
 		return identity.AuthenticationInformation{}, err

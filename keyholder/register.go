@@ -46,6 +46,13 @@ func Register(ctx context.Context, c Caller, name string, m identity.Method, src
 		}
 		n.Provider.Provider = opts.Provider
 	}
+	if m == identity.Passkey {
+		site, err := passkeySite(ctx, c, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		n.RelyingParty = site
+	}
 	var info identity.AuthenticationInformation
 	defer wipeInformation(&info)
 	var err error

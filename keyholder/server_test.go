@@ -34,6 +34,7 @@ type server struct {
 	kdf      identity.KDF // shown in place of the true one
 	code     string       // that was sent to the phone
 	nonce    string
+	site     string                                  // that passkeys belong to
 	idTokens map[string]bool                         // that release takes
 	tamper   func(path string, reply map[string]any) // changes an answer
 	calls    []string
@@ -194,7 +195,16 @@ func (s *server) challenge(r request) (map[string]any, error) {
 	name, _ := r.Authenticator.(string)
 	reply := map[string]any{"challenge": "challenge of " + name, "login_id": unknownID, "kdf": identity.DefaultKDF()}
 	s.logins["challenge of "+name] = &serverLogin{name: name}
+	if r.Kind == identity.Passkey {
+		if s.site == "" {
+			return nil, refuse(http.StatusBadRequest, "no passkeys are used here")
+		}
+		reply["passkey"] = map[string]any{"relying_party": s.site, "credential_id": bytes.Repeat([]byte{7}, 32), "salt": make([]byte, 32)}
+	}
 	if x := s.stored[name]; x != nil && x.a.Method == r.Kind {
+		if p := x.a.Parameters.Passkey; p != nil {
+			reply["passkey"] = map[string]any{"relying_party": p.RelyingParty, "credential_id": p.CredentialID, "salt": p.Salt}
+		}
 		reply["login_id"], reply["kdf"], reply["pin"], reply["personal_information"] = x.a.ID, x.a.KDF, x.a.PIN, x.a.PersonalInformation
 		if c := x.a.Parameters.Certificate; c != nil {
 			reply["certificate"] = map[string]any{"algorithm": c.Algorithm, "sealed": c.Sealed}

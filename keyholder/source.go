@@ -37,6 +37,9 @@ type Registering struct {
 	Parameters identity.MethodParameters
 	// Provider says what the server knows of the third party; only for OIDC.
 	Provider *OIDCChallenge
+	// RelyingParty is the site that the mount's passkeys belong to; only for
+	// passkeys.
+	RelyingParty string
 }
 
 // Challenge is what the server says before a login. For an authenticator that
@@ -50,6 +53,7 @@ type Challenge struct {
 	PIN                 bool                  `json:"pin"`
 	Certificate         *CertificateChallenge `json:"certificate"`
 	OIDC                *OIDCChallenge        `json:"oidc"`
+	Passkey             *PasskeyChallenge     `json:"passkey"`
 	PhoneSent           bool                  `json:"phone_sent"`
 }
 

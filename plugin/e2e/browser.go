@@ -59,7 +59,7 @@ func (b *Browser) start(h *Harness, binary, dir string) error {
 		"--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--mute-audio",
 		// Nothing of the machine, and nothing from the network but Vault.
 		"--no-first-run", "--no-default-browser-check", "--disable-extensions", "--disable-sync", "--disable-background-networking",
-		"--disable-component-update", "--disable-breakpad", "--password-store=basic", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+		"--disable-component-update", "--disable-breakpad", "--password-store=basic", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
 		// Pages that the test does not look at run on as if it did.
 		"--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
 		"--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--use-file-for-fake-video-capture=" + b.Camera,

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) authenticatorCommand() *cobra.Command {
-	cmd := group("authenticator", "What people log in with: passwords, key files, smart cards, accounts, phones")
+	cmd := group("authenticator", "What people log in with: passwords, key files, smart cards, accounts, phones, passkeys")
 	cmd.AddCommand(a.authenticatorCreateCommand(), a.authenticatorListCommand(), a.authenticatorShowCommand(),
 		a.authenticatorChangeCommand(), a.authenticatorLostCommand(), a.authenticatorFoundCommand(), a.authenticatorUnlockCommand(),
 		a.authenticatorDeleteCommand(), a.authenticatorForgetCommand())
@@ -69,6 +69,8 @@ a level.
   device        32 random bytes in the keyring of this user on this machine
   oidc          an account of a third party that the server knows as --provider
   phone         one-time codes that are sent to --phone
+  passkey       a passkey of your browser, phone or security key, with the PRF extension; used on a
+                page that mpckms serves on this machine
 
 With oidc and phone the server keeps the secret part, so it could open what you open unless a
 PIN belongs to it: --pin. Making one needs a Vault token that may write authenticators; using
@@ -76,7 +78,8 @@ it needs none.`,
 		Example: `  mpckms authenticator create ada --kind password --ask "Name of the first pet?"
   mpckms authenticator create ada-key --kind key-file --key-file /media/usb/ada.key
   mpckms authenticator create ada-card --kind certificate --module card --token "pkcs11:token=Ada;id=%01"
-  mpckms authenticator create ada-google --kind oidc --provider google --pin`,
+  mpckms authenticator create ada-google --kind oidc --provider google --pin
+  mpckms authenticator create ada-passkey --kind passkey`,
 		Args: authenticatorArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			doc, err := a.createAuthenticator(cmd, args[0], &f)
@@ -141,7 +144,7 @@ func (a *app) createAuthenticator(cmd *cobra.Command, name string, f *createFlag
 		PersonalQuestion: f.question, PIN: f.pin, Phone: f.phone, Provider: f.provider,
 	})
 	if err != nil {
-		return nil, failedTo(what, err)
+		return nil, a.passkeySite(what, err)
 	}
 	keys.Wipe()
 	k.ID = made.ID

@@ -37,7 +37,7 @@ func (a *app) authenticatorChangeCommand() *cobra.Command {
 	var f changeFlags
 	cmd := &cobra.Command{
 		Use:   "change NAME",
-		Short: "Change the password, PIN, key file, certificate or question of your authenticator",
+		Short: "Change the password, PIN, key file, certificate, passkey or question of your authenticator",
 		Long: `Change what you log in with: log in with the old secret, then give the new one twice. The
 authenticator keeps its name, fingerprint and everything that it opens, and its other sessions
 end. No Vault token is needed, and none can do it for you.
@@ -46,6 +46,7 @@ end. No Vault token is needed, and none can do it for you.
   key-file      another file in --key-file, which is made if it does not exist
   certificate   --certificate and --key, or --module and --token
   oidc, phone   the PIN, if it has one
+  passkey       another passkey, made in the browser; delete the old one there afterwards
   device        only the question: its secret is random, and nobody sees it
 
 --ask sets the question that is asked besides, --no-question ends it; with --keep only that is
@@ -72,7 +73,7 @@ keys still open. There, 'mpckms identity reset' replaces the keys.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.question, "ask", "", "ask this question at each login from now on; its answer is asked for")
 	flags.BoolVar(&f.noQuestion, "no-question", false, "ask no question besides any more")
-	flags.BoolVar(&f.keep, "keep", false, "keep password, PIN, key file or certificate, and change the question only")
+	flags.BoolVar(&f.keep, "keep", false, "keep password, PIN, key file, certificate or passkey, and change the question only")
 	flags.StringVar(&f.files.passphrase, "new-passphrase-file", "", "read the new password from the first line of this file instead of the terminal")
 	flags.StringVar(&f.files.pin, "new-pin-file", "", "the same for the new PIN")
 	flags.StringVar(&f.files.answer, "new-answer-file", "", "the same for the answer to the new question")
@@ -138,7 +139,7 @@ func (a *app) changeAuthenticator(cmd *cobra.Command, name string, f *changeFlag
 	defer a.endSession(s)
 	a.files.fresh = &f.files
 	if err := s.Change(cmd.Context(), src, opts); err != nil {
-		return nil, failedTo("change authenticator "+quote(name), err)
+		return nil, a.passkeySite("change authenticator "+quote(name), err)
 	}
 	if k, _, err = home.Authenticator(name); err == nil { // as the login left it
 		next.ID, next.Identities = s.Authenticator().ID, k.Identities

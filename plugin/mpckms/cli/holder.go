@@ -94,7 +94,7 @@ func (a *app) logInKnown(ctx context.Context, home *keyholder.Home, k keyholder.
 				advice: "Nothing secret was sent. After five wrong tries the server locks an authenticator for a while.\n" +
 					"Nobody can tell you a forgotten secret: log in with another authenticator that opens the same identities, and grant them a new one."}
 		}
-		return nil, lostFile(failedTo(what, err), k, err)
+		return nil, lostFile(a.passkeySite(what, err), k, err)
 	}
 	s.Warn = c.c.warn
 	if err := a.remember(home, k, s); err != nil {

@@ -115,7 +115,7 @@ func TestLoginWithoutTerminal(t *testing.T) {
 	run(t, "login", "--kind", "password").want(t, exitUsage, "give --authenticator")
 	run(t, "login", "a", "b").want(t, exitUsage, "one identity")
 	for _, args := range [][]string{
-		{"--kind", "passkey"}, {"--kind", "nonsense"}, {"--kind", "key-file"}, {"--kind", "certificate"}, {"--kind", "password", "--key-file", "x"},
+		{"--kind", "passkey", "--key-file", "x"}, {"--kind", "nonsense"}, {"--kind", "key-file"}, {"--kind", "certificate"}, {"--kind", "password", "--key-file", "x"},
 		{"--kind", "certificate", "--certificate", "x"}, {"--kind", "certificate", "--token", "x"},
 		{"--kind", "certificate", "--certificate", "x", "--key", "y", "--token", "z", "--module", "m"},
 	} {
@@ -130,6 +130,13 @@ func TestLoginWithoutTerminal(t *testing.T) {
 	// The parameters of the password hash are looked at before anything is asked.
 	s.on("PUT mpc/login/challenge", data(`{"challenge":"c","login_id":"01000000000000000000000000000000","kdf":{"time":1,"memory_kib":8,"threads":1}}`))
 	run(t, "login", "--authenticator", "ada", "--kind", "password").want(t, exitRefused, "weaker than allowed", "nothing was asked")
+	// Passkeys need a site whose page mpckms can serve.
+	s.on("PUT mpc/login/challenge", fails(400, "no passkeys are used here: config/identities has no passkey_relying_party"))
+	advice := "'vault write mpc/config/identities passkey_relying_party=localhost'"
+	run(t, "login", "--authenticator", "ada", "--kind", "passkey").want(t, exitRefused, "no passkeys are used here", "Nothing was made or changed", advice)
+	s.on("PUT mpc/login/challenge", data(`{"challenge":"c","login_id":"01000000000000000000000000000000","kdf":{"time":3,"memory_kib":65536,"threads":4},
+		"passkey":{"relying_party":"vault.example.com","credential_id":"AAECAwQFBgcICQoLDA0ODw==","salt":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}}`))
+	run(t, "login", "--authenticator", "ada", "--kind", "passkey").want(t, exitRefused, "vault.example.com", advice)
 	if known := filepath.Join(os.Getenv(envHome), "authenticators", "ada.json"); exists(known) {
 		t.Error("what never logged in is known")
 	}

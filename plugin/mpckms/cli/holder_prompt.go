@@ -123,7 +123,8 @@ func (p prompter) Show(text string) {
 }
 
 // OpenURL starts the desktop's own program for addresses and does not wait for it.
-// The address holds nothing that others may not see: no code and no token.
+// The address holds no code and nothing that opens anything: other users of this host
+// may see it among the arguments. A passkey's page keeps them out by itself.
 func (p prompter) OpenURL(address string) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {

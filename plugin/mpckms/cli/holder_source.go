@@ -39,9 +39,9 @@ type methodFlags struct {
 }
 
 func (f *methodFlags) add(cmd *cobra.Command, kindUsage, keyFileUsage string) {
-	cmd.Flags().StringVar(&f.kind, "kind", "", kindUsage+": password, key-file, certificate, device, oidc or phone")
+	cmd.Flags().StringVar(&f.kind, "kind", "", kindUsage+": password, key-file, certificate, device, oidc, phone or passkey")
 	f.addPlaces(cmd, keyFileUsage)
-	complete(cmd, "kind", "password", "key-file", "certificate", "device", "oidc", "phone")
+	complete(cmd, "kind", "password", "key-file", "certificate", "device", "oidc", "phone", "passkey")
 }
 
 // addPlaces adds the flags that say where a secret is.
@@ -65,14 +65,11 @@ func (f *methodFlags) known(cmd *cobra.Command, name string) (keyholder.Known, e
 	if err := identity.CheckName("authenticator", name); err != nil {
 		return k, usagef(cmd, "%v", err)
 	}
-	if k.Method == identity.Passkey {
-		return k, usagef(cmd, "passkeys live in browsers, not here")
-	}
 	if f.kind != "" && !k.Method.Valid() {
-		return k, usagef(cmd, "%q is no kind: --kind takes password, key-file, certificate, device, oidc or phone", f.kind)
+		return k, usagef(cmd, "%q is no kind: --kind takes password, key-file, certificate, device, oidc, phone or passkey", f.kind)
 	}
 	if !k.Method.Valid() {
-		return k, usagef(cmd, "give --kind: password, key-file, certificate, device, oidc or phone")
+		return k, usagef(cmd, "give --kind: password, key-file, certificate, device, oidc, phone or passkey")
 	}
 	for _, rule := range []struct {
 		flag, value string
@@ -136,8 +133,19 @@ func (a *app) source(home *keyholder.Home, k keyholder.Known) (keyholder.Source,
 		return keyholder.OIDC(p, keyholder.OIDCConfig{Client: client}), err
 	case identity.Phone:
 		return keyholder.Phone(p), nil
+	case identity.Passkey:
+		return keyholder.Passkey(p, keyholder.PasskeyConfig{}), nil
 	}
 	return nil, fmt.Errorf("authenticators of kind %s are not used from the command line", k.Method)
+}
+
+// passkeySite adds what to do where the mount has no passkeys that work here.
+func (a *app) passkeySite(what string, err error) error {
+	if !errors.Is(err, keyholder.ErrPasskeySite) {
+		return failedTo(what, err)
+	}
+	return &refusal{what: "cannot " + what, cause: err, advice: fmt.Sprintf("Nothing was made or changed. Whoever runs Vault says once for all: 'vault write %s/config/identities passkey_relying_party=localhost'.\n"+
+		"Passkeys of another site are of no use afterwards.", a.mount)}
 }
 
 // keyring is the operating system's or this home's own. Secrets of two homes in
