@@ -14,7 +14,8 @@ export function typedView(doc, sent) {
 }
 
 // Deeper levels are headed by their place in the document instead.
-const place = (path, level) => level > indented && h("p", { class: "note" }, "In ", h("code", null, path));
+const short = (path) => (path.length <= 160 ? path : path.slice(0, 60) + " … " + path.slice(-97));
+const place = (path, level) => level > indented && h("p", { class: "note" }, "In ", h("code", null, short(path)));
 const flat = (level) => (level > indented ? " flat" : "");
 
 function table(node, path, level) {
