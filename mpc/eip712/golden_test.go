@@ -97,6 +97,7 @@ func goldenDocuments(t *testing.T) []golden {
 		{"uint8[2][3][]", `[[[1,2],[3,4],[5,6]],[[7,8],[9,10],[11,12]]]`}, {"uint8[2][3][]", `[]`}, {"uint8[][2][]", `[[[],[1]],[[2,3],[]]]`}, {"uint8[3][2]", `[[1,2,3],[4,5,6]]`},
 		{"uint8[2][3]", `[[1,2,3],[4,5,6]]`}, {"N[][2]", `[[],[{"y":1},{"y":"0x2"}]]`}, {"M[]", `[]`}, {"M[]", `[{"x":[]},{"x":[{"x":[]}]}]`}, {"M[1]", `[{"x":[]}]`}, {"M[2][]", `[]`}, {"M", `{}`},
 		{"string[]", `["","a","\u0061"]`}, {"bool[2]", `[true,false]`}, {"bytes[]", `["0x","0xff"]`}, {"address[1]", `["0x0000000000000000000000000000000000000000"]`}, {"uint8[999999999]", `[]`}, {"uint8[1000000000]", `[]`},
+		{"uint8", `["1"]`}, {"bytes", `["0x01"]`}, {"bytes1", `["0x01"]`}, {"string", `["a"]`}, {"bool", `[true]`}, {"bool", `""`}, {"N", `[{"y":1}]`}, {"uint8[]", `"12"`}, {"uint8[]", `{"0":1}`},
 	} {
 		add(c.typ+" = "+c.value, of(c.typ, c.value))
 	}
@@ -109,6 +110,17 @@ func goldenDocuments(t *testing.T) []golden {
 			}
 		}
 		add(fmt.Sprintf("domain %05b", set), fmt.Sprintf(`{"types":{"M":[{"name":"x","type":"bool"}],"EIP712Domain":[%s]},"primaryType":"M","domain":{%s},"message":{"x":true}}`, strings.Join(members, ","), strings.Join(have, ",")))
+	}
+	// What would be taken, but for the one thing that is wrong with it.
+	add("the domain as the message", strings.Replace(of("bool", `true`), `"primaryType":"M","domain":{"name":"d"},"message":{"x":true}`, `"primaryType":"EIP712Domain","domain":{"name":"d"},"message":{"name":"d"}`, 1))
+	add("a member that is there twice", strings.Replace(of("bool", `true`), `"M":[`, `"M":[{"name":"x","type":"bool"},`, 1))
+	add("a domain's member that is there twice", strings.Replace(of("bool", `true`), `"EIP712Domain":[`, `"EIP712Domain":[{"name":"name","type":"string"},`, 1))
+	for _, typ := range []string{"uint8[999999999]", "uint8[1000000000]", "uint8[0]", "uint8[00]", "EIP712Domain", "N[][1]", "n", "bytes032", "int264", "string1"} {
+		add("a member of the type "+typ+" that nothing uses", strings.Replace(of("bool", `true`), `"N":[`, fmt.Sprintf(`"N":[{"name":"z","type":%q},`, typ), 1))
+	}
+	for _, name := range []string{"1a", "a1", "a-b", "a b", " a", "a\\n", "é", "", "$", "_"} {
+		add(fmt.Sprintf("a member called %q that nothing uses", name), strings.Replace(of("bool", `true`), `"N":[`, `"N":[{"name":"`+name+`","type":"bool"},`, 1))
+		add(fmt.Sprintf("a type called %q that nothing uses", name), strings.Replace(of("bool", `true`), `"N":[`, `"`+name+`":[{"name":"x","type":"bool"}],"N":[`, 1))
 	}
 	// References in a ring, unsorted, reached over arrays, and types that nothing uses.
 	add("a ring of types", `{"types":{"EIP712Domain":[{"name":"name","type":"string"}],"Z":[{"name":"b","type":"B[]"}],"a":[{"name":"z","type":"Z[2][]"}],"B":[{"name":"a","type":"a[]"},{"name":"_","type":"_1"}],"_1":[{"name":"n","type":"int8"}],"Unused":[{"name":"z","type":"Z"}]},"primaryType":"Z","domain":{"name":""},"message":{"b":[{"_":{"n":-128},"a":[{"z":[[{"b":[]},{"b":[]}]]}]}]}}`)
