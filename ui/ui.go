@@ -6,7 +6,8 @@
 // loaded from elsewhere. The border: this package knows names, types and headers of
 // the files; who serves them, and the API that they call, is the backend's.
 //
-// src/approval.js is a mirror of package mpc/approval. Shared vectors hold it to
+// src/approval.js is a mirror of package mpc/approval, and src/json.js with
+// src/eip712.js of mpc/eip712. Shared vectors and random documents hold them to
 // that; see plugin/e2e.
 package ui
 

@@ -18,6 +18,10 @@
 // that 9007199254740993 is hashed as ...992. The tests compare with ethers and
 // eth-sig-util, which are independent of each other.
 //
+// The page on which people approve has a mirror of this package (ui/src/json.js and
+// eip712.js). Whatever is taken or refused here has to be there, too: tests of
+// plugin/e2e compare the two.
+//
 // Border: pure functions over bytes, safe for concurrent use. Errors name the
 // place in the document and never repeat its values.
 package eip712

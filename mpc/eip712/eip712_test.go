@@ -95,14 +95,17 @@ func of(typ, value string) string {
 		`"primaryType":"M","domain":{"name":"d"},"message":{"x":%s}}`, typ, value)
 }
 
-// TestValues: which values a type takes and how they are encoded.
-func TestValues(t *testing.T) {
+// valueCase is a value of a type and the word that stands for it.
+type valueCase struct {
+	typ, value string
+	want       string // the word in hex, empty for a refusal
+}
+
+// values are which values a type takes and how they are encoded.
+func values() []valueCase {
 	word := func(text string) string { return strings.Repeat("0", 64-len(text)) + text }
 	ones := strings.Repeat("f", 64)
-	for _, c := range []struct {
-		typ, value string
-		want       string // the word in hex, empty for a refusal
-	}{
+	return []valueCase{
 		{"uint8", `255`, word("ff")},
 		{"uint8", `"255"`, word("ff")},
 		{"uint8", `"0xff"`, word("ff")},
@@ -201,7 +204,11 @@ func TestValues(t *testing.T) {
 		{"uint8[0]", `[]`, ""}, {"uint8[01]", `[1]`, ""}, {"uint8[-1]", `[]`, ""}, {"uint8[ ]", `[]`, ""}, {"uint8[", `[]`, ""}, {"uint8]", `[]`, ""},
 		{"uint8[]x", `[]`, ""}, {"uint8[1]]", `[1]`, ""}, {"uint8[99999999999999999999]", `[]`, ""}, {"[]", `[]`, ""}, {"", `1`, ""}, {" uint8", `1`, ""},
 		{"Nobody", `{}`, ""}, {"EIP712Domain", `{"name":"d"}`, ""},
-	} {
+	}
+}
+
+func TestValues(t *testing.T) {
+	for _, c := range values() {
 		text := of(c.typ, c.value)
 		_, got, err := hashes([]byte(text))
 		name := c.typ + " " + c.value[:min(len(c.value), 80)]
@@ -221,8 +228,12 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestRefused: documents that could be read in more than one way, or not at all.
-func TestRefused(t *testing.T) {
+// refusal is a document that is not taken, and what the error says.
+type refusal struct{ document, text string }
+
+// refusals are documents that could be read in more than one way, or not at all.
+func refusals(t *testing.T) map[string]refusal {
+	t.Helper()
 	replace := func(old, with string) string {
 		if !strings.Contains(example, old) {
 			t.Fatalf("the example has no %s", old)
@@ -237,7 +248,7 @@ func TestRefused(t *testing.T) {
 	for i := range 1000 {
 		fmt.Fprintf(&wide, `{"name":"%s%d","type":"uint256"},`, strings.Repeat("a", 100), i)
 	}
-	for name, c := range map[string]struct{ document, text string }{
+	return map[string]refusal{
 		"nothing":                  {"", "not JSON"},
 		"text":                     {"Mail", "not JSON"},
 		"null":                     {"null", "not a JSON object"},
@@ -306,7 +317,11 @@ func TestRefused(t *testing.T) {
 		"very deep objects":        {strings.Repeat(`{"a":`, 9000) + "1" + strings.Repeat("}", 9000), "deeper than 64"},
 		"infinite type":            {of("M", `{"x":{"x":null}}`), "must be an object"},
 		"a long place":             {of("N", `{"y":1,"`+strings.Repeat("é", 100000)+`":1}`), "…"},
-	} {
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for name, c := range refusals(t) {
 		_, err := Digest([]byte(c.document))
 		switch {
 		case err == nil:

@@ -108,7 +108,13 @@ func (a *pageAsker) read(t testing.TB, path string) map[string]any {
 // ask asks for a signature and returns the request and the page that shows its code.
 func (a *pageAsker) ask(t testing.TB, account string, message []byte) (id, display string) {
 	t.Helper()
-	asked := a.write(t, "sign/"+account, map[string]any{"input": b64(message)})
+	return a.askFor(t, account, map[string]any{"input": b64(message)})
+}
+
+// askFor is ask with all that sign/ takes.
+func (a *pageAsker) askFor(t testing.TB, account string, data map[string]any) (id, display string) {
+	t.Helper()
+	asked := a.write(t, "sign/"+account, data)
 	if asked["state"] != "pending" || asked["signature"] != nil {
 		t.Fatalf("asking for a signature is answered with %v", asked)
 	}

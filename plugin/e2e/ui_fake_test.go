@@ -49,6 +49,7 @@ type fakeApprovals struct {
 	answered  []map[string]any
 	given     []approval.Given
 	refuse    func(path string) (int, string) // what to answer instead, or 0
+	claim     *string                         // the digest to name instead of the message's, empty for none
 }
 
 const fakePeriod = 2 * time.Second
@@ -228,6 +229,9 @@ func (f *fakeApprovals) opened(in map[string]any) (map[string]any, error) {
 		out["next_policy"] = base64.StdEncoding.EncodeToString(f.next.Marshal())
 	} else if digest, err := mpc.SigningInput(s.Algorithm, s.MessageType, s.Hash, f.input); err == nil {
 		out["digest"] = hex.EncodeToString(digest)
+	}
+	if f.claim != nil {
+		out["digest"] = *f.claim
 	}
 	return out, nil
 }

@@ -2,7 +2,9 @@
 // this page is sure of it: it is made from the same bytes whose hash is approved.
 
 import { concat, hex, sha256, text, utf8 } from "./bytes.js";
+import { read } from "./eip712.js";
 import { keccak256 } from "./keccak.js";
+import { typedView } from "./typed.js";
 import { h, notice, plain } from "./view.js";
 
 const first = 1200; // characters that are shown before the rest is asked for
@@ -40,91 +42,69 @@ function block(s, kind) {
   return { view: h("div", null, pre, more), seen: () => seen };
 }
 
-// message returns { title, view, seen } for an input and its message type.
-export function message(input, type, hash) {
+// message returns { title, view, seen } for an input, its message type, and what was
+// read of typed data: a document that could not be read is shown as it was sent.
+export function message(input, type, hash, typed) {
   const size = `${input.length} ${input.length === 1 ? "byte" : "bytes"}`;
   if (type === "digest") {
     const b = block(grouped(input), "hex");
     return { ...b, title: `A digest, ${size}`, view: h("div", null, b.view,
       notice("warn", h("p", null, "Whoever asks has hashed the message already. Nobody can see here what it says: approve only if you know this digest from somewhere you trust."))) };
   }
-  if (type === "eip712") {
-    const b = typed(input);
-    if (b) return b;
+  if (typed) {
+    const sent = block(plain(text(input), true), "text");
+    return { title: "Ethereum typed data", view: typedView(typed, sent.view), seen: () => true };
   }
   const s = readable(input);
   const b = s !== undefined ? block(s, "text") : block(grouped(input), "hex");
-  const title = (type === "eip191" ? "Ethereum message" : "Message") + (s !== undefined ? ` as text, ${size}` : ` in hex, ${size}`);
+  const title = (type === "eip191" ? "Ethereum message" : type === "eip712" ? "Ethereum typed data, not readable:" : "Message") + (s !== undefined ? ` as text, ${size}` : ` in hex, ${size}`);
   if (type === "raw" && hash === "keccak-256" && s === undefined) {
     b.view = h("div", null, b.view, notice("warn", h("p", null, "With this hash it may be an Ethereum transaction. This page does not take it apart: compare it with what whoever asks says it is.")));
   }
   return { ...b, title };
 }
 
-// Typed data -------------------------------------------------------------------
-
-// typed shows EIP-712 data as tables of fields. The nodes refuse documents that can
-// be read in two ways, so what JSON.parse makes of them is what is signed.
-function typed(input) {
-  let s, d;
-  try {
-    s = text(input);
-    d = JSON.parse(s);
-  } catch {
-    return undefined;
-  }
-  const types = d?.types;
-  if (typeof types !== "object" || types === null || typeof d.primaryType !== "string" || !Array.isArray(types[d.primaryType])) return undefined;
-  const raw = block(plain(s, true), "text");
-  const view = h("div", { class: "typed" },
-    h("h3", null, "For the application"), table(types, "EIP712Domain", d.domain, 0),
-    h("h3", null, plain(d.primaryType)), table(types, d.primaryType, d.message, 0),
-    h("details", null, h("summary", null, "The document as it was sent"), raw.view));
-  return { title: "Ethereum typed data", view, seen: () => true };
-}
-
-function table(types, type, value, depth) {
-  const fields = Array.isArray(types[type]) ? types[type] : [];
-  if (depth > 16 || typeof value !== "object" || value === null) return h("pre", { class: "text" }, plain(JSON.stringify(value)));
-  const members = fields.filter((f) => Object.hasOwn(value, f.name));
-  // What no type names is not signed, and the nodes refuse it; it is shown as such.
-  const surplus = Object.keys(value).filter((k) => !fields.some((f) => f.name === k));
-  return h("dl", { class: "fields" },
-    members.map((f) => h("div", null, h("dt", null, plain(f.name), " ", h("span", { class: "type" }, plain(f.type))), h("dd", null, show(types, String(f.type), value[f.name], depth)))),
-    surplus.map((k) => h("div", { class: "wrong" }, h("dt", null, plain(k)), h("dd", null, "not part of its type: this will be refused"))));
-}
-
-function show(types, type, value, depth) {
-  const list = type.match(/^(.*)\[\d*\]$/);
-  if (list && Array.isArray(value)) {
-    return value.length === 0 ? "none" : h("ol", { class: "items" }, value.map((v) => h("li", null, show(types, list[1], v, depth + 1))));
-  }
-  if (Object.hasOwn(types, type)) return table(types, type, value, depth + 1);
-  const s = typeof value === "string" ? value : JSON.stringify(value);
-  return /^0x[0-9a-fA-F]{16,}$/.test(s) ? h("code", null, "0x", s.slice(2).match(/.{1,4}/g).map((g) => h("span", null, g))) : h("bdi", null, plain(s, true));
-}
-
 // Digests ----------------------------------------------------------------------
 
-// digest computes what ECDSA signs, or returns undefined where this page does not:
-// typed data, and algorithms that hash by themselves.
-export async function digest(algorithm, type, hash, input) {
-  if (!algorithm.startsWith("ecdsa-")) return type === "digest" ? input.slice(0, 32) : undefined;
-  const sha = async (name) => new Uint8Array(await crypto.subtle.digest(name, input)).slice(0, 32);
-  if (type === "digest") return input.slice(0, 32);
-  if (type === "eip191") return keccak256(concat(utf8(`\x19Ethereum Signed Message:\n${input.length}`), input));
-  if (type !== "raw") return undefined;
-  switch (hash) {
-    case "sha2-256":
-      return sha("SHA-256");
-    case "sha2-384":
-      return sha("SHA-384");
-    case "sha2-512":
-      return sha("SHA-512");
-    case "sha-256d":
-      return sha256(await sha256(input));
-    case "keccak-256":
-      return keccak256(input);
+// What accounts of an algorithm sign, and the hashes of raw messages: Go's mpc.SigningInput.
+const types = new Map([
+  ["ecdsa-secp256k1", ["raw", "digest", "eip191", "eip712"]],
+  ["ecdsa-p256", ["raw", "digest"]],
+  ["bip340-secp256k1", ["raw", "digest"]],
+  ["ed25519", ["raw"]],
+]);
+const sha = (name) => async (input) => new Uint8Array(await crypto.subtle.digest(name, input)).slice(0, 32);
+const hashes = new Map([
+  ["sha2-256", sha("SHA-256")],
+  ["sha2-384", sha("SHA-384")],
+  ["sha2-512", sha("SHA-512")],
+  ["sha-256d", async (input) => sha256(await sha256(input))],
+  ["keccak-256", keccak256],
+]);
+
+// interpret works out what is signed for a message: { digest, typed }. digest is what
+// ECDSA signs, or the digest that was given; algorithms that hash by themselves have
+// none. typed is the document of typed data, as it was read for its digest. It throws
+// where there is nothing that nodes would sign.
+export async function interpret(algorithm, type, hash, input) {
+  const ecdsa = algorithm.startsWith("ecdsa-");
+  if (input.length === 0) throw new Error("The message is empty.");
+  if (!types.get(algorithm)?.includes(type)) throw new Error("An account of this algorithm signs no messages of this type.");
+  if (type === "digest") {
+    const size = !ecdsa ? 32 : hash === "sha2-384" ? 48 : hash === "sha2-512" ? 64 : 32;
+    if (input.length !== size) throw new Error(`A digest has ${size} bytes here, not ${input.length}.`);
+    return { digest: input.slice(0, 32) };
   }
-  return undefined;
+  if (type !== "raw") {
+    if (hash !== "keccak-256" && hash !== "") throw new Error("Ethereum's messages are hashed by Keccak-256.");
+    if (type === "eip191") return { digest: keccak256(concat(utf8(`\x19Ethereum Signed Message:\n${input.length}`), input)) };
+    const typed = read(input);
+    return { digest: typed.digest, typed };
+  }
+  if (!ecdsa) {
+    if (hash !== "none") throw new Error("This algorithm hashes messages by itself.");
+    return {};
+  }
+  if (!hashes.has(hash)) throw new Error("The message is to be hashed in a way that this page does not know.");
+  return { digest: await hashes.get(hash)(input) };
 }

@@ -9,7 +9,7 @@ import { byKey, deviceMessage, marshalStatement, openMessage, parsePolicy } from
 import { call, now, setClock } from "./api.js";
 import { base64url, equal, hex, sha256, unbase64, unhex } from "./bytes.js";
 import { remember, seenBefore, sign } from "./keys.js";
-import { digest, message } from "./message.js";
+import { interpret, message } from "./message.js";
 import * as passkey from "./passkey.js";
 import { policyChange, policyView } from "./policy.js";
 import { announce, button, code, countdown, facts, h, long, notice, plain, said, sentence, show } from "./view.js";
@@ -55,10 +55,18 @@ async function read(device, request, a) {
     epoch: signs ? 0 : a.epoch, expires: a.expires,
   };
   if (!Number.isSafeInteger(subject.expires) || !subject.requester || subject.publicKey.length === 0) throw new Error("The request lacks what every request has.");
+  let made = {};
+  let unclear;
+  try {
+    if (input) made = await interpret(subject.algorithm, subject.messageType, subject.hash, input);
+  } catch (err) {
+    unclear = err.message; // it is shown as far as it goes, and can be refused
+  }
+  const claimed = a.digest ? String(a.digest) : "";
   return {
     answer: a, ticket: a.ticket, subject, input, policy, me: mine.approver,
-    next,
-    digest: input && (await digest(a.algorithm, a.message_type, a.hash_algorithm ?? "", input)),
+    next, unclear, claimed, digest: made.digest, typed: made.typed,
+    differs: claimed !== "" && made.digest !== undefined && claimed !== hex(made.digest),
     seen: await seenBefore(mount, subject.account, a.account, subject.publicKey),
   };
 }
@@ -84,9 +92,10 @@ export function showRequest(device, r, again) {
 
   const can = means(r);
   const signs = r.subject.action === "sign";
-  const what = signs ? message(r.input, r.subject.messageType, r.subject.hash) : undefined;
+  const stopped = r.seen === "key" || r.unclear !== undefined || r.differs; // see warnings
+  const what = signs ? message(r.input, r.subject.messageType, r.subject.hash, r.typed) : undefined;
   const name = h("bdi", null, plain(a.account));
-  const otp = can.totp ? h("input", { id: "totp", inputmode: "numeric", autocomplete: "one-time-code", maxlength: "8", pattern: "[0-9]*" }) : undefined;
+  const otp = can.totp && !stopped ? h("input", { id: "totp", inputmode: "numeric", autocomplete: "one-time-code", maxlength: "8", pattern: "[0-9]*" }) : undefined;
   const wrong = h("p", { class: "wrong", role: "alert" });
   const approve = button("Approve", () => answer("approve"), "primary");
   const refuse = button("Refuse", askRefuse, "danger");
@@ -104,12 +113,14 @@ export function showRequest(device, r, again) {
     h("section", { class: "card" }, h("h2", null, "Who approves"), standing(a, r), h("details", null, h("summary", null, "The policy in full"), policyView(r.policy, hex(r.subject.policy)))),
     h("div", { class: "bar" },
       otp && h("div", { class: "otp" }, h("label", { for: "totp" }, "One-time code of your authenticator app"), otp),
-      !can.possible && h("p", { class: "note" }, can.login && a.login === false ?
+      stopped ? h("p", { class: "note", id: "why" }, "This cannot be approved here: see above for the reason.") :
+      !can.possible && h("p", { class: "note", id: "why" }, can.login && a.login === false ?
         "The policy asks that you log in as your identity first, within five minutes of scanning the code. Log in, and scan it again." :
         h("span", null, "The policy asks for more than this page can give. Use ", h("code", null, "mpckms device approve"), ", or the browser in which your passkey was enrolled.")),
       wrong, confirm, pair));
-  if (r.seen === "key") can.possible = false; // see warnings
+  if (stopped) can.possible = false;
   approve.disabled = !can.possible;
+  if (approve.disabled) approve.setAttribute("aria-describedby", "why");
 
   function askRefuse() {
     turn(true);
@@ -125,6 +136,7 @@ export function showRequest(device, r, again) {
 
   async function answer(decision) {
     wrong.textContent = "";
+    if (decision === "approve" && stopped) return;
     if (decision === "approve" && what && !what.seen()) {
       wrong.textContent = "Part of the message is not shown yet. Read all of it first.";
       document.querySelector(".more")?.focus();
@@ -179,25 +191,33 @@ async function signed(device, r, decision, can) {
   return out;
 }
 
+// warnings are what has to be read before anything else. Those of kind "bad" stop the
+// approval; refusing is always possible.
 function warnings(r) {
+  const out = [];
+  if (r.unclear !== undefined) {
+    out.push(notice("bad", h("p", null, h("strong", null, "This page cannot work out what would be signed, so it cannot be approved here."), " Nodes sign no such message either. Ask whoever wants it signed, or refuse."),
+      h("p", null, "What is wrong: ", h("bdi", null, r.unclear))));
+  }
+  if (r.differs) {
+    out.push(notice("bad", h("p", null, h("strong", null, "The server names another digest than the message below has."), " One of the two is not what it seems, so it cannot be approved here. Tell whoever runs the vault.")));
+  }
   switch (r.seen) {
     case "key":
-      return notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes, so it cannot be approved here. Tell whoever runs the vault."));
+      out.push(notice("bad", h("p", null, h("strong", null, "The public key of this account is not the one that this device knows."), " An account's key never changes, so it cannot be approved here. Tell whoever runs the vault.")));
+      break;
     case "name":
-      return notice("warn", h("p", null, h("strong", null, "Another account had this name when you last saw it."), " Ask whether it was renamed before you approve."));
+      out.push(notice("warn", h("p", null, h("strong", null, "Another account had this name when you last saw it."), " Ask whether it was renamed before you approve.")));
+      break;
   }
-  return undefined;
+  return out;
 }
 
 function details(r, signs) {
   const s = r.subject;
-  const claimed = r.answer.digest ? String(r.answer.digest) : "";
-  let digested;
-  if (signs && r.digest) {
-    const own = hex(r.digest);
-    digested = h("div", null, code(own), claimed && claimed !== own ? h("p", { class: "wrong" }, "The server says another one: " + plain(claimed)) : undefined);
-  } else if (signs && claimed) {
-    digested = h("div", null, code(claimed), h("p", { class: "note" }, "As the server says: this page does not compute it. What you approve is the message itself."));
+  let digested; // only what was computed here, and what differs from it
+  if (r.digest) {
+    digested = h("div", null, code(hex(r.digest)), r.differs && h("p", { class: "wrong" }, "The server says another one: " + plain(r.claimed)));
   }
   return h("section", { class: "card" }, h("h2", null, "Details"), facts(
     ["Public key", h("div", null, long(hex(s.publicKey)), r.seen === "new" && h("p", { class: "note" }, "This device sees the account for the first time. Compare its key with one from somewhere you trust."))],
