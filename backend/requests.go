@@ -56,6 +56,9 @@ type requestsConfig struct {
 	// *requestOverError says that it cannot be done; with any other error it is tried
 	// again.
 	Complete func(ctx context.Context, r *requestRecord) (map[string]any, error)
+	// InForce returns the result of an approved change of policy that somebody else
+	// than the queue makes (ByOwner), where it was made; nil where it was not.
+	InForce func(ctx context.Context, r *requestRecord) (map[string]any, error)
 	// Go runs f in the background under the mount's context until it returns; false
 	// where the mount is closed or this server does not write.
 	Go      func(f func(context.Context)) bool
@@ -114,11 +117,26 @@ func noRequest(id string) error {
 }
 
 // get returns a request as it is now: one whose time is over has expired. One that
-// is approved is gone on with in the background.
+// is approved is gone on with in the background, and one that its owner has done, but
+// for saying so, is done.
 func (q *approvalRequests) get(ctx context.Context, id string) (*requestRecord, error) {
 	r, err := q.read(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	if r.State == requestApproved && r.ByOwner && r.Action == approval.ChangePolicy && !q.isDoing(id) {
+		result, err := q.cfg.InForce(ctx, r)
+		switch {
+		case result != nil:
+			if err := q.finish(ctx, id, requestSigned, result, ""); err != nil {
+				return nil, err
+			}
+			return q.read(ctx, id)
+		case err != nil && overReason(err) == "":
+			// It may be done, so the clock does not end it.
+			q.cfg.Logger.Warn("whether an approved policy is in force cannot be seen; the request stays as it is", "request", id, "account", r.Account, "error", err)
+			return r, nil
+		}
 	}
 	if q.isOver(r) {
 		if r, err = q.update(ctx, id, func(*requestRecord) error { return errUnchanged }); err != nil {
