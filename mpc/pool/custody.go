@@ -148,6 +148,8 @@ func (p *Pool) custodyJob(r *CustodyRequest) (*job, error) {
 		return nil, errIncompleteShares
 	case !record.HasCustody():
 		return nil, errors.New("pool: the account has no user custody")
+	case len(r.NextPolicy) > 0 && r.Operation != custody.OpRefresh:
+		return nil, errors.New("pool: only a refresh changes the policy")
 	}
 	j := &job{pool: p, operation: r.Operation, account: record.AccountID, n: record.Shares, where: sitingOf(&r.Account),
 		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose}
