@@ -33,8 +33,10 @@ import (
 //	accounts/:name/csr          refused: what is signed would be made up by Vault, and no
 //	                            approver would have seen it
 //	custody/:name/begin         a signature: of a request that is approved only; the owner's
-//	                            release is asked for besides. A refresh: as without
-//	accounts/:name/policy       the first: at once. Another: a request
+//	                            release is asked for besides. A refresh: as without, or,
+//	                            of a request that is approved, with another policy
+//	accounts/:name/policy       the first: at once; of an account with user custody not at
+//	                            all. Another: a request
 //	accounts/:name (write)      settings that no signature depends on. presign: nodes make
 //	                            presignatures without approvals and use none without
 //	accounts/:name/refresh,     new shares under the same policy; none of them leaves the

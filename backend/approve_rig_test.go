@@ -75,7 +75,8 @@ func (d *deskRig) directory(a *approvaltest.Approver) *approverRecord {
 // waits, as if no node answered.
 func (d *deskRig) useRequests(b *backend) {
 	b.desk.requests = newApprovalRequests(requestsConfig{
-		Store: b.store, Logger: b.log, Metrics: b.metrics, now: d.clock.now, step: func(context.Context, string) error { return nil },
+		InForce: func(context.Context, *requestRecord) (map[string]any, error) { return nil, nil },
+		Store:   b.store, Logger: b.log, Metrics: b.metrics, now: d.clock.now, step: func(context.Context, string) error { return nil },
 		Subject: func(_ context.Context, r *requestRecord) (approval.Subject, *approval.Policy, error) {
 			return d.subject(r), d.policy, nil
 		},

@@ -194,7 +194,7 @@ func newBackend(cfg Config, conf *logical.BackendConfig) (*backend, error) {
 		Store: b.store, Closing: b.ctx, Logger: log.Named("signed-requests"), now: cfg.now, step: b.step,
 	})
 	b.requests = newApprovalRequests(requestsConfig{
-		Store: b.store, Subject: b.requestSubject, Complete: b.completeRequest, Go: b.inBackground, Metrics: b.metrics,
+		Store: b.store, Subject: b.requestSubject, Complete: b.completeRequest, InForce: b.inForce, Go: b.inBackground, Metrics: b.metrics,
 		Logger: log.Named("requests"), Backoff: cfg.requestBackoff, Look: cfg.requestLook, now: cfg.now, step: b.step,
 	})
 	var err error

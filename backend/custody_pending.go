@@ -36,7 +36,7 @@ type custodyOp struct {
 	name    string // of the account
 	offer   *pool.CustodyOffer
 	signing *signing // nil for a refresh
-	request string   // of a signature that was approved: the request's ID
+	request string   // of what was approved, a signature or a change of policy: the request's ID
 	next    []byte   // of a signature: the custody key after the next refresh
 	pool    uint64   // of a refresh: poolFit.begin, before its nodes were chosen
 	begun   time.Time

@@ -30,8 +30,10 @@ func (b *backend) ownedAccount(ctx context.Context, name string) (*accountRecord
 }
 
 // beginRefresh prepares all n nodes. The next custody key is the one that waits in
-// the asset, or the present one.
-func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *signable, error) {
+// the asset, or the present one. request, where not empty, is the ID of a change of
+// policy that was approved: the refresh brings that policy, and what the owner releases
+// is for it.
+func (b *backend) beginRefresh(ctx context.Context, name, request string) (*custodyOp, *signable, error) {
 	r, h, err := b.ownedAccount(ctx, name)
 	if err != nil {
 		return nil, nil, err
@@ -40,14 +42,18 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 	if err != nil {
 		return nil, nil, err
 	}
+	with := pool.CustodyRequest{Operation: custody.OpRefresh, Account: *a, Expose: b.expose(name, &a.Record), NextCustody: h.next()}
+	if request != "" {
+		if err := b.withApproved(ctx, name, r, &with, request); err != nil {
+			return nil, nil, err
+		}
+	}
 	eng, err := b.engine(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	begun := b.fit.begin()
-	offer, err := eng.PrepareCustody(ctx, pool.CustodyRequest{
-		Operation: custody.OpRefresh, Account: *a, Expose: b.expose(name, &a.Record), NextCustody: h.next(),
-	})
+	offer, err := eng.PrepareCustody(ctx, with)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -58,7 +64,7 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 	if err != nil {
 		return nil, nil, err
 	}
-	op.pool = begun
+	op.pool, op.request = begun, request
 	v, err := newSignable(r)
 	return op, v, err
 }
@@ -68,7 +74,16 @@ func (b *backend) beginRefresh(ctx context.Context, name string) (*custodyOp, *s
 func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map[mpc.Index][]byte, used *bool) (*logical.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	res, err := b.refreshOwned(ctx, op, releases, used)
+	var asked *requestRecord
+	if op.request != "" {
+		// From here on it neither expires nor is cancelled, and nobody else does it.
+		var err error
+		if asked, err = b.requests.begin(ctx, op.request); err != nil {
+			return nil, err
+		}
+		defer b.requests.done(op.request)
+	}
+	res, err := b.refreshOwned(ctx, op, asked, releases, used)
 	if err != nil {
 		if *used {
 			b.runner.Failed(op.name, err)
@@ -76,6 +91,9 @@ func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map
 		return nil, err
 	}
 	b.accountChanged(op.name, res.record)
+	if asked != nil {
+		b.policyChanged(ctx, op, res.record)
+	}
 	resp, err := b.accountAnswer(ctx, op.name, res.record)
 	if err != nil {
 		return nil, err
@@ -84,7 +102,9 @@ func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map
 	return resp, nil
 }
 
-func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[mpc.Index][]byte, used *bool) (out *refreshed, err error) {
+// refreshOwned makes and stores it. asked is the change of policy that it brings, nil
+// for none.
+func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, asked *requestRecord, releases map[mpc.Index][]byte, used *bool) (out *refreshed, err error) {
 	name := op.name
 	release, err := b.busy.reserve(prefixAccounts+name, "is being refreshed")
 	if err != nil {
@@ -117,6 +137,15 @@ func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[
 		*used = true
 		return nil, err
 	}
+	policy := r.Current.Policy
+	if asked != nil {
+		// As nodes have to see it now: approvals count for a while only.
+		if err := b.withPolicy(ctx, name, r, request, asked); err != nil {
+			*used = true
+			return nil, b.endRequest(ctx, asked.ID, err)
+		}
+		policy = request.NextPolicy
+	}
 	// Read before the session: a restore declared meanwhile counts for the new
 	// epoch as well.
 	lineage, err := b.spares.lineage(ctx)
@@ -135,7 +164,7 @@ func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, releases map[
 	if err := b.step(ctx, stepRefreshMade); err != nil {
 		return nil, err
 	}
-	want := successor{recipients: recipients, custody: mpc.CustodyHash(next.PublicKey), policy: r.Current.Policy}
+	want := successor{recipients: recipients, custody: mpc.CustodyHash(next.PublicKey), policy: policy}
 	epoch, err := b.nextEpoch(ctx, eng, old, made.Key, lineage, request.Recipients, want)
 	if err != nil {
 		return nil, err

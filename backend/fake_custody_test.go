@@ -87,6 +87,10 @@ func releasesFor(t *testing.T, begun map[string]any) []map[string]any {
 
 func purposeOf(r *pool.CustodyRequest, members []pool.CustodyMember) custody.Purpose {
 	p := custody.Purpose{Operation: r.Operation, Record: r.Account.Record.Hash(), NextCustody: r.NextCustody}
+	if len(r.NextPolicy) > 0 {
+		hash := sha256.Sum256(r.NextPolicy)
+		p.NextPolicy = hash[:]
+	}
 	if r.Operation == custody.OpSign {
 		p.Input, p.MessageType, p.HashAlgorithm = r.Input, string(r.MessageType), string(r.Hash)
 		p.DerivationPath, p.TaprootTweak = r.Derivation.Path, r.Derivation.TaprootTweak
@@ -156,7 +160,12 @@ func (f *fakeEngine) RunCustody(ctx context.Context, o *pool.CustodyOffer, relea
 		return &pool.CustodyResult{Signature: res}, nil
 	}
 	next := r.Account.Record
+	hash, err := f.nextPolicy(&pool.RefreshRequest{Account: r.Account, NextPolicy: r.NextPolicy, Policy: r.Policy, Approvals: r.Approvals})
+	if err != nil {
+		return nil, &pool.CustodyLostError{Err: err}
+	}
 	f.nextEpoch(&next)
+	next.PolicyHash = hash
 	next.Custody = mpc.CustodyHash(r.NextCustody)
 	res := f.result(next)
 	if f.mismatch != nil {

@@ -44,8 +44,12 @@ is a request as well, which approvers of the present one approve:
 Every field that is left out has its default again, and the keys of all approvers are
 copied anew. Refreshes while the request waits do no harm; a change that came before it
 ends it. A policy can be replaced and not taken away: there is no way back to signatures
-that nobody approves. The policy of an account with user custody is given when the
-account is made, and stays.
+that nobody approves.
+
+An account with user custody has a policy from its making on, or none. Another policy
+of such an account waits, once it is approved, for the owner, whose refresh brings it:
+
+  $ mpckms account refresh carol --request 0a1b2c3d4e5f60718293a4b5c6d7e8f9
 `,
 	}}
 }
@@ -168,8 +172,8 @@ func (b *backend) nextPolicy(ctx context.Context, name string, r *accountRecord,
 	switch {
 	case r.Deleted != nil:
 		return nil, conflict("account %q was deleted: its policy stays; %s", name, wayBack(name, r.Deleted))
-	case r.Custody != nil:
-		return nil, errCustodyPolicy(name)
+	case r.Custody != nil && len(r.Current.Policy) == 0:
+		return nil, errFirstPolicy(name)
 	}
 	remote, err := b.hasRemoteNodes(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ func (b *backend) pathCustody() []*framework.Path {
 	}
 	begin["request"] = &framework.FieldSchema{
 		Type:         framework.TypeString,
-		Description:  "Of an account with an approval policy: ID of the request, of the same message and of yours, that its approvers have approved.",
+		Description:  "Of an account with an approval policy: ID of what its approvers have approved. To sign, your request of the same message; to refresh, a change of the policy, which the refresh then brings into force.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Request"},
 	}
 	finish := map[string]*framework.FieldSchema{
@@ -63,6 +63,8 @@ func (b *backend) pathCustody() []*framework.Path {
 				"signers":                 field(framework.TypeSlice, "The nodes that take part: index, node, identity (hex), release_id (hex), public_key (base64, X25519), expires_unix_ms, signature (base64) of the node over them and the purpose, and envelope (base64), the share whose second key is to be released."),
 				"custody_public_key":      field(framework.TypeString, "The custody key in force, in base64 (65 bytes)."),
 				"next_custody_public_key": field(framework.TypeString, "The custody key after a refresh, in base64; another one where the asset holds one that waits for it."),
+				"policy":                  optional(framework.TypeString, "Of a refresh with a request: the policy in force, which the record names by its hash, in base64."),
+				"next_policy":             optional(framework.TypeString, "Of such a refresh: the policy to come, in base64. Its SHA-256 is a part of the purpose: what you release brings this policy into force."),
 				"refresh_due":             field(framework.TypeBool, "Whether the owner should refresh the account, before this signature or after."),
 				"expires_time":            field(framework.TypeString, "When the nodes forget their keys."),
 			}),
@@ -84,6 +86,11 @@ second key of each share with the custody key, seals it to that node's key and h
 all of them to mpc/custody/carol/finish within two minutes. What is released serves
 these nodes, this message and this share epoch, once. Where a node fails meanwhile,
 begin again.
+
+A change of the approval policy needs the policy's approvers and the owner. Once they
+have approved it (mpc/accounts/carol/policy asks), the owner's refresh brings it:
+
+  $ mpckms account refresh carol --request 0a1b2c3d4e5f60718293a4b5c6d7e8f9
 `,
 	}, {
 		Pattern: "custody/" + namePattern + "/finish$",
@@ -135,12 +142,12 @@ func (b *backend) custodyBegin(ctx context.Context, req *logical.Request, data *
 	case custody.OpSign:
 		op, v, warnings, err = b.beginSign(ctx, req, name, data)
 	case custody.OpRefresh:
-		for _, f := range []string{"input", "message_type", "hash_algorithm", "derivation_path", "taproot_tweak", "request"} {
+		for _, f := range []string{"input", "message_type", "hash_algorithm", "derivation_path", "taproot_tweak"} {
 			if _, sent := data.GetOk(f); sent {
 				return nil, invalid("%s is for operation=sign: a refresh signs nothing", f)
 			}
 		}
-		op, v, err = b.beginRefresh(ctx, name)
+		op, v, err = b.beginRefresh(ctx, name, data.Get("request").(string))
 	default:
 		return nil, invalid("operation is %s or %s, not %q", custody.OpSign, custody.OpRefresh, clip(operation))
 	}
@@ -181,6 +188,9 @@ func (b *backend) custodyBegin(ctx context.Context, req *logical.Request, data *
 		"next_custody_public_key": base(next),
 		"refresh_due":             due,
 		"expires_time":            rfc3339(o.Expires),
+	}
+	if len(o.Request.NextPolicy) > 0 {
+		out["policy"], out["next_policy"] = base(o.Request.Policy), base(o.Request.NextPolicy)
 	}
 	if q := op.signing; q != nil {
 		out["message_type"], out["hash_algorithm"] = string(q.kind), string(q.hash)

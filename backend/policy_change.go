@@ -67,16 +67,17 @@ func (b *backend) checkChange(ctx context.Context, name string, r *accountRecord
 		return errPolicyInForce
 	case r.Deleted != nil:
 		return conflict("account %q was deleted: its policy stays; %s", name, wayBack(name, r.Deleted))
-	case r.Custody != nil:
-		return errCustodyPolicy(name)
+	case r.Custody != nil: // withPolicy, with the owner
+		return needsOwner(name, r.Custody)
 	}
 	return b.fillPolicy(ctx, &pool.RefreshRequest{Account: *a}, c, r.Current.Policy)
 }
 
-// errCustodyPolicy: the owner of an account with user custody releases its shares for
-// a refresh, and what is released says nothing of a policy.
-func errCustodyPolicy(name string) error {
-	return invalid("account %q has user custody, and its policy cannot be changed: every refresh needs its owner, whose release is for new shares and not for a policy. Nothing was changed; a new account takes custody_identity and custody_asset together with approvers", name)
+// errFirstPolicy: an account with user custody that was made without a policy gets
+// none later. Its first one would need nobody's approval, and so be what one holder of
+// the custody key, or whoever may write policies, does to all others for good.
+func errFirstPolicy(name string) error {
+	return invalid("account %q has user custody and was made without an approval policy: such an account is given none later. Nothing was changed; a new account takes custody_identity and custody_asset together with approvers, and its policy can be changed", name)
 }
 
 // fillPolicy adds to a refresh what changes the policy, and checks it as nodes do.

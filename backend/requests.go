@@ -56,6 +56,9 @@ type requestsConfig struct {
 	// *requestOverError says that it cannot be done; with any other error it is tried
 	// again.
 	Complete func(ctx context.Context, r *requestRecord) (map[string]any, error)
+	// InForce returns the result of an approved change of policy that somebody else
+	// than the queue makes (ByOwner), where it was made; nil where it was not.
+	InForce func(ctx context.Context, r *requestRecord) (map[string]any, error)
 	// Go runs f in the background under the mount's context until it returns; false
 	// where the mount is closed or this server does not write.
 	Go      func(f func(context.Context)) bool
@@ -114,11 +117,18 @@ func noRequest(id string) error {
 }
 
 // get returns a request as it is now: one whose time is over has expired. One that
-// is approved is gone on with in the background.
+// is approved is gone on with in the background, and one that its owner has done, but
+// for saying so, is done.
 func (q *approvalRequests) get(ctx context.Context, id string) (*requestRecord, error) {
 	r, err := q.read(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	if r.State == requestApproved && r.ByOwner && r.Action == approval.ChangePolicy && !q.isDoing(id) {
+		settled, err := q.settleOwned(ctx, r)
+		if settled != nil || err != nil {
+			return settled, err
+		}
 	}
 	if q.isOver(r) {
 		if r, err = q.update(ctx, id, func(*requestRecord) error { return errUnchanged }); err != nil {
@@ -129,6 +139,27 @@ func (q *approvalRequests) get(ctx context.Context, id string) (*requestRecord, 
 		q.queue.add(id)
 	}
 	return r, nil
+}
+
+// settleOwned ends an approved change of policy that is in force, as after a crash that
+// came before that was stored. It returns the request where the clock is not to end it,
+// and nil where it goes on as any other.
+func (q *approvalRequests) settleOwned(ctx context.Context, r *requestRecord) (*requestRecord, error) {
+	result, err := q.cfg.InForce(ctx, r)
+	switch {
+	case result != nil && !q.claim(r.ID): // its owner is about to say so
+		return r, nil
+	case result != nil:
+		defer q.done(r.ID) // the clock does not end what is in force
+		if err := q.finish(ctx, r.ID, requestSigned, result, ""); err != nil {
+			return nil, err
+		}
+		return q.read(ctx, r.ID)
+	case err != nil && overReason(err) == "":
+		q.cfg.Logger.Warn("whether an approved policy is in force cannot be seen; its request stays as it is", "request", r.ID, "account", r.Account, "error", err)
+		return r, nil
+	}
+	return nil, nil
 }
 
 func (q *approvalRequests) read(ctx context.Context, id string) (*requestRecord, error) {
@@ -266,17 +297,25 @@ func (q *approvalRequests) begin(ctx context.Context, id string) (*requestRecord
 		if r.State != requestApproved {
 			return notApproved(r)
 		}
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if q.doing[id] {
+		if !q.claim(id) {
 			return conflict("request %s is being done: wait for it to end, then look at it", id)
 		}
-		q.doing[id] = true
 		return errUnchanged
 	})
 }
 
-// done ends what begin began.
+// claim marks a request as being done unless it is; the caller calls done.
+func (q *approvalRequests) claim(id string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.doing[id] {
+		return false
+	}
+	q.doing[id] = true
+	return true
+}
+
+// done ends what begin or claim began.
 func (q *approvalRequests) done(id string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -18,7 +18,7 @@ func requestAnswerFields() map[string]*framework.FieldSchema {
 		"action":           field(framework.TypeString, "sign, or policy for a change of the account's policy."),
 		"account":          field(framework.TypeString, "Name that the account had when it was asked."),
 		"account_id":       field(framework.TypeString, "ID of the account."),
-		"state":            field(framework.TypeString, "pending, approved (the signature is being made, or waits for the account's owner), signed (or, of a policy, in force), refused, expired, cancelled, or failed (approved, and it could not be done)."),
+		"state":            field(framework.TypeString, "pending, approved (it is being done, or waits for the account's owner), signed (or, of a policy, in force), refused, expired, cancelled, or failed (approved, and it could not be done)."),
 		"reason":           optional(framework.TypeString, "Why it was cancelled or has failed, where that was said."),
 		"trouble":          optional(framework.TypeString, "Of an approved request: why the last attempt did not work. It is tried again until the request expires."),
 		"created_time":     field(framework.TypeString, "When it was asked."),
@@ -42,7 +42,7 @@ func requestAnswerFields() map[string]*framework.FieldSchema {
 		"signature_format": optional(framework.TypeString, "Of a signature: its encoding."),
 		"derivation_path":  optional(framework.TypeString, "The path that was asked for, if one was."),
 		"taproot_tweak":    optional(framework.TypeString, "The tweak that was asked for, if one was."),
-		"by_owner":         optional(framework.TypeBool, "Whether the account has user custody: then the owner signs what was approved, with custody/:name/begin and request."),
+		"by_owner":         optional(framework.TypeBool, "Whether the account has user custody: then its owner does what was approved, with custody/:name/begin and request: signs, or refreshes to bring a policy into force."),
 		"next_policy_hash": optional(framework.TypeString, "Of a change of policy: SHA-256 of the policy to come, in hex."),
 		"epoch":            optional(framework.TypeInt64, "Of a change of policy: the share epoch in which it was asked."),
 		"result":           optional(framework.TypeMap, "To the requester, once it is signed: what sign answers for an account without a policy; of a policy, its hash."),
@@ -73,7 +73,7 @@ func requestAnswer(r *requestRecord) map[string]any {
 	}
 	if r.Action == approval.ChangePolicy {
 		h := hashOf(r.NextPolicy)
-		out["next_policy_hash"], out["epoch"] = hex.EncodeToString(h[:]), r.Epoch
+		out["next_policy_hash"], out["epoch"], out["by_owner"] = hex.EncodeToString(h[:]), r.Epoch, r.ByOwner
 		return out
 	}
 	h := hashOf(r.Input)

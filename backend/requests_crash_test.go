@@ -421,7 +421,7 @@ func TestRequestOfOwner(t *testing.T) {
 	g.gives(g.alice, id, approval.Approve)
 	g.failsBy("eve", asUpdate, "custody/carol/begin", begin(id), http.StatusForbidden, "somebody else")
 	g.failsBy("dave", asUpdate, "custody/carol/begin", map[string]any{"operation": "sign", "input": "d29ybGQ=", "request": id}, http.StatusConflict, "not for this message")
-	g.failsBy("dave", asUpdate, "custody/carol/begin", map[string]any{"operation": "refresh", "request": id}, http.StatusBadRequest, "request is for operation=sign")
+	g.failsBy("dave", asUpdate, "custody/carol/begin", map[string]any{"operation": "refresh", "request": id}, http.StatusConflict, "no change of the policy")
 	begun := g.mustBy("dave", asUpdate, "custody/carol/begin", begin(id))
 	if g.state(id) != requestApproved {
 		t.Fatalf("begun, and it is %s", g.state(id))

@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -31,7 +30,7 @@ func (b *backend) openPolicyRequest(ctx context.Context, req *logical.Request, n
 	if err != nil {
 		return nil, err
 	}
-	r.Action, r.NextPolicy, r.Epoch = approval.ChangePolicy, next.Marshal(), next.Since
+	r.Action, r.NextPolicy, r.Epoch, r.ByOwner = approval.ChangePolicy, next.Marshal(), next.Since, v.custody != nil
 	stored, _, err := b.requests.open(ctx, r)
 	return stored, err
 }
@@ -39,7 +38,7 @@ func (b *backend) openPolicyRequest(ctx context.Context, req *logical.Request, n
 // completePolicy brings an approved policy into force.
 func (b *backend) completePolicy(ctx context.Context, name string, v *signable, r *requestRecord) (map[string]any, error) {
 	next := hashOf(r.NextPolicy)
-	answer := map[string]any{"policy_hash": fmt.Sprintf("%x", next)}
+	answer := policyResult(next)
 	if v.account.Record.PolicyHash == next { // it was, before a crash
 		b.requests.endOvertaken(ctx, r.AccountID, next)
 		return answer, nil

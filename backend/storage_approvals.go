@@ -175,8 +175,8 @@ type requestRecord struct {
 	SignatureFormat string `json:"signature_format,omitempty"`
 	Algorithm       string `json:"algorithm,omitempty"` // the account's
 
-	// ByOwner: the account has user custody, so that its owner signs what was
-	// approved.
+	// ByOwner: the account has user custody, so that its owner does what was
+	// approved: signs, or refreshes with the policy to come.
 	ByOwner bool `json:"by_owner,omitempty"`
 
 	// Of a change of policy.

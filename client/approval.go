@@ -66,7 +66,7 @@ type Request struct {
 	Refusals      int
 	Approvers     []string // who may answer
 	Answers       []RequestAnswer
-	ByOwner       bool // the account's owner signs what was approved
+	ByOwner       bool // the account's owner does what was approved: signs, or refreshes with the policy
 	Created       time.Time
 	Expires       time.Time
 	Ended         time.Time // zero before

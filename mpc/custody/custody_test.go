@@ -46,6 +46,12 @@ func newScene(t testing.TB) *scene {
 	return s
 }
 
+// withPolicy gives the account an approval policy.
+func (s *scene) withPolicy() {
+	s.record.PolicyHash = [32]byte(bytes.Repeat([]byte{7}, 32))
+	s.sealAll()
+}
+
 // sealAll seals shares under the record as it is now.
 func (s *scene) sealAll() {
 	s.t.Helper()
@@ -110,7 +116,15 @@ func (s *scene) approval(p custody.Purpose) custody.Approval {
 
 func TestApproval(t *testing.T) {
 	s := newScene(t)
-	for name, p := range map[string]custody.Purpose{"sign": s.sign(), "refresh": s.refresh()} {
+	changed := newScene(t)
+	changed.withPolicy()
+	policy := changed.refresh()
+	policy.NextPolicy = bytes.Repeat([]byte{8}, 32)
+	for name, p := range map[string]custody.Purpose{"sign": s.sign(), "refresh": s.refresh(), "policy": policy} {
+		s := s
+		if name == "policy" {
+			s = changed
+		}
 		a := s.approval(p)
 		releases, err := a.Release(s.owner)
 		if err != nil || len(releases) != len(p.Signers) {
@@ -200,6 +214,40 @@ func TestApprovalRefuses(t *testing.T) {
 			t.Errorf("a refresh with %s", name)
 		}
 	}
+	none := mpc.EmptySetHash()
+	guarded := newScene(t)
+	guarded.withPolicy()
+	for name, c := range map[string]struct {
+		s      *scene
+		change func(p *custody.Purpose)
+	}{
+		"a policy for an account without": {s, func(p *custody.Purpose) { p.NextPolicy = bytes.Repeat([]byte{8}, 32) }},
+		"no policy to come":               {guarded, func(p *custody.Purpose) { p.NextPolicy = none[:] }},
+		"the policy that there is":        {guarded, func(p *custody.Purpose) { p.NextPolicy = guarded.record.PolicyHash[:] }},
+		"a short hash":                    {guarded, func(p *custody.Purpose) { p.NextPolicy = []byte{1} }},
+		"a policy by a signature": {guarded, func(p *custody.Purpose) {
+			*p = guarded.sign()
+			p.NextPolicy = bytes.Repeat([]byte{8}, 32)
+		}},
+	} {
+		p := c.s.refresh()
+		c.change(&p)
+		a := c.s.approval(p)
+		if releases, err := a.Release(c.s.owner); err == nil || releases != nil {
+			t.Errorf("released for %s", name)
+		}
+	}
+	// Nodes that offered for a plain refresh get nothing for another policy, and the
+	// other way round.
+	plain, policy := guarded.refresh(), guarded.refresh()
+	policy.NextPolicy = bytes.Repeat([]byte{8}, 32)
+	for _, pair := range [][2]custody.Purpose{{plain, policy}, {policy, plain}} {
+		a := guarded.approval(pair[0])
+		a.Purpose = pair[1]
+		if releases, err := a.Release(guarded.owner); !errors.Is(err, custody.ErrOffer) || releases != nil {
+			t.Errorf("an offer for one kind of refresh and a release for the other: %v", err)
+		}
+	}
 	// All that the nodes signed is in order, and it is for another record than the
 	// one whose shares lie here.
 	elsewhere := s.sign()
@@ -231,14 +279,20 @@ func TestPurposeHashCoversEveryField(t *testing.T) {
 	}
 	seen := map[[32]byte]string{base().Hash(): "nothing"}
 	for name, change := range map[string]func(p *custody.Purpose){
-		"operation":       func(p *custody.Purpose) { p.Operation = custody.OpRefresh },
-		"record":          func(p *custody.Purpose) { p.Record[0]++ },
-		"input":           func(p *custody.Purpose) { p.Input = []byte("pay eve") },
-		"message type":    func(p *custody.Purpose) { p.MessageType = "digest" },
-		"hash algorithm":  func(p *custody.Purpose) { p.HashAlgorithm = "sha2-256" },
-		"path":            func(p *custody.Purpose) { p.DerivationPath = "m/1" },
-		"tweak":           func(p *custody.Purpose) { p.TaprootTweak = "" },
-		"next custody":    func(p *custody.Purpose) { p.NextCustody = []byte{4, 2} },
+		"operation":      func(p *custody.Purpose) { p.Operation = custody.OpRefresh },
+		"record":         func(p *custody.Purpose) { p.Record[0]++ },
+		"input":          func(p *custody.Purpose) { p.Input = []byte("pay eve") },
+		"message type":   func(p *custody.Purpose) { p.MessageType = "digest" },
+		"hash algorithm": func(p *custody.Purpose) { p.HashAlgorithm = "sha2-256" },
+		"path":           func(p *custody.Purpose) { p.DerivationPath = "m/1" },
+		"tweak":          func(p *custody.Purpose) { p.TaprootTweak = "" },
+		"next custody":   func(p *custody.Purpose) { p.NextCustody = []byte{4, 2} },
+		"next policy":    func(p *custody.Purpose) { p.NextPolicy = bytes.Repeat([]byte{1}, 33) },
+		"another policy": func(p *custody.Purpose) { p.NextPolicy = bytes.Repeat([]byte{2}, 33) },
+		"a signer as policy": func(p *custody.Purpose) {
+			p.NextPolicy = append([]byte{byte(p.Signers[0].Index)}, p.Signers[0].Node[:]...)
+			p.Signers = p.Signers[1:]
+		},
 		"signer's index":  func(p *custody.Purpose) { p.Signers[1].Index = 2 },
 		"signer's node":   func(p *custody.Purpose) { p.Signers[1].Node = s.node(2) },
 		"nodes exchanged": func(p *custody.Purpose) { p.Signers[0].Node, p.Signers[1].Node = p.Signers[1].Node, p.Signers[0].Node },

@@ -9,8 +9,8 @@
 //	owner  ─ release ─▶ node   k₂, sealed to that key for that purpose
 //
 // The Purpose is everything that the owner agrees to: operation, public record
-// (so account, epoch and custody key), message, and all nodes that take part with
-// their shares. Both ends compute its hash from what they themselves know: the
+// (so account, epoch and custody key), message, the approval policy that a refresh
+// is to bring, and all nodes that take part with their shares. Both ends compute its hash from what they themselves know: the
 // owner's client from what its user asked for, the node from the session that it
 // is to join. A node uses an offer's key once and drops it after OfferLifetime. So
 // whoever carries offers and releases can withhold them and do nothing else: a

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
@@ -109,6 +111,50 @@ func makeGolden(t *testing.T, path string) {
 	}
 	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestGoldenPolicy: a refresh that changes the policy has an encoding of its own
+// (purpose v2). Offers and releases are as ever: they have the hash of it.
+func TestGoldenPolicy(t *testing.T) {
+	path := filepath.Join("..", "..", "testdata", "golden", "custody-v2.json")
+	_, p := goldenPurposes()
+	p.NextPolicy = bytes.Repeat([]byte{0xef}, 32)
+	hash := p.Hash()
+	if _, err := os.Stat(path); *writeGolden && os.IsNotExist(err) {
+		text, err := json.MarshalIndent(map[string]string{"policy_refresh_purpose_sha256_hex": hex.EncodeToString(hash[:])}, "", "  ")
+		if err == nil {
+			err = os.WriteFile(path, append(text, '\n'), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	var g map[string]string
+	if err == nil {
+		err = json.Unmarshal(text, &g)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hex.EncodeToString(hash[:]) != g["policy_refresh_purpose_sha256_hex"] {
+		t.Errorf("the hash of a purpose changed: %x", hash)
+	}
+	// By hand: every field behind its length.
+	var by []byte
+	field := func(b []byte) {
+		by = binary.BigEndian.AppendUint32(by, uint32(len(b)))
+		by = append(by, b...)
+	}
+	for _, f := range [][]byte{[]byte("vault-plugin-secrets-mpc custody purpose v2"), []byte("refresh"), p.Record[:], nil, nil, nil, nil, nil, p.NextCustody, p.NextPolicy} {
+		field(f)
+	}
+	for _, s := range p.Signers {
+		field(append([]byte{byte(s.Index)}, s.Node[:]...))
+	}
+	if want := sha256.Sum256(by); want != hash {
+		t.Errorf("%x is not what is documented, %x", hash, want)
 	}
 }
 

@@ -19,7 +19,13 @@ const (
 	OpRefresh = "refresh"
 )
 
-const labelPurpose = "vault-plugin-secrets-mpc custody purpose v1"
+const (
+	labelPurpose = "vault-plugin-secrets-mpc custody purpose v1"
+	// labelPolicyPurpose is that of a refresh that changes the approval policy, which
+	// has one field more. Nothing else has, so that clients and nodes which know of no
+	// such refresh agree about everything else, and about this one with nobody.
+	labelPolicyPurpose = "vault-plugin-secrets-mpc custody purpose v2"
+)
 
 // Signer is one node of an operation and the share that it uses.
 type Signer struct {
@@ -43,15 +49,27 @@ type Purpose struct {
 	// Refresh: the public custody key that the next epoch's shares are sealed to,
 	// mpc.CustodyKeySize bytes. Mostly the present one.
 	NextCustody []byte
+	// NextPolicy is the hash of the approval policy that the next epoch is to have
+	// (32 bytes), nil where it keeps the present one. The present one's approvers
+	// have to have approved it as well; that is for nodes to check.
+	NextPolicy []byte
 }
 
 // Hash is SHA-256 of fields(label, operation, record, input, message type, hash
 // algorithm, derivation path, taproot tweak, next custody key, then for each signer
 // in ascending order of index: index as 1 byte ‖ node identity as 32), each field
-// behind its length as 4 bytes big-endian.
+// behind its length as 4 bytes big-endian. Where the policy changes, the label is
+// another, and the next policy's hash stands behind the next custody key.
 func (p Purpose) Hash() [32]byte {
-	parts := [][]byte{[]byte(labelPurpose), []byte(p.Operation), p.Record[:], p.Input, []byte(p.MessageType), []byte(p.HashAlgorithm),
+	label := labelPurpose
+	if len(p.NextPolicy) > 0 {
+		label = labelPolicyPurpose
+	}
+	parts := [][]byte{[]byte(label), []byte(p.Operation), p.Record[:], p.Input, []byte(p.MessageType), []byte(p.HashAlgorithm),
 		[]byte(p.DerivationPath), []byte(p.TaprootTweak), p.NextCustody}
+	if len(p.NextPolicy) > 0 {
+		parts = append(parts, p.NextPolicy)
+	}
 	for _, s := range p.sorted() {
 		parts = append(parts, append([]byte{byte(s.Index)}, s.Node[:]...))
 	}
@@ -86,16 +104,41 @@ func (p Purpose) Check(record *mpc.PublicRecord) error {
 		if len(p.NextCustody) > 0 {
 			return errors.New("custody: a signature changes no custody key")
 		}
+		if len(p.NextPolicy) > 0 {
+			return errors.New("custody: a signature changes no policy")
+		}
 		_, err := mpc.SigningInput(record.Algorithm, mpc.MessageType(p.MessageType), mpc.HashAlgorithm(p.HashAlgorithm), p.Input)
 		return err
 	case OpRefresh:
 		if len(p.Input) > 0 || p.MessageType != "" || p.HashAlgorithm != "" || p.DerivationPath != "" || p.TaprootTweak != "" {
 			return errors.New("custody: a refresh signs no message")
 		}
+		if err := p.checkPolicy(record); err != nil {
+			return err
+		}
 		_, err := hsm.ParseCustodyKey(p.NextCustody)
 		return err
 	}
 	return fmt.Errorf("custody: unknown operation %q", p.Operation)
+}
+
+// checkPolicy: a policy is replaced by another one, and neither given to an account
+// that was made without nor taken away.
+func (p Purpose) checkPolicy(record *mpc.PublicRecord) error {
+	none := mpc.EmptySetHash()
+	switch {
+	case len(p.NextPolicy) == 0:
+		return nil
+	case len(p.NextPolicy) != len(record.PolicyHash):
+		return fmt.Errorf("custody: the hash of a policy has %d bytes, not %d", len(record.PolicyHash), len(p.NextPolicy))
+	case record.PolicyHash == none:
+		return errors.New("custody: the account has no approval policy, which is given when it is made and not later")
+	case bytes.Equal(p.NextPolicy, none[:]):
+		return errors.New("custody: an account's approval policy can be replaced and not taken away")
+	case bytes.Equal(p.NextPolicy, record.PolicyHash[:]):
+		return errors.New("custody: the policy to come is the one that the account has")
+	}
+	return nil
 }
 
 func (p Purpose) checkSigners(record *mpc.PublicRecord) error {

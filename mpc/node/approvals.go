@@ -76,8 +76,13 @@ func policyOf(hash [32]byte, s *nodepb.Start) error {
 
 // nextPolicy returns the policy hash of the epoch after old. A refresh keeps the
 // policy, unless it brings another one that the approvers of the present one have
-// approved, for this account, since the present one was asked for. An account without a policy can be given
-// one by anybody; nobody can take an account's policy away.
+// approved, for this account, since the present one was asked for. An account without
+// a policy can be given one by anybody; nobody can take an account's policy away.
+//
+// Where the account has user custody its owner has to have agreed to that policy as
+// well: the release is for the hash of what comes (purposeOf), so one for a plain
+// refresh, or for another policy, opens nothing here. Approvals are looked at first,
+// so that a release is not used up where they are missing.
 func (n *Node) nextPolicy(s *nodepb.Start, old *mpc.PublicRecord) ([32]byte, error) {
 	if len(s.GetNextPolicy()) == 0 {
 		return old.PolicyHash, noPolicyFields(s, "a refresh that keeps the account's policy")
@@ -92,9 +97,8 @@ func (n *Node) nextPolicy(s *nodepb.Start, old *mpc.PublicRecord) ([32]byte, err
 		return hash, refused("the policy to come is not in its canonical form; the account keeps the one it has")
 	case hash == old.PolicyHash:
 		return hash, refused("the policy to come is the one that the account has")
-	case old.HasCustody():
-		// What the owner released says nothing of a policy.
-		return hash, refused("the account has user custody: its owner agrees to a refresh, not to another policy, which is fixed when the account is made")
+	case old.HasCustody() && old.PolicyHash == mpc.EmptySetHash():
+		return hash, refused("the account has user custody and was made without a policy: it is given none later")
 	case old.PolicyHash != mpc.EmptySetHash():
 		if err = follows(next, s.GetPolicy(), old); err == nil {
 			err = n.approved(s, old, approval.PolicySubject(n.mountID, old, next), "nothing was opened and the account keeps its policy")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	cryptorand "crypto/rand"
+	"crypto/sha256"
 	"maps"
 	"math/rand/v2"
 	"strings"
@@ -74,6 +75,10 @@ func (g *rig) refreshTo(a *account, next *ecdh.PrivateKey) *nodepb.Start {
 func agreedTo(a *account, start *nodepb.Start) custody.Purpose {
 	p := custody.Purpose{Operation: start.GetOperation(), Record: a.record.Hash(), Input: start.GetInput(), MessageType: start.GetMessageType(),
 		HashAlgorithm: start.GetHashAlgorithm(), DerivationPath: start.GetDerivationPath(), TaprootTweak: start.GetTaprootTweak(), NextCustody: start.GetCustodyKey()}
+	if next := start.GetNextPolicy(); next != nil {
+		hash := sha256.Sum256(next)
+		p.NextPolicy = hash[:]
+	}
 	for _, m := range start.GetMembers() {
 		p.Signers = append(p.Signers, custody.Signer{Index: mpc.Index(m.GetIndex()), Node: mpc.NodeIdentity(m.GetIdentity())})
 	}
@@ -86,7 +91,7 @@ type permit struct{ id, release []byte }
 func (p permit) on(s *nodepb.Start) { s.ReleaseId, s.Release = p.id, p.release }
 
 // offer asks a node for an offer, over the interface that coordinators use.
-func offer(t *testing.T, n nodepb.NodeServer, record *mpc.PublicRecord, signer custody.Signer, purpose [32]byte) custody.Offer {
+func offer(t testing.TB, n nodepb.NodeServer, record *mpc.PublicRecord, signer custody.Signer, purpose [32]byte) custody.Offer {
 	t.Helper()
 	r, err := n.PrepareRelease(t.Context(), &nodepb.PrepareReleaseRequest{Record: record.Marshal(), Index: uint32(signer.Index), Purpose: purpose[:]})
 	if err != nil || r.GetFailure() != nil {

@@ -6,7 +6,6 @@ import (
 	"vault-plugin-secrets-mpc/mpc"
 	"vault-plugin-secrets-mpc/mpc/approval"
 	"vault-plugin-secrets-mpc/mpc/approval/approvaltest"
-	"vault-plugin-secrets-mpc/mpc/custody"
 	"vault-plugin-secrets-mpc/mpc/nodepb"
 )
 
@@ -221,45 +220,4 @@ func TestPolicyOnOtherNodes(t *testing.T) {
 	}
 	h.refusesAll(fourth(a), a, nodepb.Failure_BELOW_FLOOR, "has been used")
 	h.signs(changed)
-}
-
-// TestApprovalsWithCustody: an owner's release does not stand for approvals, and is
-// not used up where they are missing.
-func TestApprovalsWithCustody(t *testing.T) {
-	h := newHosts(t, "a", "b", "c")
-	p, owner := newApprovers(t), newOwner(t)
-	keygen := h.keygenUnder(p)
-	keygen.CustodyKey = owner.PublicKey().Bytes()
-	a := p.on(h.make(keygen, nil))
-	released := func(start *nodepb.Start) hooks {
-		t.Helper()
-		u := agreedTo(&account{record: a.record}, start)
-		releases := map[uint32]permit{}
-		for _, s := range u.Signers {
-			o := offer(t, h.nodes[h.ids[s.Index-1]], a.record, s, u.Hash())
-			release, err := custody.Release(o, u.Hash(), a.record, a.envelopes[uint32(s.Index)], owner)
-			if err != nil {
-				t.Fatal(err)
-			}
-			releases[uint32(s.Index)] = permit{o.ReleaseID[:], release}
-		}
-		return hooks{start: func(self uint32, s *nodepb.Start) {
-			s.Envelope = a.envelopes[self]
-			releases[self].on(s)
-		}}
-	}
-	once := released(h.signing(a))
-	bare := h.signing(a)
-	bare.Approvals = nil
-	h.refuses(h.session(bare, once), nodepb.Failure_APPROVALS, "missing: 0 of 2")
-	h.refuses(h.session(h.signing(a), handing(a.envelopes)), nodepb.Failure_REFUSED, "released nothing")
-	for i, r := range h.session(h.signing(a), once) {
-		if r.outcome == nil {
-			t.Errorf("share %d with release and approvals: %v", i, r.failure)
-		}
-	}
-	next := newApprovers(t)
-	change := p.changes(h, a, next.policy)
-	change.CustodyKey = owner.PublicKey().Bytes()
-	h.refuses(h.session(change, released(change)), nodepb.Failure_REFUSED, "fixed when the account is made")
 }

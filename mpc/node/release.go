@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -199,7 +200,7 @@ func (n *Node) released(s *nodepb.Start, self mpc.Index, record *mpc.PublicRecor
 	defer o.key.Wipe()
 	purpose := purposeOf(s, record).Hash()
 	if o.index != self || o.account != record.AccountID || o.purpose != purpose {
-		return nil, refused("the owner's release is for another operation: another message, epoch, share, custody key or set of nodes; nothing was opened")
+		return nil, refused("the owner's release is for another operation: another message, epoch, share, custody key, policy or set of nodes; nothing was opened")
 	}
 	priv, err := ecdh.X25519().NewPrivateKey(o.key.Expose())
 	if err != nil {
@@ -217,6 +218,10 @@ func purposeOf(s *nodepb.Start, record *mpc.PublicRecord) custody.Purpose {
 	p := custody.Purpose{Operation: s.GetOperation(), Record: record.Hash(), Input: s.GetInput(), MessageType: s.GetMessageType(),
 		HashAlgorithm: s.GetHashAlgorithm(), DerivationPath: s.GetDerivationPath(), TaprootTweak: s.GetTaprootTweak(),
 		NextCustody: s.GetCustodyKey()}
+	if len(s.GetNextPolicy()) > 0 {
+		hash := sha256.Sum256(s.GetNextPolicy()) // nextPolicy has read it and found it canonical
+		p.NextPolicy = hash[:]
+	}
 	for _, m := range s.GetMembers() { // prepare has checked them
 		p.Signers = append(p.Signers, custody.Signer{Index: mpc.Index(m.GetIndex()), Node: mpc.NodeIdentity(m.GetIdentity())})
 	}

@@ -233,3 +233,51 @@ func TestApprovalsWithRelease(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPolicyWithRelease: what the owner releases for a refresh is for the policy that
+// it brings, so that neither is exchanged afterwards.
+func TestPolicyWithRelease(t *testing.T) {
+	r := newCustodyRig(t, 4)
+	r.request.Account.Record.PolicyHash = sha256.Sum256([]byte("policy"))
+	r.toRefresh()
+	plain := r.prepare(t)
+	r.request.Policy, r.request.Approvals, r.request.NextPolicy = []byte("policy"), []byte("approvals"), []byte("next")
+	o := r.prepare(t)
+	u := custody.Purpose{Operation: custody.OpRefresh, Record: r.request.Account.Record.Hash(), NextCustody: r.request.NextCustody}
+	for _, m := range o.Members {
+		u.Signers = append(u.Signers, custody.Signer{Index: m.Index, Node: m.Node})
+	}
+	hash := sha256.Sum256([]byte("next"))
+	u.NextPolicy = hash[:]
+	if o.Purpose != u.Hash() {
+		t.Error("the purpose does not name the policy to come")
+	}
+	for what, bad := range map[string]struct {
+		of     *CustodyOffer
+		policy string
+	}{"a plain refresh": {plain, "next"}, "another policy": {o, "evil"}, "no policy": {o, ""}} {
+		changed := *bad.of
+		changed.Request.NextPolicy = []byte(bad.policy)
+		if _, err := r.run(t, &changed); err == nil || !strings.Contains(err.Error(), "another than the one that was prepared") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	r.world.came(t, 0, "", "", "", "")
+	result, err := r.run(t, o)
+	if err != nil || result.Key.Account.Record.PolicyHash != hash {
+		t.Fatalf("%v", err)
+	}
+	r.world.came(t, 3, custody.OpRefresh, "policy", "approvals", "next")
+	// Nodes that kept the policy have not done it.
+	r.world.mu.Lock()
+	r.world.keepsPolicy = true
+	r.world.mu.Unlock()
+	if _, err := r.run(t, r.prepare(t)); err == nil || !strings.Contains(err.Error(), "policy that was asked for") {
+		t.Errorf("a refresh that kept the policy: %v", err)
+	}
+	sign := r.request
+	sign.Operation = custody.OpSign
+	if _, err := r.PrepareCustody(t.Context(), sign); err == nil || !strings.Contains(err.Error(), "only a refresh") {
+		t.Errorf("a signature with a policy: %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -37,21 +38,24 @@ type CustodyRequest struct {
 	MessageType mpc.MessageType
 	Hash        mpc.HashAlgorithm
 	Derivation  mpc.Derivation
-	// Of a signature of an account with a policy; see SignRequest. They may be filled
-	// in until RunCustody.
+	// Of a signature of an account with a policy, see SignRequest, and of a refresh
+	// that changes it. They may be filled in until RunCustody.
 	Policy, Approvals []byte
 
 	// Of a refresh; see RefreshRequest. NextCustody is the custody key of the new
 	// epoch, an uncompressed P-256 point; mostly that of the present one.
 	Recipients, OldRecipients []byte
 	NextCustody               []byte
+	// NextPolicy, where not empty, is the policy of the new epoch. What is released
+	// is for that policy.
+	NextPolicy []byte
 }
 
 // CustodyOffer is a prepared operation: who takes part, and each one's key.
 type CustodyOffer struct {
 	// Request may be changed until RunCustody in what a release is not bound to:
-	// the envelopes of the same epoch, the recipient sets, and the policy with its
-	// approvals.
+	// the envelopes of the same epoch, the recipient sets, and the present policy
+	// with its approvals.
 	Request CustodyRequest
 	Purpose [32]byte
 	// Members are in the order of their shares.
@@ -144,6 +148,8 @@ func (p *Pool) custodyJob(r *CustodyRequest) (*job, error) {
 		return nil, errIncompleteShares
 	case !record.HasCustody():
 		return nil, errors.New("pool: the account has no user custody")
+	case len(r.NextPolicy) > 0 && r.Operation != custody.OpRefresh:
+		return nil, errors.New("pool: only a refresh changes the policy")
 	}
 	j := &job{pool: p, operation: r.Operation, account: record.AccountID, n: record.Shares, where: sitingOf(&r.Account),
 		seen: maps.Clone(r.Account.Exposures), noSpares: r.Account.NoSpares, expose: r.Expose}
@@ -211,6 +217,10 @@ func (r *CustodyRequest) purpose(chosen []assignment) [32]byte {
 		u.DerivationPath, u.TaprootTweak = r.Derivation.Path, r.Derivation.TaprootTweak
 	} else {
 		u.NextCustody = r.NextCustody
+		if len(r.NextPolicy) > 0 {
+			hash := sha256.Sum256(r.NextPolicy)
+			u.NextPolicy = hash[:]
+		}
 	}
 	for _, a := range chosen {
 		u.Signers = append(u.Signers, custody.Signer{Index: a.index, Node: a.node.identity})
@@ -372,13 +382,14 @@ func (p *Pool) runRefresh(ctx context.Context, j *job, o *CustodyOffer, releases
 			Recipients: r.Recipients, OldRecipients: r.OldRecipients,
 			WrappingVersion: m.version(members), CustodyKey: r.NextCustody,
 			ReleaseId: id[:], Release: releases[a.index],
+			NextPolicy: r.NextPolicy, Policy: r.Policy, Approvals: r.Approvals,
 		}
 	}
 	j.check = agreed(&result.Key)
 	if err := j.once(ctx, o); err != nil {
 		return err
 	}
-	if err := isSuccessor(&r.Account.Record, &result.Key.Account.Record, nil); err != nil {
+	if err := isSuccessor(&r.Account.Record, &result.Key.Account.Record, r.NextPolicy); err != nil {
 		return err
 	}
 	return m.finish(ctx, &result.Key.Account)

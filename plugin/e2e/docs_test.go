@@ -222,10 +222,11 @@ var elsewhere = map[string]map[string]string{ // read only
 		"mpckms identity level set NAME LEVEL --role ROLE --server-trusting":                                          "TestIdentityCommands, with names",
 	},
 	"docs/approvals.md": {
-		"mpckms request qr REQUEST":                 "a command of its blocks, with an ID",
-		"mpckms account sign safe --input … --wait": "TestDeviceApprovals, with another message",
-		"mpckms doctor":                             "TestDoctor",
-		"mpckms approver confirm":                   "a command of its blocks, with a name",
+		"mpckms request qr REQUEST":                     "a command of its blocks, with an ID",
+		"mpckms account sign safe --input … --wait":     "TestDeviceApprovals, with another message",
+		"mpckms account refresh NAME --request REQUEST": "TestApprovalsCustodyPolicy, with an account",
+		"mpckms doctor":           "TestDoctor",
+		"mpckms approver confirm": "a command of its blocks, with a name",
 	},
 	"docs/recovery.md": {
 		"mpckms recovery set":            "from the document itself, with a file",

@@ -54,6 +54,9 @@ type offered struct {
 	NextCustody []byte          `json:"next_custody_public_key"`
 	RefreshDue  bool            `json:"refresh_due"`
 	Expires     string          `json:"expires_time"`
+	// Of a refresh with a request: the approval policies in force and to come.
+	Policy     []byte `json:"policy"`
+	NextPolicy []byte `json:"next_policy"`
 }
 
 type offeredSigner struct {
@@ -96,6 +99,9 @@ type custodyTask struct {
 	mayRefresh bool
 	// request is the one that was approved, of an account that demands it.
 	request string
+	// present is the hash of the policy in force that the user was shown, where
+	// purpose.NextPolicy is to replace it.
+	present [32]byte
 }
 
 // maxBegins bounds how often an operation is begun: a node may end between the
@@ -185,6 +191,9 @@ func (c *custodian) release(t *custodyTask, o *offered) (string, error) {
 	}
 	if hex.EncodeToString(record.AccountID[:]) != t.id {
 		return "", errors.New("the server shows another account's record than the one that the asset names")
+	}
+	if len(t.purpose.NextPolicy) > 0 && record.PolicyHash != t.present {
+		return "", errors.New("the account has another policy by now than the one that was shown")
 	}
 	approval := custody.Approval{Purpose: t.purpose, Record: record, Envelopes: map[mpc.Index][]byte{}, Now: c.now(),
 		Pinned: func(node mpc.NodeIdentity) bool { return c.nodes.Known(node) == nil }}

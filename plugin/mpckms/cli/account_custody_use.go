@@ -256,8 +256,9 @@ func signPurpose(body map[string]any) (custody.Purpose, map[string]any, error) {
 	return p, finish, nil
 }
 
-// custodyRefresh replaces the shares of an account with custody.
-func (a *app) custodyRefresh(cmd *cobra.Command, name string) (*account, error) {
+// custodyRefresh replaces the shares of an account with custody, and its policy by the
+// one that was approved, where one is named and its owner agrees.
+func (a *app) custodyRefresh(cmd *cobra.Command, name string, policy policyConsent) (*account, error) {
 	h, shown, asset, err := a.custodial(cmd, name)
 	if err != nil {
 		return nil, err
@@ -275,6 +276,11 @@ func (a *app) custodyRefresh(cmd *cobra.Command, name string) (*account, error) 
 	c, err := a.custodian(cmd.Context(), h)
 	if err != nil {
 		return nil, err
+	}
+	if policy.request != "" {
+		if err := a.agreeToPolicy(cmd.Context(), c, &t, policy); err != nil {
+			return nil, err
+		}
 	}
 	acc := &account{Name: name}
 	return acc, c.run(cmd.Context(), t, acc)

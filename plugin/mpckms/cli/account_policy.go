@@ -144,7 +144,11 @@ approvers and takes copies of their keys, as they are now. The shares are refres
 
 An account without a policy has it at once. The policy of an account that has one is changed
 only by those whom it names: the command prints a request that they approve as they approve
-signatures; --wait shows its code and waits. A policy cannot be taken off an account.`,
+signatures; --wait shows its code and waits. A policy cannot be taken off an account.
+
+The policy of an account with custody is given when it is made ('mpckms account create'). To
+change it, those whom it names approve, and then the owner agrees:
+'mpckms account refresh NAME --request REQUEST'.`,
 		Example: `  mpckms account policy set gold --approver alice --approver ben --approver carol --quorum 2
   mpckms account policy set gold --approver alice --approver dora --wait`,
 		Args:              accountArg,
@@ -184,6 +188,6 @@ signatures; --wait shows its code and waits. A policy cannot be taken off an acc
 		},
 	}
 	f.add(a, cmd)
-	wait.add(cmd, "the policy is in force")
+	wait.add(cmd, "the policy is in force, or is its owner's to agree to")
 	return cmd
 }

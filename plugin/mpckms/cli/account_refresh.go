@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"vault-plugin-secrets-mpc/mpc/approval"
 )
 
 // refreshDoc is the JSON document of `account refresh`.
@@ -17,9 +19,12 @@ type refreshDoc struct {
 	LastRefresh      string `json:"last_refresh_time"`
 	NextRefresh      string `json:"next_refresh_time"`
 	LastRefreshError string `json:"last_refresh_error"`
+	// PolicyHash is that of the policy which the refresh brought into force.
+	PolicyHash string `json:"policy_hash,omitempty"`
 }
 
 func (a *app) accountRefreshCommand() *cobra.Command {
+	var policy policyConsent
 	cmd := &cobra.Command{
 		Use:   "refresh NAME",
 		Short: "Replace an account's shares now; its public key stays",
@@ -28,18 +33,34 @@ refresh period. The public key stays the same; shares of the old epoch no longer
 combine with those of the new one.
 
 An account with custody is refreshed by who opens its custody key: the command logs in,
-and needs no Vault token.`,
+and needs no Vault token.
+
+--request names a change of such an account's policy ('mpckms account policy set') that its
+approvers have approved. The command shows the policy in force and the one to come, asks, and
+brings it into force with the new shares. Without --request the policy stays.`,
 		Example: `  mpckms account refresh treasury
-  mpckms account refresh gold --authenticator ada`,
+  mpckms account refresh gold --authenticator ada
+  mpckms account refresh gold --request 5f0e…9a`,
 		Args:              accountArg,
 		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case policy.request == "" && (policy.yes || cmd.Flags().Changed("request")):
+				return usagef(cmd, "--yes goes with --request, which names the request that was approved; without both the policy stays")
+			case policy.request != "":
+				if _, err := approval.ParseID(policy.request); err != nil {
+					return usagef(cmd, "%q is not the ID of a request: it has 32 lower-case hex digits", policy.request)
+				}
+				if !policy.yes && !a.interactive() {
+					return usagef(cmd, "there is no terminal to ask on: with --yes the policy that was approved is brought into force without a question")
+				}
+			}
 			c, err := a.connect()
 			if err != nil {
 				return err
 			}
 			name := args[0]
-			acc, err := a.refreshAccount(cmd, c, name)
+			acc, err := a.refreshAccount(cmd, c, name, policy)
 			if err != nil {
 				return err
 			}
@@ -48,18 +69,23 @@ and needs no Vault token.`,
 				ShareEpoch: acc.ShareEpoch, EpochID: acc.EpochID, WrappingVersion: acc.WrappingVersion,
 				LastRefresh: acc.LastRefresh, NextRefresh: acc.NextRefresh, LastRefreshError: acc.LastRefreshError,
 			}
+			if policy.request != "" {
+				doc.PolicyHash = acc.PolicyHash
+			}
 			return a.print(doc, doc.write)
 		},
 	}
 	a.acceptFlags(cmd)
+	cmd.Flags().StringVar(&policy.request, "request", "", "of an account with custody: the change of its policy, approved, that the refresh is to bring")
+	cmd.Flags().BoolVar(&policy.yes, "yes", false, "with --request: agree to the policy without being asked")
 	return cmd
 }
 
 // refreshAccount refreshes with the Vault token, or with the custody key where the
 // account has one.
-func (a *app) refreshAccount(cmd *cobra.Command, c *client, name string) (*account, error) {
-	if a.asHolder(c) {
-		return a.custodyRefresh(cmd, name)
+func (a *app) refreshAccount(cmd *cobra.Command, c *client, name string, policy policyConsent) (*account, error) {
+	if a.asHolder(c) || policy.request != "" {
+		return a.custodyRefresh(cmd, name, policy)
 	}
 	acc := &account{Name: name}
 	_, err := c.do(cmd.Context(), request{
@@ -68,7 +94,7 @@ func (a *app) refreshAccount(cmd *cobra.Command, c *client, name string) (*accou
 		body: struct{}{}, account: name,
 	}, acc)
 	if needsCustody(err) {
-		return a.custodyRefresh(cmd, name)
+		return a.custodyRefresh(cmd, name, policy)
 	}
 	if err != nil {
 		return nil, err
@@ -87,5 +113,6 @@ func (doc refreshDoc) write(t *text) {
 		"Last refresh", moment(doc.LastRefresh),
 		"Next refresh", moment(doc.NextRefresh),
 		"Last refresh error", doc.LastRefreshError,
+		"Policy hash", doc.PolicyHash,
 	)
 }

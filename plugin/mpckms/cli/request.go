@@ -51,7 +51,7 @@ type requestDoc struct {
 	NextPolicy    string `json:"next_policy_hash,omitempty"`
 	PolicyHash    string `json:"policy_hash,omitempty"`
 	RequestID     string `json:"request_id,omitempty"`
-	// Owner: the account has custody, so that its owner signs what was approved.
+	// Owner: the account has custody, so that its owner does what was approved.
 	Owner bool `json:"by_owner,omitempty"`
 	// Result is the engine's answer once it is signed.
 	Result json.RawMessage `json:"result,omitempty"`
@@ -254,6 +254,9 @@ func (a *app) requestShowCommand() *cobra.Command {
 
 // printRequest prints a request and, in a table, the signature below it.
 func (a *app) printRequest(d *requestDoc) error {
+	if d.byOwner() && d.Action == string(approval.ChangePolicy) {
+		a.note("Approved, and not in force yet: the owner of account %s has to agree: 'mpckms account refresh %s --request %s'.", d.Account, d.Account, d.Request)
+	}
 	return a.print(d, func(t *text) {
 		d.write(t)
 		if !d.hasResult() {
@@ -277,8 +280,9 @@ func (a *app) requestWaitCommand() *cobra.Command {
 exit code is 0 where it was signed (a changed policy: where it is in force), and 1 where it
 was refused, has expired, was cancelled or has failed, or time is over before.
 
-A request of an account with custody is approved and not signed by itself: its owner signs
-with 'mpckms sign' and the same input and --request-id.`,
+A request of an account with custody is approved and not done by itself: its owner signs
+with 'mpckms sign' and the same input and --request-id, or agrees to a changed policy with
+'mpckms account refresh NAME --request REQUEST'.`,
 		Example: `  mpckms request wait 5f0e…9a
   mpckms request wait 5f0e…9a --timeout 1h -o json`,
 		Args: requestArg,
