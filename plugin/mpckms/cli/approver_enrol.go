@@ -2,10 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"vault-plugin-secrets-mpc/approver"
 	"vault-plugin-secrets-mpc/keyholder"
 )
 
@@ -20,15 +22,21 @@ type invitationDoc struct {
 func (a *app) approverEnrolCommand() *cobra.Command {
 	var label string
 	var ttl time.Duration
+	var code bool
 	cmd := &cobra.Command{
 		Use:   "enrol NAME",
 		Short: "Make a link with which a device becomes an approver's",
 		Long: `Make a link with which one device becomes an approver's. The link is a secret until it
 has been used: whoever has it first enrols a device. It is opened on the approver's phone, or
 given to 'mpckms device enrol' there. Then the code that the device shows is compared, and the
-enrolment confirmed with 'mpckms approver confirm'.`,
+enrolment confirmed with 'mpckms approver confirm'.
+
+In a terminal the link is drawn as a QR code for the phone's camera as well, where phones can
+open it, that is where config/ui has a public_url. Who photographs the screen has the secret.
+--qr draws it into a file or pipe too, --qr=false never does. With -o json nothing is drawn.`,
 		Example: `  mpckms approver enrol alice --label phone
-  mpckms approver enrol alice --label laptop --ttl 5m -o json`,
+  mpckms approver enrol alice --label laptop --ttl 5m -o json
+  mpckms approver enrol alice --label phone --qr=false`,
 		Args:              approverArg,
 		ValidArgsFunction: a.approverNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -49,19 +57,78 @@ enrolment confirmed with 'mpckms approver confirm'.`,
 				return err
 			}
 			doc.Approver = args[0]
-			return a.print(doc, func(t *text) {
-				t.pairs("", "Approver", doc.Approver, "Enrolment", doc.Enrolment, "Expires", moment(doc.Expires))
-				t.blank()
-				t.line(doc.Link)
-				t.blank()
-				t.line("Open the link on the approver's phone, or run there: mpckms device enrol 'LINK'. It enrols one device. Then compare")
-				t.line("the code that the device shows, and confirm it: mpckms approver confirm " + doc.Approver + " --code CODE")
-			})
+			out, width := a.codeTerminal()
+			if !cmd.Flags().Changed("qr") {
+				code = out != nil
+			}
+			if a.output == "json" {
+				return a.print(doc, nil)
+			}
+			return a.printInvitation(&doc, code, out != nil, width)
 		},
 	}
 	cmd.Flags().StringVar(&label, "label", "", "what the device is called until it says itself")
 	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the link is good, up to 15m (default: the engine's)")
+	cmd.Flags().BoolVar(&code, "qr", false, "draw the link as a QR code, or do not (default: where standard output is a terminal)")
 	return cmd
+}
+
+// printInvitation prints the link, drawn as a code as well where that is wanted and a
+// phone can open it, and what to do with it. width is nil where output is no terminal.
+func (a *app) printInvitation(doc *invitationDoc, draw, colours bool, width func() int) error {
+	var lines []string
+	note := ""
+	switch {
+	case !draw:
+	case !phoneLink(doc.Link):
+		note = "No QR code: a phone cannot open this link. Set the public_url of config/ui for that, and make another one."
+	default:
+		var err error
+		if lines, err = drawCode(doc.Link, colours); err != nil {
+			note = "No QR code: the link does not fit into one."
+		} else if takes := codeColumns(lines); width != nil && width() > 0 && width() < takes {
+			lines, note = nil, fmt.Sprintf("No QR code: the terminal is too narrow for it, which takes %d columns.", takes)
+		}
+	}
+	err := a.print(doc, func(t *text) {
+		t.pairs("", "Approver", doc.Approver, "Enrolment", doc.Enrolment, "Expires", moment(doc.Expires))
+		t.blank()
+		t.line(doc.Link)
+		if note != "" {
+			t.blank()
+			t.line(note)
+		}
+		if lines != nil {
+			t.blank()
+		}
+	})
+	if err == nil && lines != nil {
+		err = a.writeCode(lines)
+	}
+	if err != nil {
+		return err
+	}
+	return a.print(doc, func(t *text) {
+		t.blank()
+		secret := "The link is a secret"
+		if lines != nil {
+			secret = "The link and its code are a secret"
+		}
+		t.line(secret + " until the device has used it: whoever has it first enrols a device.")
+		t.line("Open the link on the approver's phone, or run there: mpckms device enrol 'LINK'. It enrols one device. Then compare")
+		t.line("the code that the device shows, and confirm it: mpckms approver confirm " + doc.Approver + " --code CODE")
+	})
+}
+
+// phoneLink: a phone's browser opens the link, and it is one of an enrolment. The
+// engine makes one for mpckms only where config/ui has no public_url.
+func phoneLink(link string) bool {
+	u, err := url.Parse(link)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return false
+	}
+	_, err = approver.ParseInvitation(link)
+	return err == nil
 }
 
 func (a *app) approverConfirmCommand() *cobra.Command {
