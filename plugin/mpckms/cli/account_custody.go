@@ -96,6 +96,11 @@ type custodyTask struct {
 	mayRefresh bool
 	// request is the one that was approved, of an account that demands it.
 	request string
+	// publicKey is what this home remembers as the account's; nil where it does not
+	// come to that, which is so in refreshes.
+	publicKey []byte
+	// accept, if there is one, checks what a finished operation has answered.
+	accept func() error
 }
 
 // maxBegins bounds how often an operation is begun: a node may end between the
@@ -154,6 +159,23 @@ func (c *custodian) once(ctx context.Context, t *custodyTask, out any) error {
 	if err := c.Call(ctx, keyholder.Write, path+"/finish", body, out); err != nil {
 		return refusedBy(t.what, err)
 	}
+	if t.accept != nil {
+		return t.accept()
+	}
+	return nil
+}
+
+// sign has a message signed, and takes nothing for a signature but one of it with the
+// account's key. Where it fails doc is empty.
+func (c *custodian) sign(ctx context.Context, t custodyTask, want *wantedSignature, doc *signDoc) error {
+	var answer signDoc
+	t.publicKey = want.record.PublicKey
+	t.accept = func() error { return want.checked(t.what, &answer) }
+	if err := c.run(ctx, t, &answer); err != nil {
+		return err
+	}
+	answer.Name = doc.Name
+	*doc = answer
 	return nil
 }
 
@@ -185,6 +207,9 @@ func (c *custodian) release(t *custodyTask, o *offered) (string, error) {
 	}
 	if hex.EncodeToString(record.AccountID[:]) != t.id {
 		return "", errors.New("the server shows another account's record than the one that the asset names")
+	}
+	if t.publicKey != nil && !bytes.Equal(record.PublicKey, t.publicKey) {
+		return "", errors.New("the server shows a record with another public key than this home remembers for the account")
 	}
 	approval := custody.Approval{Purpose: t.purpose, Record: record, Envelopes: map[mpc.Index][]byte{}, Now: c.now(),
 		Pinned: func(node mpc.NodeIdentity) bool { return c.nodes.Known(node) == nil }}
