@@ -161,6 +161,9 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 	if err != nil {
 		return false, refusedBy(t.what, err)
 	}
+	if _, before := body["request"]; before && shown.PolicyHash == "" {
+		return false, &refusal{what: "cannot " + t.what, cause: errors.New("nobody has to approve for the account, so that there is no request: leave --request out")}
+	}
 	if shown.PolicyHash != "" {
 		r, err := a.custodyApproval(cmd, h, name, body, w)
 		switch {
@@ -269,6 +272,7 @@ func signPurpose(body map[string]any) (custody.Purpose, map[string]any, error) {
 			p.DerivationPath = text
 		case "taproot_tweak":
 			p.TaprootTweak = text
+		case "request": // goes with the first half, where it was found to be approved
 		default:
 			finish[k] = v
 		}
