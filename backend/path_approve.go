@@ -115,7 +115,7 @@ approver, as passwords are for authenticators. Each approver answers a request o
 			}, b.approveProgress,
 			map[string]*framework.FieldSchema{
 				"state":          field(framework.TypeString, "State of the request."),
-				"reason":         field(framework.TypeString, "Why it ended, where that is not clear; else empty."),
+				"reason":         field(framework.TypeString, "Why it ended, where that is not clear, or, of an approved request, why it is held; else empty."),
 				"account":        field(framework.TypeString, "Name of the account."),
 				"action":         field(framework.TypeString, "sign or policy."),
 				"approvals":      field(framework.TypeInt, "Who has approved, in number."),

@@ -14,6 +14,11 @@ func (b *backend) pathSign() []*framework.Path {
 	maps.Copy(fields, batchFields())
 	fields["name"] = nameField()
 	fields["request_id"] = requestIDField()
+	fields["request"] = &framework.FieldSchema{
+		Type:         framework.TypeString,
+		Description:  "Of an account with an approval policy: ID of a request of yours, of the same message, that was made before. One that was held goes on.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Request"},
+	}
 	return []*framework.Path{{
 		Pattern: "sign/" + namePattern + "$",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -106,6 +111,12 @@ has the same request again, and its result once it is signed:
 
   $ vault write mpc/sign/treasury input=$(printf hello | base64) request_id=order-4712
 
+Approved while the account is frozen, a request is held: it signs nothing by itself
+when that ends. Whoever asked sends the same again, with its request_id, or naming
+the request:
+
+  $ vault write mpc/sign/treasury input=$(printf hello | base64) request=0a1b2c3d4e5f60718293a4b5c6d7e8f9
+
 batch_input takes up to 128 items, which are signed side by side; fields given
 beside it are the defaults of all items:
 
@@ -140,6 +151,9 @@ func (b *backend) sign(ctx context.Context, req *logical.Request, data *framewor
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	record := &v.account.Record
+	if data.Get("request").(string) != "" {
+		return nil, invalid("account %q has no approval policy: leave request out", name)
+	}
 	if isBatch(data) {
 		return b.signBatch(ctx, req, data, name, record)
 	}

@@ -27,6 +27,11 @@ import (
 // function (requests_run.go). The signature is made before that is stored, so it may
 // be made twice; it is of the same message, which is what was approved.
 //
+// One that is approved while its account is frozen is held: it stays approved, with a
+// reason, and is not done by itself any more, so that the end of a freeze sets nothing
+// off. After that whoever asked may ask for it again, until it expires. (One of an
+// account with user custody is done by its owner only, and needs no holding.)
+//
 // The clock moves a request that is over to expired when somebody looks at it, and
 // every minute. While it is being done it does not expire and cannot be cancelled:
 // what nodes have signed in time is given out.
@@ -53,8 +58,8 @@ type requestsConfig struct {
 	// request's any more.
 	Subject func(ctx context.Context, r *requestRecord) (approval.Subject, *approval.Policy, error)
 	// Complete does what was approved and returns the answer to the requester. A
-	// *requestOverError says that it cannot be done; with any other error it is tried
-	// again.
+	// *requestOverError says that it cannot be done, a *requestHeldError that it is not
+	// done before its requester asks again; with any other error it is tried again.
 	Complete func(ctx context.Context, r *requestRecord) (map[string]any, error)
 	// InForce returns the result of an approved change of policy that somebody else
 	// than the queue makes (ByOwner), where it was made; nil where it was not.
@@ -109,6 +114,12 @@ func over(format string, args ...any) error {
 	return &requestOverError{fmt.Sprintf(format, args...)}
 }
 
+// requestHeldError: what was approved may not be done now, and is not to begin by
+// itself once it may. It is written for the requester.
+type requestHeldError struct{ reason string }
+
+func (e *requestHeldError) Error() string { return e.reason }
+
 // errUnchanged is returned by a change that leaves the record as it is.
 var errUnchanged = errors.New("nothing to change")
 
@@ -135,7 +146,7 @@ func (q *approvalRequests) get(ctx context.Context, id string) (*requestRecord, 
 			return nil, err
 		}
 	}
-	if r.State == requestApproved && !r.ByOwner {
+	if r.goesOn() {
 		q.queue.add(id)
 	}
 	return r, nil
@@ -205,7 +216,7 @@ func (q *approvalRequests) updateInTurn(ctx context.Context, id string, change f
 	}
 	if q.isOver(r) {
 		next := r.clone()
-		next.end(requestExpired, q.cfg.now(), "")
+		next.end(requestExpired, q.cfg.now(), r.Reason) // why it was held, if it was
 		if err := q.put(ctx, r, next); err != nil {
 			return nil, err
 		}
@@ -238,11 +249,18 @@ func (q *approvalRequests) put(ctx context.Context, before, r *requestRecord) er
 		q.moved(before, r)
 	}
 	q.waits.wake(r.ID)
-	if r.State == requestApproved && !r.ByOwner {
+	if r.goesOn() {
 		q.queue.add(r.ID)
 	}
 	return nil
 }
+
+// goesOn says that the request is done without anybody asking once more.
+func (r *requestRecord) goesOn() bool { return r.State == requestApproved && !r.ByOwner && !r.held() }
+
+// held says that an approved request waits for its requester to ask again; Reason is
+// why.
+func (r *requestRecord) held() bool { return r.State == requestApproved && r.Reason != "" }
 
 // moved logs and counts that a request has come into a state.
 func (q *approvalRequests) moved(before, r *requestRecord) {
@@ -291,11 +309,15 @@ func (r *requestRecord) clone() *requestRecord {
 }
 
 // begin marks an approved request as being done, which keeps the clock and everybody
-// else from ending it; the caller calls done. Of two at once one is refused.
+// else from ending it; the caller calls done. Of two at once one is refused, and so is
+// one that is held.
 func (q *approvalRequests) begin(ctx context.Context, id string) (*requestRecord, error) {
 	return q.update(ctx, id, func(r *requestRecord) error {
 		if r.State != requestApproved {
 			return notApproved(r)
+		}
+		if r.held() {
+			return conflict("request %s is held: %s", id, r.Reason)
 		}
 		if !q.claim(id) {
 			return conflict("request %s is being done: wait for it to end, then look at it", id)

@@ -216,17 +216,8 @@ func TestRequestOvertaken(t *testing.T) {
 		t.Errorf("after a rename: %v %v", d["state"], d["reason"])
 	}
 	g.must(asUpdate, "accounts/cellar/rename", map[string]any{"new_name": "treasury"})
-	// Frozen before the last approval.
-	id := g.asks(nil)
-	g.gives(g.alice, id, approval.Approve)
-	g.must(asUpdate, "accounts/treasury/freeze", nil)
-	g.gives(g.bob, id, approval.Approve)
-	if d := g.ends(id); d["state"] != "failed" || !strings.Contains(fmt.Sprint(d["reason"]), "frozen") {
-		t.Errorf("frozen meanwhile: %v %v", d["state"], d["reason"])
-	}
-	g.must(asUpdate, "accounts/treasury/unfreeze", nil)
 	// Another policy before the last approval: approvals under the old one are void.
-	id = g.asks(nil)
+	id := g.asks(nil)
 	other := g.asks(nil)
 	g.gives(g.alice, id, approval.Approve)
 	last := g.given(g.bob, id, approval.Approve)

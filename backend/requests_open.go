@@ -47,9 +47,9 @@ func (q *approvalRequests) open(ctx context.Context, r *requestRecord) (stored *
 			if old.Payload != r.Payload {
 				return nil, false, conflict("this request_id was used for this account at %s with another payload: nothing was asked for now; a request_id belongs to one request, use a new one", rfc3339(old.Created))
 			}
-			if q.isOver(old) {
-				old, err = q.updateInTurn(ctx, old.ID, func(*requestRecord) error { return errUnchanged })
-			} else if old.State == requestApproved && !old.ByOwner {
+			if q.isOver(old) || old.held() { // one that is over ends
+				old, err = q.updateInTurn(ctx, old.ID, releaseHeld)
+			} else if old.goesOn() {
 				q.queue.add(old.ID)
 			}
 			return old, true, err

@@ -174,9 +174,12 @@ func (q *approvalRequests) complete(ctx context.Context, id string) error {
 	}
 	result, err := q.cfg.Complete(ctx, r)
 	reason := overReason(err)
+	var held *requestHeldError
 	switch {
 	case reason != "":
 		return q.finish(ctx, id, requestFailed, nil, reason)
+	case errors.As(err, &held):
+		return q.hold(ctx, id, held.reason)
 	case err != nil:
 		q.cfg.Logger.Warn("an approved request could not be done; it is tried again until it expires", "request", id, "account", r.Account, "error", err)
 		return err
@@ -185,6 +188,42 @@ func (q *approvalRequests) complete(ctx context.Context, id string) error {
 		return err
 	}
 	return q.finish(ctx, id, requestSigned, result, "")
+}
+
+// hold stores that a request that the caller has begun is not done by itself any more.
+func (q *approvalRequests) hold(ctx context.Context, id, reason string) error {
+	if err := q.cfg.step(ctx, stepRequestHolding); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestStoreTimeout)
+	defer cancel()
+	r, err := q.update(ctx, id, func(r *requestRecord) error {
+		if r.State != requestApproved {
+			return errUnchanged
+		}
+		r.Reason = reason
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("that request %s is held could not be stored: %w", id, err)
+	}
+	q.cfg.Logger.Info("request for approval is held", "request", id, "account", r.Account, "reason", reason)
+	return q.cfg.step(ctx, stepRequestHeld)
+}
+
+// again has a request that was held done, since its requester asks for it once more.
+// Any other is left as it is.
+func (q *approvalRequests) again(ctx context.Context, id string) (*requestRecord, error) {
+	return q.update(ctx, id, releaseHeld)
+}
+
+// releaseHeld is the change that again makes.
+func releaseHeld(r *requestRecord) error {
+	if !r.held() {
+		return errUnchanged
+	}
+	r.Reason = ""
+	return nil
 }
 
 // finish stores what became of a request that the caller has begun. It goes on when

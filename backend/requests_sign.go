@@ -202,8 +202,11 @@ func (b *backend) completeRequest(ctx context.Context, r *requestRecord) (map[st
 		return nil, err
 	}
 	// Whoever freezes or deletes an account stops what was approved, too: it does not
-	// go on by itself afterwards.
+	// go on by itself afterwards. A freeze may end: then whoever asked decides.
 	if err := v.usable(name); err != nil && r.Action == approval.Sign {
+		if v.deleted == nil {
+			return nil, &requestHeldError{fmt.Sprintf("%v. It is approved and held: after that, and before it expires, whoever asked sends the same to <mount>/sign/%s again, with request=%s", err, name, r.ID)}
+		}
 		return nil, over("%v", err)
 	}
 	if r.Action == approval.ChangePolicy {
@@ -263,6 +266,9 @@ func (b *backend) openSign(ctx context.Context, req *logical.Request, data *fram
 	if _, err := mpc.SigningInput(q.algorithm, q.kind, q.hash, q.input); err != nil {
 		return nil, err
 	}
+	if id := data.Get("request").(string); id != "" {
+		return b.askAgain(ctx, req, id, q)
+	}
 	r, err := b.newRequest(ctx, req, name, v)
 	if err != nil {
 		return nil, err
@@ -282,6 +288,39 @@ func (b *backend) openSign(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	return &logical.Response{Data: answer, Warnings: append(q.warnings, batchFieldsIgnored(data)...)}, nil
+}
+
+// askAgain answers sign/:name with a request that was made before and has not ended
+// otherwise than by being signed. One that is held goes on: the caller has seen that
+// the account signs.
+func (b *backend) askAgain(ctx context.Context, req *logical.Request, id string, q *signing) (*logical.Response, error) {
+	if q.requestID != "" {
+		return nil, invalid("request names a request that was made before, and request_id makes a new one safe to repeat: leave one of them out")
+	}
+	r, err := b.requests.get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	own, err := b.isRequester(ctx, req, r)
+	switch {
+	case err != nil:
+		return nil, err
+	case !own:
+		return nil, forbidden("request %s was made by somebody else: whoever asked may ask again; nothing was signed", r.ID)
+	case r.Action != approval.Sign || r.AccountID != q.account.String() || !r.asksFor(q) || r.SignatureFormat != string(q.format):
+		return nil, conflict("request %s is not for this message, with this type, hash, derivation and signature format, and this account: nothing was signed", r.ID)
+	}
+	if r, err = b.requests.again(ctx, r.ID); err != nil {
+		return nil, err
+	}
+	if r.State.ended() && r.State != requestSigned {
+		return nil, notApproved(r)
+	}
+	answer, err := b.fullRequestAnswer(r, true)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: answer, Warnings: q.warnings}, nil
 }
 
 // newRequest is a request of whoever sends req about an account.

@@ -62,7 +62,8 @@ func (w *requestWaits) wake(id string) {
 	}
 }
 
-// wait returns the request when its state or the number of its answers has changed,
+// wait returns the request when its state or the number of its answers has changed, or
+// it is held,
 // at once where it has ended, and when the time is over. No lock is held meanwhile.
 func (q *approvalRequests) wait(ctx context.Context, id string, most time.Duration) (*requestRecord, error) {
 	changed, leave, err := q.waits.enter(id)
@@ -98,7 +99,7 @@ func (q *approvalRequests) wait(ctx context.Context, id string, most time.Durati
 			return nil, ctx.Err()
 		}
 		timer.Stop()
-		if r, err = q.get(ctx, id); err != nil || over || r.State != first.State || len(r.Given) != len(first.Given) {
+		if r, err = q.get(ctx, id); err != nil || over || r.State != first.State || r.Reason != first.Reason || len(r.Given) != len(first.Given) {
 			return r, err
 		}
 	}

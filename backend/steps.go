@@ -21,6 +21,8 @@ const (
 	stepRequestDoing   = "request: what was approved is about to be done"
 	stepRequestDone    = "request: what was approved is done"
 	stepRequestStored  = "request: what became of it is stored"
+	stepRequestHolding = "request: that it is held is about to be stored"
+	stepRequestHeld    = "request: that it is held is stored"
 
 	stepRefreshMade    = "refresh: nodes have made the next shares"
 	stepRefreshChecked = "refresh: the next shares have been opened"

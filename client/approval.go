@@ -15,13 +15,16 @@ import (
 var ErrPending = errors.New("approvals are needed")
 
 // PendingError is the answer of Sign where people have to approve first. The request
-// goes on by itself; RequestWait waits for its signature.
+// goes on by itself, unless it is held; RequestWait waits for its signature.
 type PendingError struct {
 	Op      string
 	Request *Request
 }
 
 func (e *PendingError) Error() string {
+	if e.Request.Held() {
+		return fmt.Sprintf("cannot %s yet: request %s is approved and held: %s", e.Op, e.Request.ID, e.Request.Reason)
+	}
 	return fmt.Sprintf("cannot %s yet: request %s has %d of %d approvals", e.Op, e.Request.ID, e.Request.Approvals, e.Request.Quorum)
 }
 
@@ -36,7 +39,7 @@ type RequestState string
 const (
 	RequestPending RequestState = "pending"
 	// RequestApproved: the signature is being made, or, of an account with user
-	// custody, waits for the account's owner.
+	// custody, waits for the account's owner; or it is held (Request.Held).
 	RequestApproved  RequestState = "approved"
 	RequestSigned    RequestState = "signed" // of a change of policy: in force
 	RequestRefused   RequestState = "refused"
@@ -55,7 +58,7 @@ type Request struct {
 	AccountID     string // hex
 	Action        string // "sign", or "policy"
 	State         RequestState
-	Reason        string // why it ended, where that was said
+	Reason        string // why it ended, where that was said, or why it is held
 	Requester     string // "entity:…" or "identity:…"
 	RequesterName string
 	RequestID     string // the caller's, where one was given
@@ -75,6 +78,11 @@ type Request struct {
 
 	result json.RawMessage
 }
+
+// Held reports that the request is approved and does not go on by itself, for Reason:
+// its account was frozen. After that Sign with the same SignRequest goes on with it,
+// and Request, or the RequestID that it had; until it expires.
+func (r *Request) Held() bool { return r.State == RequestApproved && r.Reason != "" }
 
 // RequestAnswer is what one approver answered.
 type RequestAnswer struct {
@@ -245,7 +253,7 @@ const waitStep = 5 * time.Second
 // RequestWait waits until a request has ended, as long as the context lasts, and
 // returns its signature. A request that ended without one is an *EndedError. One of an
 // account with user custody, which its owner has to finish once it is approved, is a
-// *PendingError then.
+// *PendingError then, and so is one that is held.
 func (c *Client) RequestWait(ctx context.Context, id string) (*Signature, error) {
 	pause := optionsOf(nil).pause
 	for {
@@ -254,7 +262,7 @@ func (c *Client) RequestWait(ctx context.Context, id string) (*Signature, error)
 		if err != nil {
 			return nil, err
 		}
-		if r.State.Ended() || r.ByOwner && r.State == RequestApproved {
+		if r.State.Ended() || r.ByOwner && r.State == RequestApproved || r.Held() {
 			return r.Signature()
 		}
 		// An engine that answers at once, as one that is going on with an approved

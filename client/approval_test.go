@@ -100,6 +100,18 @@ func TestRequestWait(t *testing.T) {
 	if _, err := c.RequestWait(context.Background(), someRequest); !errors.Is(err, ErrPending) {
 		t.Error(err)
 	}
+	// Nor is one that is held.
+	c, f = start(t, answering(asked("approved", map[string]any{"reason": "it has been frozen"})))
+	var pending *PendingError
+	if _, err := c.RequestWait(context.Background(), someRequest); !errors.As(err, &pending) || !pending.Request.Held() || !strings.Contains(err.Error(), "held: it has been frozen") {
+		t.Error(err)
+	}
+	if _, err := c.Sign(context.Background(), "gold", SignRequest{Input: []byte("x"), Request: someRequest}); !errors.Is(err, ErrPending) {
+		t.Error(err)
+	}
+	if all := f.requests(); all[len(all)-1].body["request"] != someRequest {
+		t.Errorf("%+v", all[len(all)-1])
+	}
 	// Signed, and the result is for somebody else.
 	c, _ = start(t, answering(asked("signed", nil)))
 	if _, err := c.RequestWait(context.Background(), someRequest); err == nil || !strings.Contains(err.Error(), "whoever asked") {

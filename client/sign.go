@@ -63,6 +63,9 @@ type SignRequest struct {
 	// RequestID, 1 to 128 printable ASCII characters without spaces, makes the
 	// request safe to repeat for 24 hours; see the package comment.
 	RequestID string
+	// Request is the ID of a request of one's own for exactly this, that was approved
+	// and held (Request.Held): it goes on. Without RequestID.
+	Request string
 }
 
 // NewRequestID returns a random RequestID of 26 letters and digits.
@@ -77,6 +80,7 @@ type messageBody struct {
 	DerivationPath string          `json:"derivation_path,omitempty"`
 	TaprootTweak   string          `json:"taproot_tweak,omitempty"`
 	RequestID      string          `json:"request_id,omitempty"`
+	Request        string          `json:"request,omitempty"`
 	Reference      string          `json:"reference,omitempty"`
 	Signature      string          `json:"signature,omitempty"`
 }
@@ -84,7 +88,7 @@ type messageBody struct {
 func (r *SignRequest) body() *messageBody {
 	return &messageBody{
 		Input: base64.StdEncoding.EncodeToString(r.Input), MessageType: r.MessageType, HashAlgorithm: r.HashAlgorithm, Format: r.Format,
-		DerivationPath: r.DerivationPath, TaprootTweak: r.TaprootTweak, RequestID: r.RequestID,
+		DerivationPath: r.DerivationPath, TaprootTweak: r.TaprootTweak, RequestID: r.RequestID, Request: r.Request,
 	}
 }
 

@@ -78,7 +78,7 @@ var arrows = map[string][]string{
 	"plugin/vault-plugin-secrets-mpc": {"backend", "hsm", "hsm/modules", "hsm/pkcs11", "mpc", "mpc/daemon", "mpc/nodepb", "mpc/node", "mpc/nodelink", "mpc/pool"},
 	// The process alone brings a person's smart card and the commands together.
 	"plugin/mpckms":        {"hsm/pkcs11", "keyholder", "plugin/mpckms/cli"},
-	"plugin/mpckms/cli":    {"approver", "hsm/modules", "identity", "keyholder", "mpc", "mpc/approval", "mpc/custody", "plugin/mpckms/doctor", "recovery"},
+	"plugin/mpckms/cli":    {"approver", "hsm/modules", "identity", "keyholder", "mpc", "mpc/approval", "mpc/custody", "mpc/derive", "mpc/verify", "plugin/mpckms/doctor", "recovery"},
 	"plugin/mpckms/doctor": {"hsm/modules"},
 	"plugin/e2e":           {},
 	"plugin/e2e/netlab":    {},

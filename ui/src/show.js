@@ -118,7 +118,9 @@ async function page(r) {
       }
       if (ends[p.state]) return end(p, id);
       progress.classList.toggle("approved", p.state === "approved");
-      if (p.state === "approved") progress.append(h("p", { class: "names" }, "Enough approvals. It is being done now, or waits for the account's owner."));
+      if (p.state === "approved") progress.append(p.reason
+        ? h("p", { class: "names" }, "Enough approvals, but it is held: ", said(p.reason))
+        : h("p", { class: "names" }, "Enough approvals. It is being done now, or waits for the account's owner."));
     } catch (err) {
       if (state.over) return;
       if (err.status === 403 || err.status === 404) return end({ state: "unknown" }, id);

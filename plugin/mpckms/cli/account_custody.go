@@ -102,6 +102,11 @@ type custodyTask struct {
 	// present is the hash of the policy in force that the user was shown, where
 	// purpose.NextPolicy is to replace it.
 	present [32]byte
+	// publicKey is what this home remembers as the account's; nil where it does not
+	// come to that, which is so in refreshes.
+	publicKey []byte
+	// accept, if there is one, checks what a finished operation has answered.
+	accept func() error
 }
 
 // maxBegins bounds how often an operation is begun: a node may end between the
@@ -160,6 +165,23 @@ func (c *custodian) once(ctx context.Context, t *custodyTask, out any) error {
 	if err := c.Call(ctx, keyholder.Write, path+"/finish", body, out); err != nil {
 		return refusedBy(t.what, err)
 	}
+	if t.accept != nil {
+		return t.accept()
+	}
+	return nil
+}
+
+// sign has a message signed, and takes nothing for a signature but one of it with the
+// account's key. Where it fails doc is empty.
+func (c *custodian) sign(ctx context.Context, t custodyTask, want *wantedSignature, doc *signDoc) error {
+	var answer signDoc
+	t.publicKey = want.record.PublicKey
+	t.accept = func() error { return want.checked(t.what, &answer) }
+	if err := c.run(ctx, t, &answer); err != nil {
+		return err
+	}
+	answer.Name = doc.Name
+	*doc = answer
 	return nil
 }
 
@@ -194,6 +216,9 @@ func (c *custodian) release(t *custodyTask, o *offered) (string, error) {
 	}
 	if len(t.purpose.NextPolicy) > 0 && record.PolicyHash != t.present {
 		return "", errors.New("the account has another policy by now than the one that was shown")
+	}
+	if t.publicKey != nil && !bytes.Equal(record.PublicKey, t.publicKey) {
+		return "", errors.New("the server shows a record with another public key than this home remembers for the account")
 	}
 	approval := custody.Approval{Purpose: t.purpose, Record: record, Envelopes: map[mpc.Index][]byte{}, Now: c.now(),
 		Pinned: func(node mpc.NodeIdentity) bool { return c.nodes.Known(node) == nil }}

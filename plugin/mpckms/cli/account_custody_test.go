@@ -35,6 +35,8 @@ type nodes struct {
 	lie     func(asked *custody.Purpose) // what the nodes are told instead
 	hide    func(o map[string]any)       // what the client is told instead
 	again   int                          // so many finishes fail with "begin again"
+	forge   func(answer map[string]any)  // what is answered instead of the signature
+	account ed25519.PrivateKey           // whole, here
 	begins  []string
 	opened  int
 	purpose map[string]custody.Purpose
@@ -43,7 +45,12 @@ type nodes struct {
 func newNodes(t *testing.T) *nodes {
 	t.Helper()
 	n := &nodes{t: t, owner: p256(t), offers: map[string]map[mpc.Index]*ecdh.PrivateKey{}, purpose: map[string]custody.Purpose{}}
-	n.record = &mpc.PublicRecord{AccountID: mpc.AccountID{1}, Algorithm: mpc.Ed25519, Threshold: 2, Shares: 3, PublicKey: make([]byte, 32),
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.account = private
+	n.record = &mpc.PublicRecord{AccountID: mpc.AccountID{1}, Algorithm: mpc.Ed25519, Threshold: 2, Shares: 3, PublicKey: public,
 		PublicShares: [][]byte{make([]byte, 32), make([]byte, 32), make([]byte, 32)}, Epoch: 1, EpochID: mpc.EpochID{1},
 		RecipientsHash: mpc.EmptySetHash(), PolicyHash: mpc.EmptySetHash(), Custody: mpc.CustodyHash(n.owner.PublicKey().Bytes())}
 	for i := range 3 {
@@ -165,8 +172,20 @@ func (n *nodes) finish(in map[string]any, out any) error {
 	}
 	if p.Operation == custody.OpRefresh {
 		n.due = false
+		return through(map[string]any{}, out)
 	}
-	return through(map[string]any{"signature": "AA=="}, out)
+	answer := signedBy(n.account, p.Input)
+	if n.forge != nil {
+		n.forge(answer)
+	}
+	return through(answer, out)
+}
+
+// signedBy is the engine's answer with a signature in its usual format.
+func signedBy(key ed25519.PrivateKey, message []byte) map[string]any {
+	sig := ed25519.Sign(key, message)
+	return map[string]any{"signature": text64(sig), "signature_hex": hex.EncodeToString(sig), "signature_format": "compact",
+		"r": hex.EncodeToString(sig[:32]), "s": hex.EncodeToString(sig[32:]), "public_key": hex.EncodeToString(key.Public().(ed25519.PublicKey))}
 }
 
 func (n *nodes) custodian() *custodian {
@@ -176,6 +195,16 @@ func (n *nodes) custodian() *custodian {
 func (n *nodes) sign() custodyTask {
 	return custodyTask{what: "sign", account: "gold", id: hex.EncodeToString(n.record.AccountID[:]), key: n.owner, mayRefresh: true,
 		purpose: custody.Purpose{Operation: custody.OpSign, Input: []byte("pay bob"), MessageType: "raw"}}
+}
+
+// want is what the owner of n's account expects: its key is pinned.
+func (n *nodes) want(t *testing.T, p custody.Purpose) *wantedSignature {
+	t.Helper()
+	w, err := wantedFrom(&account{Name: "gold", Algorithm: string(n.record.Algorithm), PublicKeyHex: hex.EncodeToString(n.record.PublicKey)}, p, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
 }
 
 func TestCustodian(t *testing.T) {
@@ -192,8 +221,10 @@ func TestCustodian(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			n := newNodes(t)
 			n.due, n.again = x.due, x.again
-			var doc signDoc
-			if err := n.custodian().run(t.Context(), n.sign(), &doc); err != nil || doc.Signature != "AA==" {
+			doc := signDoc{Name: "gold"}
+			task := n.sign()
+			if err := n.custodian().sign(t.Context(), task, n.want(t, task.purpose), &doc); err != nil || doc.Name != "gold" ||
+				doc.Signature != signedBy(n.account, []byte("pay bob"))["signature"] {
 				t.Fatalf("%+v, %v", doc, err)
 			}
 			if got := strings.Join(n.begins, " "); got != x.begins || n.opened != x.opened {
@@ -226,6 +257,7 @@ func TestCustodianReleasesNothingElse(t *testing.T) {
 		}, says: "something else"},
 		"the purpose hidden": {lie: func(p *custody.Purpose) { p.Input = []byte("pay eve") }, hide: func(o map[string]any) { o["purpose"] = make([]byte, 32) }, says: "something else"},
 		"another account":    {task: func(t *custodyTask) { t.id = randomHexID() }, says: "another account"},
+		"another public key": {task: func(t *custodyTask) { t.publicKey = make([]byte, 32) }, says: "another public key"},
 		"another's nodes": {hide: func(o map[string]any) {
 			for k, v := range stranger.begin(map[string]any{"operation": "sign", "input": text64([]byte("pay bob")), "message_type": "raw"}) {
 				o[k] = v

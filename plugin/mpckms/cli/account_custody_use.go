@@ -156,6 +156,14 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 		return false, err
 	}
 	t.finish, t.mayRefresh = finish, !identity.Pending(asset)
+	format, _ := body["signature_format"].(string)
+	want, err := wantedFrom(shown, purpose, format)
+	if err != nil {
+		return false, refusedBy(t.what, err)
+	}
+	if _, before := body["request"]; before && shown.PolicyHash == "" {
+		return false, &refusal{what: "cannot " + t.what, cause: errors.New("nobody has to approve for the account, so that there is no request: leave --request out")}
+	}
 	if shown.PolicyHash != "" {
 		r, err := a.custodyApproval(cmd, h, name, body, w)
 		switch {
@@ -164,7 +172,7 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 		case r == nil:
 			return true, nil
 		case r.hasResult():
-			return false, r.signatureOf(doc)
+			return false, r.custodySignature(t.what, want, doc)
 		}
 		t.request = r.Request
 		delete(t.finish, "request_id") // it is the request's, which has been asked for
@@ -175,7 +183,7 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 	}
 	deadline := time.Now().Add(timeout)
 	for told := false; ; {
-		err := c.run(cmd.Context(), t, doc)
+		err := c.sign(cmd.Context(), t, want, doc)
 		var r *refusal
 		if !errors.As(err, &r) || !auxiliaryKeysPending(r) {
 			return false, err
@@ -195,6 +203,21 @@ func (a *app) custodySign(cmd *cobra.Command, name string, body map[string]any, 
 		case <-time.After(a.retryPause):
 		}
 	}
+}
+
+// custodySignature is signatureOf for an account with custody: a result that was
+// stored is checked like a new signature.
+func (d *requestDoc) custodySignature(what string, want *wantedSignature, doc *signDoc) error {
+	var answer signDoc
+	if err := d.signatureOf(&answer); err != nil {
+		return err
+	}
+	if err := want.checked(what, &answer); err != nil {
+		return err
+	}
+	answer.Name = doc.Name
+	*doc = answer
+	return nil
 }
 
 // custodyApproval asks for approvals as the account's owner, or finds what was asked
@@ -249,6 +272,7 @@ func signPurpose(body map[string]any) (custody.Purpose, map[string]any, error) {
 			p.DerivationPath = text
 		case "taproot_tweak":
 			p.TaprootTweak = text
+		case "request": // goes with the first half, where it was found to be approved
 		default:
 			finish[k] = v
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"vault-plugin-secrets-mpc/mpc/approval"
 )
 
 // signDoc is the JSON document of `account sign`.
@@ -53,6 +55,7 @@ func (a *app) accountSignCommand() *cobra.Command {
 		timeout time.Duration
 		noWait  bool
 		id      string
+		before  string
 		wait    waitFor
 	)
 	cmd := &cobra.Command{
@@ -71,6 +74,8 @@ not ready, sign shows the nodes' progress on standard error and waits up to
 
 An account with a policy signs once its approvers have approved: sign prints a request
 and ends, or with --wait shows the request's code in the terminal and prints the signature.
+With --request it goes on with a request that was approved before: one that was held
+because the account was frozen, or one of an account with custody.
 
 An account with custody signs with the help of who opens its custody key: the command
 logs in, and needs no Vault token. If a refresh of its shares is due, that is done first.`,
@@ -81,7 +86,8 @@ logs in, and needs no Vault token. If a refresh of its shares is due, that is do
   mpckms account sign hot --input-file invoice --format jws --request-id invoice-4711
   mpckms account sign treasury --input-file tx --derivation-path m/0/7 --taproot-tweak bip86
   mpckms account sign gold --input "hello" --authenticator ada
-  mpckms account sign vault --input-file tx --wait`,
+  mpckms account sign vault --input-file tx --wait
+  mpckms account sign vault --input-file tx --request 5f0e…9a --wait`,
 		Args:              accountArg,
 		ValidArgsFunction: a.accountNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -95,6 +101,12 @@ logs in, and needs no Vault token. If a refresh of its shares is due, that is do
 			child.add(body)
 			if cmd.Flags().Changed("request-id") { // an empty one is refused, not dropped
 				body["request_id"] = id
+			}
+			if cmd.Flags().Changed("request") {
+				if _, err := approval.ParseID(before); err != nil {
+					return usagef(cmd, "--request takes the ID of a request: 32 lower-case hex digits")
+				}
+				body["request"] = before
 			}
 			c, err := a.connect()
 			if err != nil {
@@ -117,6 +129,8 @@ logs in, and needs no Vault token. If a refresh of its shares is due, that is do
 	in.register(cmd)
 	child.register(cmd)
 	cmd.Flags().StringVar(&id, "request-id", "", "repeat the answer to this ID instead of signing again: 1 to 128 printable characters without spaces")
+	cmd.Flags().StringVar(&before, "request", "", "go on with this request of yours for the same input, which was approved")
+	cmd.MarkFlagsMutuallyExclusive("request", "request-id")
 	waitFlags(cmd, &timeout, &noWait)
 	wait.add(cmd, "it is signed")
 	a.acceptFlags(cmd)

@@ -295,6 +295,7 @@ func TestApprovalGolden(t *testing.T) {
 	d.on("GET mpc/approvers/dora", fails(404, `there is no approver "dora"`))
 	d.on("PUT mpc/approvers/dora", data(`{"name":"dora","id":"0022","factors":[],"requesters":["none"],"no_entity":true,"totp":{"state":"none"},"created_time":"2026-01-02T03:04:05Z"}`))
 	d.on("PUT mpc/approvers/alice/enrol", data(`{"enrolment":"0f0f","link":"mpc:#e=0f0f&s=AAAA","secret":"AAAA","expires_time":"2026-01-02T03:14:05Z"}`))
+	d.on("PUT mpc/approvers/ben/enrol", data(`{"enrolment":"0f0f","link":"https://vault.example.com/v1/mpc/ui/phone#e=`+d.enrolment.String()+`&s=AAAA","secret":"AAAA","expires_time":"2026-01-02T03:14:05Z"}`))
 	d.on("PUT mpc/approvers/alice/confirm", data(alice))
 	d.on("PUT mpc/approvers/alice/totp", data(`{"url":"otpauth://totp/mpc:alice?secret=ABC","secret":"ABC"}`))
 	d.on("PUT mpc/approvers/alice/totp/confirm", data(alice))
@@ -316,6 +317,7 @@ func TestApprovalGolden(t *testing.T) {
 		{"approver_show", "approver show alice"},
 		{"approver_create", "approver create dora --no-entity"},
 		{"approver_enrol", "approver enrol alice --label laptop --ttl 5m"},
+		{"approver_enrol_code", "approver enrol ben --qr"},
 		{"approver_confirm", "approver confirm alice --code 1234-5678"},
 		{"approver_totp", "approver totp alice"},
 		{"approver_totp_confirm", "approver totp alice --confirm 123456"},

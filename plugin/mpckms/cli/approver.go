@@ -6,11 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	"vault-plugin-secrets-mpc/keyholder"
 )
 
 func (a *app) approverCommand() *cobra.Command {
@@ -205,107 +202,6 @@ of a machine for example. An approver with an --identity may log in as it for a 
 	cmd.Flags().StringVar(&of, "identity", "", "the identity of this mount that the approver is")
 	cmd.Flags().StringArrayVar(&entities, "entity-id", nil, "a Vault entity of the same person; may be repeated")
 	cmd.Flags().BoolVar(&noEntity, "no-entity", false, "the approver has no Vault entity")
-	return cmd
-}
-
-// invitationDoc is the JSON document of `approver enrol`.
-type invitationDoc struct {
-	Approver  string `json:"approver"`
-	Enrolment string `json:"enrolment"`
-	Link      string `json:"link"`
-	Expires   string `json:"expires_time"`
-}
-
-func (a *app) approverEnrolCommand() *cobra.Command {
-	var label string
-	var ttl time.Duration
-	cmd := &cobra.Command{
-		Use:   "enrol NAME",
-		Short: "Make a link with which a device becomes an approver's",
-		Long: `Make a link with which one device becomes an approver's. The link is a secret until it
-has been used: whoever has it first enrols a device. It is opened on the approver's phone, or
-given to 'mpckms device enrol' there. Then the code that the device shows is compared, and the
-enrolment confirmed with 'mpckms approver confirm'.`,
-		Example: `  mpckms approver enrol alice --label phone
-  mpckms approver enrol alice --label laptop --ttl 5m -o json`,
-		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect()
-			if err != nil {
-				return err
-			}
-			body := map[string]any{}
-			if label != "" {
-				body["label"] = label
-			}
-			if ttl != 0 {
-				body["ttl"] = ttl.String()
-			}
-			doc := invitationDoc{}
-			_, err = c.do(cmd.Context(), request{what: fmt.Sprintf("enrol a device for approver %q", args[0]), capability: capUpdate, path: "approvers/" + args[0] + "/enrol", body: body}, &doc)
-			if err != nil {
-				return err
-			}
-			doc.Approver = args[0]
-			return a.print(doc, func(t *text) {
-				t.pairs("", "Approver", doc.Approver, "Enrolment", doc.Enrolment, "Expires", moment(doc.Expires))
-				t.blank()
-				t.line(doc.Link)
-				t.blank()
-				t.line("Open the link on the approver's phone, or run there: mpckms device enrol 'LINK'. It enrols one device. Then compare")
-				t.line("the code that the device shows, and confirm it: mpckms approver confirm " + doc.Approver + " --code CODE")
-			})
-		},
-	}
-	cmd.Flags().StringVar(&label, "label", "", "what the device is called until it says itself")
-	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long the link is good, up to 15m (default: the engine's)")
-	return cmd
-}
-
-func (a *app) approverConfirmCommand() *cobra.Command {
-	var enrolment, code string
-	cmd := &cobra.Command{
-		Use:   "confirm NAME --code CODE",
-		Short: "Confirm a device by the code that it shows",
-		Long: `Confirm that a device is the approver's: type the code that the device itself shows, as its
-owner reads it out. Three wrong codes end the enrolment. Accounts' policies go on as they are:
-they hold copies, and a change of policy brings the device into them.
-
-The device of an approver that is an identity is confirmed in a session of that identity:
-the command logs in with --authenticator, or one that is known here.`,
-		Example: `  mpckms approver confirm alice --code 1234-5678
-  mpckms approver confirm ben --code 8765-4321 --authenticator ben`,
-		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if code == "" {
-				return usagef(cmd, "give --code, as the device shows it")
-			}
-			what := fmt.Sprintf("confirm a device of approver %q", args[0])
-			who, end, err := a.asRequester(cmd, what)
-			if err != nil {
-				return err
-			}
-			defer end()
-			body := map[string]any{"code": code}
-			if enrolment != "" {
-				body["enrolment"] = enrolment
-			}
-			d := &approverDoc{}
-			if err := who.Call(cmd.Context(), keyholder.Write, "approvers/"+args[0]+"/confirm", body, d); err != nil {
-				return asked(what, err)
-			}
-			d.normalize(args[0])
-			return a.print(d, func(t *text) {
-				t.line("The device is confirmed. Its keys count for an account once the account's policy has them: mpckms account policy set")
-				t.blank()
-				d.write(t)
-			})
-		},
-	}
-	cmd.Flags().StringVar(&code, "code", "", "the code that the device shows, 1234-5678")
-	cmd.Flags().StringVar(&enrolment, "enrolment", "", "ID of the enrolment, where several wait")
 	return cmd
 }
 

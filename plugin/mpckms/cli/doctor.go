@@ -40,6 +40,7 @@ const (
 	areaRecovery = "recovery"
 	areaModules  = "modules"
 	areaSystemd  = "systemd"
+	// areaApprovals and areaIdentities stand with their checks.
 )
 
 // examination is one run of doctor.
@@ -65,8 +66,8 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what is wrong, and say how to mend it",
-		Long: `Check Vault, the token, the plugin, the HSM, nodes, rotation and recovery, and on
-Vault's host the plugin's file, the PKCS#11 modules and the systemd unit. Nothing
+		Long: `Check Vault, the token, the plugin, the HSM, nodes, rotation, recovery, logins
+and approvals, and on Vault's host the plugin's file, the PKCS#11 modules and the systemd unit. Nothing
 is changed. Each check ends with ok, warning, problem, or not checked and why.
 
 On Vault's host run it as root: it then sees the module list and the file system
@@ -116,7 +117,7 @@ as the running plugin does. The exit code is 1 where there are problems.`,
 // asked does not keep the host from being looked at.
 func (x *examination) examine(askUnit bool) {
 	if why := x.examineVault(); why != "" {
-		for _, area := range []string{areaToken, areaPlugin, areaHSM, areaNodes, areaRotation, areaRecovery, areaApprovals} {
+		for _, area := range []string{areaToken, areaPlugin, areaHSM, areaNodes, areaRotation, areaRecovery, areaIdentities, areaApprovals} {
 			x.report.In(area).Skip("all", why)
 		}
 	} else {
@@ -125,7 +126,7 @@ func (x *examination) examine(askUnit bool) {
 			x.examineCatalog()
 			x.examineEngine()
 		} else {
-			for _, area := range []string{areaHSM, areaNodes, areaRotation, areaRecovery, areaApprovals} {
+			for _, area := range []string{areaHSM, areaNodes, areaRotation, areaRecovery, areaIdentities, areaApprovals} {
 				x.report.In(area).Skip("all", "the engine was not found")
 			}
 		}
@@ -141,6 +142,7 @@ func (x *examination) examineEngine() {
 	x.examineWrappingKeys()
 	x.examineAccounts()
 	x.examineRecovery()
+	x.examineLogins()
 	x.examineApprovals()
 }
 

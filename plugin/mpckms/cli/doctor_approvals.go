@@ -21,17 +21,33 @@ var pageHeaders = []string{"Content-Security-Policy", "X-Content-Type-Options", 
 // pageTimeout bounds the look at the page.
 const pageTimeout = 5 * time.Second
 
-// examineApprovals looks at the pages for approvers: how they are reached, and whether
-// their headers get through. Without config/ui there are none, and codes are for
-// mpckms alone.
+// uiSettings are those of config/ui.
+type uiSettings struct {
+	PublicURL string   `json:"public_url"`
+	RPID      string   `json:"rp_id"`
+	Origins   []string `json:"origins"`
+}
+
+// examineApprovals looks at the pages for approvers, and whether accounts' policies can
+// be kept.
 func (x *examination) examineApprovals() {
-	a := x.report.In(areaApprovals)
-	var ui struct {
-		PublicURL string   `json:"public_url"`
-		RPID      string   `json:"rp_id"`
-		Origins   []string `json:"origins"`
+	ui := &uiSettings{}
+	_, err := x.ask(request{path: "config/ui"}, ui)
+	x.examinePages(ui, err)
+	if missing(err) {
+		return
 	}
-	_, err := x.ask(request{path: "config/ui"}, &ui)
+	if err != nil {
+		ui = nil
+	}
+	x.examinePolicies(ui)
+}
+
+// examinePages looks at how the pages are reached, and whether their headers get
+// through. Without config/ui there are none, and codes are for mpckms alone. err is
+// that of reading config/ui.
+func (x *examination) examinePages(ui *uiSettings, err error) {
+	a := x.report.In(areaApprovals)
 	switch {
 	case missing(err):
 		a.Skip("pages", "the engine there knows no approvals")

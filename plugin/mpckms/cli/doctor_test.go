@@ -35,6 +35,8 @@ func healthy(t *testing.T) *server {
 	s.on("GET mpc/accounts/treasury", data(soon(accountData)))
 	s.on("GET mpc/config/recovery", data(`{"serial":1,"recipients":["alice","bob","carol"]}`))
 	s.on("GET mpc/config/ui", data(`{"public_url":"","rp_id":"","origins":[],"qr_period":2}`))
+	s.on("GET mpc/accounts/treasury/policy", data(`{"name":"treasury","required":false}`))
+	s.on("LIST mpc/authenticators", data(`{"keys":[]}`))
 	return s
 }
 

@@ -172,7 +172,7 @@ func (x *examination) examineRights(a *doctor.Area) {
 		}
 	}
 	if len(lacking) == 0 {
-		a.OK("rights on "+m, "it may read what doctor looks at")
+		a.OK("rights on "+m, "it may read settings, nodes, wrapping keys and accounts")
 		return
 	}
 	a.Warn("rights on "+m, "it may not read "+strings.Join(lacking, ", ")+": what stands there is not checked",

@@ -45,6 +45,15 @@ func drawCode(link string, colours bool) ([]string, error) {
 	return lines, nil
 }
 
+// codeColumns is how many columns of a terminal a drawn code takes.
+func codeColumns(lines []string) int {
+	n := len([]rune(lines[0]))
+	if strings.HasPrefix(lines[0], blackOnWhite) {
+		n -= len(blackOnWhite) + len(plainColours)
+	}
+	return n
+}
+
 // halfBlock is two modules, one above the other. With colours the ink is black,
 // without them it is the terminal's light.
 func halfBlock(upper, lower, colours bool) string {

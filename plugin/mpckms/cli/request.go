@@ -70,6 +70,10 @@ type givenDoc struct {
 // byOwner reports that it is the owner's turn.
 func (d *requestDoc) byOwner() bool { return d.State == "approved" && d.Owner }
 
+// held reports that it does not go on by itself, for Reason, until whoever asked asks
+// again.
+func (d *requestDoc) held() bool { return d.State == "approved" && d.Reason != "" }
+
 func (d *requestDoc) ended() bool { return d.State != "pending" && d.State != "approved" }
 
 // hasResult reports whether there is a signature, or a policy in force.
@@ -278,11 +282,13 @@ func (a *app) requestWaitCommand() *cobra.Command {
 		Short: "Wait until a request has ended, and show its result",
 		Long: `Wait until a request has ended, and show its result: for a signature, the signature. The
 exit code is 0 where it was signed (a changed policy: where it is in force), and 1 where it
-was refused, has expired, was cancelled or has failed, or time is over before.
+was refused, has expired, was cancelled, has failed or is held, or time is over before.
 
 A request of an account with custody is approved and not done by itself: its owner signs
-with 'mpckms sign' and the same input and --request-id, or agrees to a changed policy with
-'mpckms account refresh NAME --request REQUEST'.`,
+with 'mpckms sign', the same input and --request or --request-id, or agrees to a changed
+policy with 'mpckms account refresh NAME --request REQUEST'. A signature that is held,
+because its account was frozen when it was approved, goes on the same way once that is
+over.`,
 		Example: `  mpckms request wait 5f0e…9a
   mpckms request wait 5f0e…9a --timeout 1h -o json`,
 		Args: requestArg,
@@ -309,8 +315,8 @@ with 'mpckms sign' and the same input and --request-id, or agrees to a changed p
 	return cmd
 }
 
-// awaitRequest polls until the request has ended, or, of an account with custody, is
-// approved. seen is called with every answer.
+// awaitRequest polls until the request has ended or is held, or, of an account with
+// custody, is approved. seen is called with every answer.
 func (a *app) awaitRequest(ctx context.Context, who requester, id string, timeout time.Duration, seen func(*requestDoc)) (*requestDoc, error) {
 	const what = "wait for the request"
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -328,7 +334,7 @@ func (a *app) awaitRequest(ctx context.Context, who requester, id string, timeou
 		}
 		d.Request = id
 		seen(d)
-		if d.ended() || d.byOwner() {
+		if d.ended() || d.byOwner() || d.held() {
 			return d, nil
 		}
 		// An engine that answers at once is not asked again at once.
@@ -349,6 +355,11 @@ func requestEnd(d *requestDoc) error {
 	reason := ""
 	if d.Reason != "" {
 		reason = ": " + d.Reason
+	}
+	if d.held() {
+		return &refusal{what: fmt.Sprintf("request %s is approved and held%s; nothing was signed", d.Request, reason),
+			advice: "It does not go on by itself. Once the account signs again, and until " + moment(d.Expires) + ", whoever asked has it signed by the same command\n" +
+				"again with '--request " + d.Request + "' (or the --request-id that it had)."}
 	}
 	if d.State == "failed" {
 		return &refusal{what: fmt.Sprintf("request %s has failed%s; nothing was signed", d.Request, reason), advice: "It has ended for good. Once its reason is gone, ask anew, with another request ID."}

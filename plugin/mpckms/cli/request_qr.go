@@ -146,7 +146,13 @@ func (a *app) printCode(m *movingCode, linkOnly, colours bool) error {
 	if err != nil {
 		return &refusal{what: "the code cannot be drawn", cause: err}
 	}
-	if _, err := io.WriteString(a.stdout, strings.Join(lines, "\n")+"\n"+clean(link)+"\n"); err != nil {
+	return a.writeCode(append(lines, clean(link)))
+}
+
+// writeCode prints the lines of a code as they are; nothing of a server is in them
+// that was not cleaned.
+func (a *app) writeCode(lines []string) error {
+	if _, err := io.WriteString(a.stdout, strings.Join(lines, "\n")+"\n"); err != nil {
 		return &refusal{what: "the code could not be written to standard output", cause: err}
 	}
 	return nil
@@ -213,8 +219,8 @@ func (s *codeScreen) draw(link string, m *movingCode, d *requestDoc, now time.Ti
 	if err != nil {
 		return &refusal{what: "the code cannot be drawn", cause: err}
 	}
-	if columns := s.width(); columns > 0 && columns < len([]rune(lines[0]))-len(blackOnWhite)-len(plainColours) {
-		lines = []string{fmt.Sprintf("The terminal is too narrow for the code, which takes %d columns.", len([]rune(lines[0]))-len(blackOnWhite)-len(plainColours))}
+	if columns, takes := s.width(), codeColumns(lines); columns > 0 && columns < takes {
+		lines = []string{fmt.Sprintf("The terminal is too narrow for the code, which takes %d columns.", takes)}
 	}
 	lines = append(lines, codeState(m, d, now)...)
 	var b strings.Builder

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,6 +40,13 @@ func pendingAnswer(raw json.RawMessage) *requestDoc {
 
 // pending prints a request that was made, or shows its code and waits for its end.
 func (a *app) pending(cmd *cobra.Command, who requester, d *requestDoc, w *waitFor) error {
+	if d.held() {
+		return errors.Join(a.printRequest(d), requestEnd(d))
+	}
+	if !w.wait && d.State != "pending" {
+		a.note("It is approved and goes on: 'mpckms request wait %s' waits for its result.", d.Request)
+		return a.printRequest(d)
+	}
 	if !w.wait {
 		a.note("Not done yet: %s has to be approved. 'mpckms request qr %s' shows its code, 'mpckms request wait %s' its result.", "request "+d.Request, d.Request, d.Request)
 		return a.printRequest(d)
@@ -59,6 +67,9 @@ func (a *app) untilApproved(ctx context.Context, who requester, d *requestDoc, w
 	timeout := w.timeout
 	if timeout <= 0 {
 		timeout = maxApprovalWait
+	}
+	if d.State != "pending" { // it has no code any more
+		return a.awaitRequest(ctx, who, d.Request, timeout, func(*requestDoc) {})
 	}
 	out, width := a.codeTerminal()
 	if out == nil {

@@ -19,6 +19,8 @@ type statusDoc struct {
 	Mount    mountStatus `json:"mount"`
 	HSM      hsmStatus   `json:"hsm"`
 	Nodes    []node      `json:"nodes"`
+	// People is left out where the token may see nothing of them.
+	People *peopleStatus `json:"people,omitempty"`
 }
 
 type vaultStatus struct {
@@ -60,8 +62,9 @@ func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show Vault, the mount, the HSM and the nodes",
-		Long: `Show whether Vault answers, where the engine is mounted, which HSM token it uses
-and how its nodes are. The exit code is 0 when the engine can be used and 1 when
+		Long: `Show whether Vault answers, where the engine is mounted, which HSM token it uses,
+how its nodes are, and how many identities, authenticators, approvers and pending
+requests there are, as far as the token may list them. The exit code is 0 when the engine can be used and 1 when
 it cannot, or when the token may not find out. Parts the token may not read are
 left out and named.`,
 		Args: noArgs,
@@ -90,7 +93,7 @@ left out and named.`,
 func (doc *statusDoc) collect(ctx context.Context, c *client) error {
 	doc.Vault.Address, doc.Mount.Path = c.address, c.mount+"/"
 	for _, step := range []func(context.Context, *client) error{
-		doc.askVault, doc.askMount, doc.askHSM, doc.askNodes,
+		doc.askVault, doc.askMount, doc.askHSM, doc.askNodes, doc.askPeople,
 	} {
 		if err := step(ctx, c); err != nil {
 			doc.problem(brief(err))

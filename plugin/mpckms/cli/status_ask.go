@@ -176,6 +176,7 @@ func (doc statusDoc) write(t *text) {
 		"Token", strings.TrimSpace(h.TokenLabel+" "+parenthesized(h.TokenSerial)),
 		"Device", strings.TrimSpace(h.TokenManufacturer+" "+h.TokenModel),
 		"Sealing suite", h.Suite, "Wrapping version", count64(uint64(h.WrappingVersion)))
+	doc.People.write(t)
 	if len(doc.Nodes) > 0 {
 		t.blank()
 		nodeTable(t, doc.Nodes)

@@ -59,6 +59,18 @@ func TestStatus(t *testing.T) {
 			s.on("GET mpc/nodes/eu-1", data(`{"id":"eu-1","state":"ready","hsm":"ok","aux_state":"ready","remote":true,"region":"eu","domain":"eu-hsm"}`))
 			s.on("GET mpc/nodes/us-1", data(`{"id":"us-1","state":"restarting","remote":true,"region":"us","domain":"us-hsm"}`))
 		}, 1, []string{"REGION", "eu-1  ready       eu      eu-hsm  ready", "us-1  restarting  us      us-hsm", "node us-1 cannot be reached: on its host"}, []string{"not ready"}},
+		{"people", func(s *server) {
+			s.on("LIST mpc/identities", data(`{"keys":["acme","ben"]}`))
+			s.on("LIST mpc/authenticators", data(`{"keys":["ada","ben","cid"]}`))
+			s.on("LIST mpc/approvers", fails(404)) // Vault's answer for none
+			s.on("LIST mpc/requests", data(`{"keys":["0f0f"]}`))
+		}, 0, []string{"People\n  Identities      2\n  Authenticators  3\n  Requests        1 pending\n"}, nil},
+		{"people, some hidden", func(s *server) {
+			s.on("LIST mpc/identities", fails(403, "permission denied"))
+			s.on("LIST mpc/authenticators", fails(500, "storage is away"))
+			s.on("LIST mpc/approvers", data(`{"keys":["ada"]}`))
+			s.on("LIST mpc/requests", data(`{"keys":[]}`))
+		}, 0, []string{"People\n  Approvers  1\n"}, nil},
 		{"hostile node name", func(s *server) { s.on("LIST mpc/nodes", data(`{"keys":["../../sys/seal"]}`)) },
 			1, nil, []string{"not a node name"}},
 	} {
@@ -81,5 +93,35 @@ func TestStatus(t *testing.T) {
 				t.Errorf("ready is %v with exit code %d", doc.Ready, res.code)
 			}
 		})
+	}
+}
+
+// TestStatusPeople: what is not known is left out, and nobody is not talked about.
+func TestStatusPeople(t *testing.T) {
+	s := engine(t)
+	for _, path := range []string{"identities", "authenticators", "approvers", "requests"} {
+		s.on("LIST mpc/"+path, fails(403, "permission denied"))
+	}
+	for _, hidden := range []bool{true, false} {
+		if !hidden {
+			s.on("LIST mpc/approvers", fails(404))
+		}
+		res := run(t, "status")
+		res.want(t, 0)
+		if strings.Contains(res.stdout, "People") || strings.Contains(res.stdout+res.stderr, "denied") {
+			t.Errorf("hidden %v:\n%s%s", hidden, res.stdout, res.stderr)
+		}
+		res = run(t, "status", "-o", "json")
+		var doc map[string]any
+		if err := json.Unmarshal([]byte(res.stdout), &doc); err != nil {
+			t.Fatal(err)
+		}
+		people, _ := doc["people"].(map[string]any)
+		if hidden != (people == nil) || !hidden && (len(people) != 1 || people["approvers"] != 0.0) {
+			t.Errorf("hidden %v: %v", hidden, doc["people"])
+		}
+	}
+	if calls := s.called("LIST mpc/requests"); len(calls) == 0 || calls[0].query.Get("state") != "pending" {
+		t.Errorf("%+v", calls)
 	}
 }
