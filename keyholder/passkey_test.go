@@ -87,6 +87,9 @@ func TestPasskeyRefuses(t *testing.T) {
 			b.change = func(_ *softBrowser, _ *passkeyTask, a map[string]any) { a[name] = value }
 		}
 	}
+	s, good := newServer(t), newSoftBrowser(t)
+	s.site = "localhost"
+	a := register1(t, s, "ada", identity.Passkey, Passkey(&person{browse: good.browse}, PasskeyConfig{}), RegisterOptions{})
 	for name, c := range map[string]struct {
 		change     func(*softBrowser)
 		says       string
@@ -125,23 +128,20 @@ func TestPasskeyRefuses(t *testing.T) {
 		"long ID":        {func(b *softBrowser) { b.id = make([]byte, 1024) }, "refused", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, bad, good := newServer(t), newSoftBrowser(t), newSoftBrowser(t)
-			s.site = "localhost"
+			bad := newSoftBrowser(t)
 			c.change(bad)
 			p := &person{browse: bad.browse}
-			_, _, err := Register(t.Context(), s, "ada", identity.Passkey, Passkey(p, PasskeyConfig{}), RegisterOptions{})
+			_, _, err := Register(t.Context(), s, "eve", identity.Passkey, Passkey(p, PasskeyConfig{}), RegisterOptions{})
 			fails(t, err, nil, c.says, "nothing was made or changed")
-			if len(s.stored) > 0 {
+			if len(s.stored) != 1 {
 				t.Error("an authenticator was made")
 			}
 			if c.onlyMaking {
 				return
 			}
-			p.browse = good.browse
-			a := register1(t, s, "ada", identity.Passkey, Passkey(p, PasskeyConfig{}), RegisterOptions{})
 			bad.key, bad.prf, bad.id = good.key, good.prf, good.id
 			c.change(bad)
-			s.calls, p.browse = nil, bad.browse
+			s.calls = nil
 			_, err = Login(t.Context(), s, a.Name, identity.Passkey, Passkey(p, PasskeyConfig{}))
 			fails(t, err, nil, c.says, "nothing was sent")
 			if strings.Join(s.calls, " ") != "write login/challenge" {
