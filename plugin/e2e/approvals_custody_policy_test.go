@@ -143,7 +143,7 @@ func TestApprovalsCustodyPolicy(t *testing.T) {
 	// policies and does not open the custody key gives it none.
 	ok(t, olga.admin(t, "account", "create", "bare", "--algorithm", bip340, "--custody", "olena/bare", "--role", "gold", "--authenticator", olga.authenticator, "--passphrase-file", olga.file))
 	e.refuse(t, "accounts/bare/policy", map[string]any{"approvers": "ben"}, http.StatusConflict, "its owner brings the first one")
-	refusedWith(t, dina.asks(t, "account", "policy", "set", "bare", "--approver", "ben", "--yes"), 1)
+	refusedWith(t, dina.asks(t, "account", "policy", "set", "bare", "--approver", "ben", "--yes"), 2, "its owner brings it", "no authenticator is known")
 	give := []string{"account", "policy", "set", "bare", "--approver", "ben", "--approver", "cora", "--quorum", "1"}
 	refusedWith(t, olga.does(t, give...), 2, "--yes")
 	if p := e.read(t, "accounts/bare/policy"); p["required"] != false {

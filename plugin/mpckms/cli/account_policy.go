@@ -178,6 +178,7 @@ whom the present one names have approved: 'mpckms account refresh NAME --request
 			var raw json.RawMessage
 			if err := who.Call(cmd.Context(), keyholder.Write, "accounts/"+args[0]+"/policy", body, &raw); err != nil {
 				if err = asked(what, err); needsCustody(err) {
+					a.note("Account %s has custody and no policy yet: its owner brings it.", args[0])
 					return a.ownerPolicy(cmd, args[0], body, yes)
 				}
 				return err
