@@ -35,8 +35,8 @@ import (
 //	custody/:name/begin         a signature: of a request that is approved only; the owner's
 //	                            release is asked for besides. A refresh: as without, or,
 //	                            of a request that is approved, with another policy
-//	accounts/:name/policy       the first: at once; of an account with user custody not at
-//	                            all. Another: a request
+//	accounts/:name/policy       the first: at once, or, with user custody, by its owner.
+//	                            Another: a request
 //	accounts/:name (write)      settings that no signature depends on. presign: nodes make
 //	                            presignatures without approvals and use none without
 //	accounts/:name/refresh,     new shares under the same policy; none of them leaves the

@@ -109,10 +109,9 @@ func TestCustodyPolicy(t *testing.T) {
 		g.fails(asUpdate, "custody/"+c.account+"/begin", c.data, c.status, c.says)
 	}
 	g.failsBy("dave", asUpdate, "custody/heir/begin", map[string]any{"operation": "sign", "input": helloBase64, "request": id}, http.StatusConflict, "not for this message")
-	other := g.owned("other", "ed25519")
-	_ = other
+	g.owned("other", "ed25519")
 	g.fails(asUpdate, "custody/other/begin", bringing(id), http.StatusConflict, "is no change of the policy")
-	g.fails(asUpdate, "accounts/other/policy", map[string]any{"approvers": "alice"}, http.StatusBadRequest, "is given none later")
+	g.fails(asUpdate, "accounts/other/policy", map[string]any{"approvers": "alice"}, http.StatusConflict, "its owner brings the first one")
 
 	// What is shown is what is released for.
 	begun := g.begins(id)
@@ -318,4 +317,58 @@ func TestCustodyPolicyCrashes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestCustodyFirstPolicy: an owner gives an account its first policy, once.
+func TestCustodyFirstPolicy(t *testing.T) {
+	g := newHeirRig(t)
+	g.owned("bare", "ed25519")
+	first := map[string]any{"operation": "refresh", "approvers": "alice,bob", "quorum": 2}
+	for what, c := range map[string]struct {
+		account string
+		data    map[string]any
+		status  int
+		says    string
+	}{
+		"one that there is":      {"heir", first, http.StatusConflict, "whose approvers approve another one"},
+		"with a request":         {"bare", map[string]any{"operation": "refresh", "approvers": "alice", "request": "00112233445566778899aabbccddeeff"}, http.StatusBadRequest, "do not go together"},
+		"with a signature":       {"bare", map[string]any{"operation": "sign", "input": helloBase64, "approvers": "alice"}, http.StatusBadRequest, "is for operation=refresh"},
+		"of nobody":              {"bare", map[string]any{"operation": "refresh", "quorum": 1}, http.StatusBadRequest, "approvers"},
+		"of somebody unknown":    {"bare", map[string]any{"operation": "refresh", "approvers": "zoe"}, http.StatusBadRequest, "there is no approver"},
+		"that cannot be reached": {"bare", map[string]any{"operation": "refresh", "approvers": "alice", "quorum": 2}, http.StatusBadRequest, "quorum"},
+	} {
+		t.Logf("%s", what)
+		g.fails(asUpdate, "custody/"+c.account+"/begin", c.data, c.status, c.says)
+	}
+	begun := g.must(asUpdate, "custody/bare/begin", first)
+	twice := g.must(asUpdate, "custody/bare/begin", first)
+	raw, err := base64.StdEncoding.DecodeString(begun["next_policy"].(string))
+	g.ok(err)
+	next, err := approval.ParsePolicy(raw)
+	g.ok(err)
+	if next.Quorum != 2 || next.Since != 1 || begun["policy"] != nil {
+		t.Fatalf("begun with %v", begun)
+	}
+	if p := g.policy("bare"); p != nil {
+		t.Fatal("it has a policy before its owner has released anything")
+	}
+	d := g.must(asUpdate, "custody/bare/finish", g.finishing(begun, nil))
+	if d["policy_hash"] != fmt.Sprintf("%x", next.Hash()) || d["share_epoch"] != uint64(2) || g.policy("bare").Hash() != next.Hash() {
+		t.Errorf("the account is %v", d)
+	}
+	g.fails(asUpdate, "custody/bare/finish", g.finishing(twice, nil), http.StatusConflict, "new shares")
+	g.fails(asUpdate, "custody/bare/begin", helloToSign, http.StatusConflict, "approval policy")
+	g.fails(asUpdate, "custody/bare/begin", first, http.StatusConflict, "whose approvers approve another one")
+	// From then on as any other.
+	id := g.mustBy("dave", asUpdate, "accounts/bare/policy", map[string]any{"approvers": "bob,carl"})["request"].(string)
+	g.approved(id)
+	if d := g.must(asUpdate, "custody/bare/finish", g.finishing(g.must(asUpdate, "custody/bare/begin", bringing(id)), nil)); d["share_epoch"] != uint64(3) {
+		t.Errorf("the account is %v", d)
+	}
+	// Deleted between the two halves.
+	g.owned("gone", "ed25519")
+	begun = g.must(asUpdate, "custody/gone/begin", first)
+	g.must(logical.DeleteOperation, "accounts/gone", nil)
+	g.fails(asUpdate, "custody/gone/finish", g.finishing(begun, nil), http.StatusConflict, "was deleted")
+	g.fails(asUpdate, "custody/gone/begin", first, http.StatusConflict, "was deleted")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-mpc/mpc"
@@ -30,43 +31,54 @@ func (b *backend) ownedAccount(ctx context.Context, name string) (*accountRecord
 }
 
 // beginRefresh prepares all n nodes. The next custody key is the one that waits in
-// the asset, or the present one. request, where not empty, is the ID of a change of
-// policy that was approved: the refresh brings that policy, and what the owner releases
-// is for it.
-func (b *backend) beginRefresh(ctx context.Context, name, request string) (*custodyOp, *signable, error) {
+// the asset, or the present one. With request, the ID of a change of policy that was
+// approved, the refresh brings that policy, and with the fields of a policy an account's
+// first one; what the owner releases is for it.
+func (b *backend) beginRefresh(ctx context.Context, name string, data *framework.FieldData) (*custodyOp, *signable, []string, error) {
+	fail := func(err error) (*custodyOp, *signable, []string, error) { return nil, nil, nil, err }
+	request := data.Get("request").(string)
+	for f := range policyFields() {
+		if _, sent := data.GetOk(f); sent && request != "" {
+			return fail(invalid("%s and request do not go together: the request has a policy already, and it is the one that was approved", f))
+		}
+	}
 	r, h, err := b.ownedAccount(ctx, name)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	a, err := b.store.usable(ctx, r)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	with := pool.CustodyRequest{Operation: custody.OpRefresh, Account: *a, Expose: b.expose(name, &a.Record), NextCustody: h.next()}
+	var warnings []string
 	if request != "" {
-		if err := b.withApproved(ctx, name, r, &with, request); err != nil {
-			return nil, nil, err
-		}
+		err = b.withApproved(ctx, name, r, &with, request)
+	} else {
+		warnings, err = b.withFirst(ctx, name, r, &with, data)
+	}
+	if err != nil {
+		return fail(err)
 	}
 	eng, err := b.engine(ctx)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	begun := b.fit.begin()
 	offer, err := eng.PrepareCustody(ctx, with)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	if err := b.step(ctx, stepCustodyOffered); err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	op, err := b.custody.add(name, offer, nil)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	op.pool, op.request = begun, request
 	v, err := newSignable(r)
-	return op, v, err
+	return op, v, warnings, err
 }
 
 // finishRefresh makes the next epoch with what was released. The new shares and
@@ -91,7 +103,7 @@ func (b *backend) finishRefresh(ctx context.Context, op *custodyOp, releases map
 		return nil, err
 	}
 	b.accountChanged(op.name, res.record)
-	if asked != nil {
+	if len(op.offer.Request.NextPolicy) > 0 {
 		b.policyChanged(ctx, op, res.record)
 	}
 	resp, err := b.accountAnswer(ctx, op.name, res.record)
@@ -143,6 +155,12 @@ func (b *backend) refreshOwned(ctx context.Context, op *custodyOp, asked *reques
 		if err := b.withPolicy(ctx, name, r, request, asked); err != nil {
 			*used = true
 			return nil, b.endRequest(ctx, asked.ID, err)
+		}
+	}
+	if len(request.NextPolicy) > 0 {
+		if r.Deleted != nil {
+			*used = true
+			return nil, policyOfDeleted(name, r)
 		}
 		policy = request.NextPolicy
 	}

@@ -46,8 +46,9 @@ copied anew. Refreshes while the request waits do no harm; a change that came be
 ends it. A policy can be replaced and not taken away: there is no way back to signatures
 that nobody approves.
 
-An account with user custody has a policy from its making on, or none. Another policy
-of such an account waits, once it is approved, for the owner, whose refresh brings it:
+The first policy of an account with user custody is its owner's to bring, with
+mpc/custody/carol/begin, as mpckms does. Another one waits, once it is approved, for the
+owner, whose refresh brings it:
 
   $ mpckms account refresh carol --request 0a1b2c3d4e5f60718293a4b5c6d7e8f9
 `,
@@ -171,7 +172,7 @@ func says(p, q *approval.Policy) bool {
 func (b *backend) nextPolicy(ctx context.Context, name string, r *accountRecord, data *framework.FieldData) (*approval.Policy, error) {
 	switch {
 	case r.Deleted != nil:
-		return nil, conflict("account %q was deleted: its policy stays; %s", name, wayBack(name, r.Deleted))
+		return nil, policyOfDeleted(name, r)
 	case r.Custody != nil && len(r.Current.Policy) == 0:
 		return nil, errFirstPolicy(name)
 	}

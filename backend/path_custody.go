@@ -19,7 +19,10 @@ import (
 const maxReleases = 64 << 10
 
 func (b *backend) pathCustody() []*framework.Path {
-	begin := withDerivation(messageFields())
+	begin := withPolicyFields(withDerivation(messageFields()))
+	for name := range policyFields() {
+		begin[name].Description = "With operation=refresh, of an account that has no approval policy: its first one. " + begin[name].Description
+	}
 	begin["name"] = nameField()
 	begin["operation"] = &framework.FieldSchema{
 		Type:         framework.TypeString,
@@ -63,8 +66,8 @@ func (b *backend) pathCustody() []*framework.Path {
 				"signers":                 field(framework.TypeSlice, "The nodes that take part: index, node, identity (hex), release_id (hex), public_key (base64, X25519), expires_unix_ms, signature (base64) of the node over them and the purpose, and envelope (base64), the share whose second key is to be released."),
 				"custody_public_key":      field(framework.TypeString, "The custody key in force, in base64 (65 bytes)."),
 				"next_custody_public_key": field(framework.TypeString, "The custody key after a refresh, in base64; another one where the asset holds one that waits for it."),
-				"policy":                  optional(framework.TypeString, "Of a refresh with a request: the policy in force, which the record names by its hash, in base64."),
-				"next_policy":             optional(framework.TypeString, "Of such a refresh: the policy to come, in base64. Its SHA-256 is a part of the purpose: what you release brings this policy into force."),
+				"policy":                  optional(framework.TypeString, "Of a refresh with a request: the policy in force, which the record names by its hash, in base64. Without one there is none in force."),
+				"next_policy":             optional(framework.TypeString, "Of a refresh that brings a policy: that policy, in base64. Its SHA-256 is a part of the purpose: what you release brings this policy into force."),
 				"refresh_due":             field(framework.TypeBool, "Whether the owner should refresh the account, before this signature or after."),
 				"expires_time":            field(framework.TypeString, "When the nodes forget their keys."),
 			}),
@@ -91,6 +94,11 @@ A change of the approval policy needs the policy's approvers and the owner. Once
 have approved it (mpc/accounts/carol/policy asks), the owner's refresh brings it:
 
   $ mpckms account refresh carol --request 0a1b2c3d4e5f60718293a4b5c6d7e8f9
+
+An account without a policy gets its first one from its owner alone, as approvers=ann,ben
+and so on say:
+
+  $ mpckms account policy set carol --approver ann --approver ben
 `,
 	}, {
 		Pattern: "custody/" + namePattern + "/finish$",
@@ -140,6 +148,11 @@ func (b *backend) custodyBegin(ctx context.Context, req *logical.Request, data *
 	var warnings []string
 	switch operation := data.Get("operation").(string); operation {
 	case custody.OpSign:
+		for f := range policyFields() {
+			if _, sent := data.GetOk(f); sent {
+				return nil, invalid("%s is for operation=refresh: a signature changes no policy", f)
+			}
+		}
 		op, v, warnings, err = b.beginSign(ctx, req, name, data)
 	case custody.OpRefresh:
 		for _, f := range []string{"input", "message_type", "hash_algorithm", "derivation_path", "taproot_tweak"} {
@@ -147,7 +160,7 @@ func (b *backend) custodyBegin(ctx context.Context, req *logical.Request, data *
 				return nil, invalid("%s is for operation=sign: a refresh signs nothing", f)
 			}
 		}
-		op, v, err = b.beginRefresh(ctx, name, data.Get("request").(string))
+		op, v, warnings, err = b.beginRefresh(ctx, name, data)
 	default:
 		return nil, invalid("operation is %s or %s, not %q", custody.OpSign, custody.OpRefresh, clip(operation))
 	}
@@ -190,7 +203,10 @@ func (b *backend) custodyBegin(ctx context.Context, req *logical.Request, data *
 		"expires_time":            rfc3339(o.Expires),
 	}
 	if len(o.Request.NextPolicy) > 0 {
-		out["policy"], out["next_policy"] = base(o.Request.Policy), base(o.Request.NextPolicy)
+		out["next_policy"] = base(o.Request.NextPolicy)
+		if len(o.Request.Policy) > 0 {
+			out["policy"] = base(o.Request.Policy)
+		}
 	}
 	if q := op.signing; q != nil {
 		out["message_type"], out["hash_algorithm"] = string(q.kind), string(q.hash)

@@ -535,7 +535,7 @@ func TestPolicyWithCustody(t *testing.T) {
 		t.Errorf("after its refresh the account is %v", d)
 	}
 	bare := m.owned("bare", "ed25519")
-	m.fails(logical.UpdateOperation, "accounts/bare/policy", two, http.StatusBadRequest, "is given none later")
+	m.fails(logical.UpdateOperation, "accounts/bare/policy", two, http.StatusConflict, "its owner brings the first one")
 	_ = bare
 }
 

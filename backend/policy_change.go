@@ -66,18 +66,16 @@ func (b *backend) checkChange(ctx context.Context, name string, r *accountRecord
 	case bytes.Equal(r.Current.Policy, c.next):
 		return errPolicyInForce
 	case r.Deleted != nil:
-		return conflict("account %q was deleted: its policy stays; %s", name, wayBack(name, r.Deleted))
+		return policyOfDeleted(name, r)
 	case r.Custody != nil: // withPolicy, with the owner
 		return needsOwner(name, r.Custody)
 	}
 	return b.fillPolicy(ctx, &pool.RefreshRequest{Account: *a}, c, r.Current.Policy)
 }
 
-// errFirstPolicy: an account with user custody that was made without a policy gets
-// none later. Its first one would need nobody's approval, and so be what one holder of
-// the custody key, or whoever may write policies, does to all others for good.
+// errFirstPolicy: the first policy of an account with user custody needs its owner.
 func errFirstPolicy(name string) error {
-	return invalid("account %q has user custody and was made without an approval policy: such an account is given none later. Nothing was changed; a new account takes custody_identity and custody_asset together with approvers, and its policy can be changed", name)
+	return conflict("account %q has user custody and no approval policy: its owner brings the first one, by a refresh. Nothing was changed; use mpckms account policy set, logged in as the owner: it takes <mount>/custody/%s/begin with operation=refresh and the same fields", name, name)
 }
 
 // fillPolicy adds to a refresh what changes the policy, and checks it as nodes do.

@@ -120,7 +120,9 @@ func TestApproval(t *testing.T) {
 	changed.withPolicy()
 	policy := changed.refresh()
 	policy.NextPolicy = bytes.Repeat([]byte{8}, 32)
-	for name, p := range map[string]custody.Purpose{"sign": s.sign(), "refresh": s.refresh(), "policy": policy} {
+	first := s.refresh()
+	first.NextPolicy = policy.NextPolicy
+	for name, p := range map[string]custody.Purpose{"sign": s.sign(), "refresh": s.refresh(), "policy": policy, "first policy": first} {
 		s := s
 		if name == "policy" {
 			s = changed
@@ -221,10 +223,10 @@ func TestApprovalRefuses(t *testing.T) {
 		s      *scene
 		change func(p *custody.Purpose)
 	}{
-		"a policy for an account without": {s, func(p *custody.Purpose) { p.NextPolicy = bytes.Repeat([]byte{8}, 32) }},
-		"no policy to come":               {guarded, func(p *custody.Purpose) { p.NextPolicy = none[:] }},
-		"the policy that there is":        {guarded, func(p *custody.Purpose) { p.NextPolicy = guarded.record.PolicyHash[:] }},
-		"a short hash":                    {guarded, func(p *custody.Purpose) { p.NextPolicy = []byte{1} }},
+		"no policy, for an account without": {s, func(p *custody.Purpose) { p.NextPolicy = none[:] }},
+		"no policy to come":                 {guarded, func(p *custody.Purpose) { p.NextPolicy = none[:] }},
+		"the policy that there is":          {guarded, func(p *custody.Purpose) { p.NextPolicy = guarded.record.PolicyHash[:] }},
+		"a short hash":                      {guarded, func(p *custody.Purpose) { p.NextPolicy = []byte{1} }},
 		"a policy by a signature": {guarded, func(p *custody.Purpose) {
 			*p = guarded.sign()
 			p.NextPolicy = bytes.Repeat([]byte{8}, 32)

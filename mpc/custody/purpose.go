@@ -50,8 +50,8 @@ type Purpose struct {
 	// mpc.CustodyKeySize bytes. Mostly the present one.
 	NextCustody []byte
 	// NextPolicy is the hash of the approval policy that the next epoch is to have
-	// (32 bytes), nil where it keeps the present one. The present one's approvers
-	// have to have approved it as well; that is for nodes to check.
+	// (32 bytes), nil where it keeps the present one. The present one's approvers,
+	// where there is one, have to have approved it as well; that is for nodes to check.
 	NextPolicy []byte
 }
 
@@ -122,8 +122,7 @@ func (p Purpose) Check(record *mpc.PublicRecord) error {
 	return fmt.Errorf("custody: unknown operation %q", p.Operation)
 }
 
-// checkPolicy: a policy is replaced by another one, and neither given to an account
-// that was made without nor taken away.
+// checkPolicy: a policy is given or replaced by another one, and not taken away.
 func (p Purpose) checkPolicy(record *mpc.PublicRecord) error {
 	none := mpc.EmptySetHash()
 	switch {
@@ -131,8 +130,6 @@ func (p Purpose) checkPolicy(record *mpc.PublicRecord) error {
 		return nil
 	case len(p.NextPolicy) != len(record.PolicyHash):
 		return fmt.Errorf("custody: the hash of a policy has %d bytes, not %d", len(record.PolicyHash), len(p.NextPolicy))
-	case record.PolicyHash == none:
-		return errors.New("custody: the account has no approval policy, which is given when it is made and not later")
 	case bytes.Equal(p.NextPolicy, none[:]):
 		return errors.New("custody: an account's approval policy can be replaced and not taken away")
 	case bytes.Equal(p.NextPolicy, record.PolicyHash[:]):

@@ -97,8 +97,6 @@ func (n *Node) nextPolicy(s *nodepb.Start, old *mpc.PublicRecord) ([32]byte, err
 		return hash, refused("the policy to come is not in its canonical form; the account keeps the one it has")
 	case hash == old.PolicyHash:
 		return hash, refused("the policy to come is the one that the account has")
-	case old.HasCustody() && old.PolicyHash == mpc.EmptySetHash():
-		return hash, refused("the account has user custody and was made without a policy: it is given none later")
 	case old.PolicyHash != mpc.EmptySetHash():
 		if err = follows(next, s.GetPolicy(), old); err == nil {
 			err = n.approved(s, old, approval.PolicySubject(n.mountID, old, next), "nothing was opened and the account keeps its policy")

@@ -236,13 +236,32 @@ func TestHostileCustodyPolicy(t *testing.T) {
 	o.signsFor(changed)
 }
 
-// TestCustodyWithoutPolicy: an account with user custody that was made without a
-// policy gets none, whoever agrees.
-func TestCustodyWithoutPolicy(t *testing.T) {
-	p := newApprovers(t)
+// TestCustodyFirstPolicy: an account with user custody that was made without a policy
+// is given one by its owner: nobody else can.
+func TestCustodyFirstPolicy(t *testing.T) {
+	p, evil := newApprovers(t), newApprovers(t)
 	o, a := newOwned(t, nil)
-	first := o.hosts.changing(a, p.policy)
-	first.CustodyKey = o.owner.PublicKey().Bytes()
-	o.refuses(o.session(first, o.released(a, first)), nodepb.Failure_REFUSED, "is given none later")
-	o.signsFor(o.makes(a, o.refresh(a)))
+	giving := func(p *approvers) *nodepb.Start {
+		s := o.changing(a, p.policy)
+		s.CustodyKey = o.owner.PublicKey().Bytes()
+		return s
+	}
+	first := giving(p)
+	o.refuses(o.session(first, handing(a.envelopes)), nodepb.Failure_REFUSED, "released nothing")
+	for what, agreed := range map[string]*nodepb.Start{"a plain refresh": o.refresh(a), "another policy": giving(evil)} {
+		t.Logf("released for %s", what)
+		o.refuses(o.session(first, o.released(a, agreed)), nodepb.Failure_REFUSED, "for another operation")
+	}
+	o.refuses(o.session(o.refresh(a), o.released(a, first)), nodepb.Failure_REFUSED, "for another operation")
+	with := giving(p)
+	with.Policy = evil.policy.Marshal()
+	o.refuses(o.session(with, o.released(a, with)), nodepb.Failure_REFUSED, "has no policy")
+	o.signsFor(a)
+	given := o.makes(a, first)
+	if given.record.PolicyHash != p.policy.Hash() || given.record.Custody != a.record.Custody {
+		t.Fatal("the new epoch does not name the policy")
+	}
+	bare := o.signing(given)
+	o.refuses(o.session(bare, o.released(given, bare)), nodepb.Failure_APPROVALS, "was not sent")
+	o.signsFor(p.on(given))
 }

@@ -139,7 +139,27 @@ func TestApprovalsCustodyPolicy(t *testing.T) {
 	if d := printedAs[refreshed](t, olga.does(t, refresh("--request", q.Request, "--yes", "-o", "json")...)); d.Epoch != began+3 || d.Policy == next || d.Policy == "" {
 		t.Errorf("with --yes: %+v", d)
 	}
-	// An account without a policy is given none.
+	// An account without a policy gets its first one from its owner: who may write
+	// policies and does not open the custody key gives it none.
 	ok(t, olga.admin(t, "account", "create", "bare", "--algorithm", bip340, "--custody", "olena/bare", "--role", "gold", "--authenticator", olga.authenticator, "--passphrase-file", olga.file))
-	e.refuse(t, "accounts/bare/policy", map[string]any{"approvers": "ben"}, http.StatusBadRequest, "is given none later")
+	e.refuse(t, "accounts/bare/policy", map[string]any{"approvers": "ben"}, http.StatusConflict, "its owner brings the first one")
+	refusedWith(t, dina.asks(t, "account", "policy", "set", "bare", "--approver", "ben", "--yes"), 2, "its owner brings it", "no authenticator is known")
+	give := []string{"account", "policy", "set", "bare", "--approver", "ben", "--approver", "cora", "--quorum", "1"}
+	refusedWith(t, olga.does(t, give...), 2, "--yes")
+	if p := e.read(t, "accounts/bare/policy"); p["required"] != false {
+		t.Fatalf("it has a policy: %v", p)
+	}
+	type policy struct {
+		Hash   string `json:"policy_hash"`
+		Quorum int    `json:"quorum"`
+	}
+	given := printedAs[policy](t, olga.does(t, append(give, "--yes", "-o", "json")...))
+	if p := e.read(t, "accounts/bare/policy"); p["policy_hash"] != given.Hash || given.Quorum != 1 || number(t, p["quorum"]) != 1 {
+		t.Errorf("given %+v, and it is %v", given, p)
+	}
+	refusedWith(t, olga.does(t, append(give, "--yes")...), 1, "whose approvers approve another one")
+	order = printedAs[terminalRequest](t, olga.does(t, "account", "sign", "bare", "--input", "hello", "-o", "json"))
+	if order.State != "pending" || order.Quorum != 1 {
+		t.Errorf("under its first policy: %+v", order)
+	}
 }

@@ -224,9 +224,10 @@ var elsewhere = map[string]map[string]string{ // read only
 	"docs/approvals.md": {
 		"mpckms request qr REQUEST":                     "a command of its blocks, with an ID",
 		"mpckms account sign safe --input … --wait":     "TestDeviceApprovals, with another message",
+		"mpckms account policy set":                     "a command of its blocks, with names",
 		"mpckms account refresh NAME --request REQUEST": "TestApprovalsCustodyPolicy, with an account",
-		"mpckms doctor":           "TestDoctor",
-		"mpckms approver confirm": "a command of its blocks, with a name",
+		"mpckms doctor":                                 "TestDoctor",
+		"mpckms approver confirm":                       "a command of its blocks, with a name",
 	},
 	"docs/recovery.md": {
 		"mpckms recovery set":            "from the document itself, with a file",

@@ -75,6 +75,7 @@ var notHere = map[string]string{ // read only
 	"vault write mpc/accounts/carol algorithm=ed25519 custody_identity": "the asset is a client's to write",
 	"mpckms account sign carol":                                         "carol's custody key is a client's",
 	"mpckms account refresh carol":                                      "carol's custody key is a client's",
+	"mpckms account policy set carol":                                   "carol's custody key is a client's",
 	"vault write mpc/custody/carol/":                                    "releases are made by a client that has the custody key",
 	// TestIdentitiesDocument, TestAuthenticators and TestChangeAuthenticator do these, with files in place of
 	// a terminal.

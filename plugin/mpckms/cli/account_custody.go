@@ -99,6 +99,8 @@ type custodyTask struct {
 	mayRefresh bool
 	// request is the one that was approved, of an account that demands it.
 	request string
+	// policy has the fields of a refresh that brings the account's first policy.
+	policy map[string]any
 	// present is the hash of the policy in force that the user was shown, where
 	// purpose.NextPolicy is to replace it.
 	present [32]byte
@@ -193,6 +195,7 @@ func (t *custodyTask) beginBody() map[string]any {
 			body[name] = value
 		}
 	}
+	maps.Copy(body, t.policy)
 	if t.request != "" {
 		body["request"] = t.request
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
@@ -107,7 +108,7 @@ func TestCustodianPolicyReleasesNothingElse(t *testing.T) {
 		"one that is not later":       {func(n *policyNodes) { n.next.Since = 0; n.brings(n.next) }, "ask for the change again"},
 		"one from later than now":     {func(n *policyNodes) { n.next.Since = 7; n.brings(n.next) }, "the account is in epoch 1"},
 		"another account's record":    {func(n *policyNodes) { n.hide = edited(n.hide, "record", newPolicyNodes(t).otherAccount()) }, "another account's record"},
-		"a record without its policy": {func(n *policyNodes) { n.hide = edited(n.hide, "record", newNodes(t).record.Marshal()) }, "another policy in force"},
+		"a record without its policy": {func(n *policyNodes) { n.hide = edited(n.hide, "record", newNodes(t).record.Marshal()) }, "names no policy"},
 	} {
 		var r *refusal
 		if err := shown(x.change); !errors.As(err, &r) || !strings.Contains(err.Error(), x.says) {
@@ -142,6 +143,45 @@ func TestCustodianPolicyReleasesNothingElse(t *testing.T) {
 	n := newPolicyNodes(t)
 	if err := n.custodian().refresh(t.Context(), "gold", n.task().id, n.owner, nil); err == nil || !strings.Contains(err.Error(), "something else") || n.opened != 0 {
 		t.Errorf("a plain refresh: %d releases, %v", n.opened, err)
+	}
+}
+
+// TestCustodianFirstPolicy: of an account without a policy, what is shown is what is
+// released for.
+func TestCustodianFirstPolicy(t *testing.T) {
+	n := &policyNodes{nodes: newNodes(t)}
+	n.next = approvaltest.Policy(t, 1, approvaltest.New(t, "ada"))
+	n.next.Since = 1
+	hash := n.next.Hash()
+	n.lie = func(p *custody.Purpose) { p.NextPolicy = hash[:] }
+	n.hide = func(o map[string]any) { o["next_policy"] = n.next.Marshal() }
+	task := n.task()
+	task.request, task.policy = "", map[string]any{"approvers": []string{"ada"}, "quorum": 1}
+	if body := task.beginBody(); body["quorum"] != 1 || body["approvers"] == nil || body["request"] != nil || body["operation"] != "refresh" {
+		t.Errorf("begins with %v", body)
+	}
+	p, err := n.custodian().offeredPolicy(t.Context(), &task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown text
+	p.write(&shown)
+	if out := shown.b.String(); !strings.Contains(out, "first policy") || !strings.Contains(out, `+ approver "ada"`) {
+		t.Errorf("shown: %s", out)
+	}
+	d := policyDocOf("gold", p.next)
+	if d.PolicyHash != hex.EncodeToString(hash[:]) || d.Quorum != 1 || len(d.Approvers) != 1 || len(d.Approvers[0].Keys) == 0 || d.Expiry <= 0 {
+		t.Errorf("described as %+v", d)
+	}
+	p.agrees(&task)
+	if err := n.custodian().run(t.Context(), task, nil); err != nil || n.opened != 3 {
+		t.Errorf("%d releases, %v", n.opened, err)
+	}
+	// Its approvers' keys were changed in the directory, or by the server, since.
+	n.opened = 0
+	n.lie = func(p *custody.Purpose) { p.NextPolicy = bytes.Repeat([]byte{9}, 32) }
+	if err := n.custodian().run(t.Context(), task, nil); err == nil || !strings.Contains(err.Error(), "something else") || n.opened != 0 {
+		t.Errorf("another first policy: %d releases, %v", n.opened, err)
 	}
 }
 

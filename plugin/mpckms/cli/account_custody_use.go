@@ -16,6 +16,7 @@ import (
 	"vault-plugin-secrets-mpc/identity"
 	"vault-plugin-secrets-mpc/keyholder"
 	"vault-plugin-secrets-mpc/mpc"
+	"vault-plugin-secrets-mpc/mpc/approval"
 	"vault-plugin-secrets-mpc/mpc/custody"
 )
 
@@ -280,34 +281,35 @@ func signPurpose(body map[string]any) (custody.Purpose, map[string]any, error) {
 	return p, finish, nil
 }
 
-// custodyRefresh replaces the shares of an account with custody, and its policy by the
-// one that was approved, where one is named and its owner agrees.
-func (a *app) custodyRefresh(cmd *cobra.Command, name string, policy policyConsent) (*account, error) {
+// custodyRefresh replaces the shares of an account with custody, and brings a
+// policy where one is named and the owner agrees. It returns that policy, nil for none.
+func (a *app) custodyRefresh(cmd *cobra.Command, name string, policy policyConsent) (*account, *approval.Policy, error) {
 	h, shown, asset, err := a.custodial(cmd, name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer a.leave(h)
 	if identity.Pending(asset) {
-		return nil, &refusal{what: fmt.Sprintf("the custody key of account %q is being replaced, and that is not finished", name),
+		return nil, nil, &refusal{what: fmt.Sprintf("the custody key of account %q is being replaced, and that is not finished", name),
 			advice: "'mpckms identity reset " + h.name + "' with the authenticator that was lost goes on with it."}
 	}
 	t, err := h.task("refresh account "+quote(name), shown, asset, custody.Purpose{Operation: custody.OpRefresh})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	t.purpose.NextCustody = t.key.PublicKey().Bytes()
 	c, err := a.custodian(cmd.Context(), h)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if policy.request != "" {
-		if err := a.agreeToPolicy(cmd.Context(), c, &t, policy); err != nil {
-			return nil, err
+	var next *approval.Policy
+	if policy.any() {
+		if next, err = a.agreeToPolicy(cmd.Context(), c, &t, policy); err != nil {
+			return nil, nil, err
 		}
 	}
 	acc := &account{Name: name}
-	return acc, c.run(cmd.Context(), t, acc)
+	return acc, next, c.run(cmd.Context(), t, acc)
 }
 
 // errNoAccount: by the server's word the account that an asset names is gone.

@@ -136,6 +136,7 @@ the own device's key ('mpckms device factors') need not believe the server.`,
 func (a *app) policySetCommand() *cobra.Command {
 	var f policyFlags
 	var wait waitFor
+	var yes bool
 	cmd := &cobra.Command{
 		Use:   "set NAME --approver NAME [--approver NAME …]",
 		Short: "Set who has to approve the signatures of an account",
@@ -146,9 +147,9 @@ An account without a policy has it at once. The policy of an account that has on
 only by those whom it names: the command prints a request that they approve as they approve
 signatures; --wait shows its code and waits. A policy cannot be taken off an account.
 
-The policy of an account with custody is given when it is made ('mpckms account create'). To
-change it, those whom it names approve, and then the owner agrees:
-'mpckms account refresh NAME --request REQUEST'.`,
+An account with custody gets a policy from its owner only: its first one at once, when whoever
+runs this opens the custody key and agrees to the policy as it is shown; another one after those
+whom the present one names have approved: 'mpckms account refresh NAME --request REQUEST'.`,
 		Example: `  mpckms account policy set gold --approver alice --approver ben --approver carol --quorum 2
   mpckms account policy set gold --approver alice --approver dora --wait`,
 		Args:              accountArg,
@@ -162,6 +163,13 @@ change it, those whom it names approve, and then the owner agrees:
 				return err
 			}
 			what := fmt.Sprintf("set the policy of account %q", args[0])
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			if a.authenticator != "" || a.asHolder(c) { // sessions ask about no other accounts
+				return a.ownerPolicy(cmd, args[0], body, yes)
+			}
 			who, end, err := a.asRequester(cmd, what)
 			if err != nil {
 				return err
@@ -169,7 +177,11 @@ change it, those whom it names approve, and then the owner agrees:
 			defer end()
 			var raw json.RawMessage
 			if err := who.Call(cmd.Context(), keyholder.Write, "accounts/"+args[0]+"/policy", body, &raw); err != nil {
-				return asked(what, err)
+				if err = asked(what, err); needsCustody(err) {
+					a.note("Account %s has custody and no policy yet: its owner brings it.", args[0])
+					return a.ownerPolicy(cmd, args[0], body, yes)
+				}
+				return err
 			}
 			if d := pendingAnswer(raw); d != nil {
 				return a.pending(cmd, who, d, &wait)
@@ -188,6 +200,8 @@ change it, those whom it names approve, and then the owner agrees:
 		},
 	}
 	f.add(a, cmd)
+	a.acceptFlags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "of an account with custody: agree to its first policy without being asked")
 	wait.add(cmd, "the policy is in force, or is its owner's to agree to")
 	return cmd
 }

@@ -85,7 +85,8 @@ brings it into force with the new shares. Without --request the policy stays.`,
 // account has one.
 func (a *app) refreshAccount(cmd *cobra.Command, c *client, name string, policy policyConsent) (*account, error) {
 	if a.asHolder(c) || policy.request != "" {
-		return a.custodyRefresh(cmd, name, policy)
+		acc, _, err := a.custodyRefresh(cmd, name, policy)
+		return acc, err
 	}
 	acc := &account{Name: name}
 	_, err := c.do(cmd.Context(), request{
@@ -94,7 +95,8 @@ func (a *app) refreshAccount(cmd *cobra.Command, c *client, name string, policy 
 		body: struct{}{}, account: name,
 	}, acc)
 	if needsCustody(err) {
-		return a.custodyRefresh(cmd, name, policy)
+		acc, _, err := a.custodyRefresh(cmd, name, policy)
+		return acc, err
 	}
 	if err != nil {
 		return nil, err
