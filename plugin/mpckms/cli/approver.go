@@ -73,13 +73,6 @@ func approverArg(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (a *app) approverNames(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.names(cmd.Context(), "approvers", typed), cobra.ShellCompDirectiveNoFileComp
-}
-
 func (a *app) approverListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
@@ -134,7 +127,7 @@ func (a *app) approverShowCommand() *cobra.Command {
 		Short:             "Show an approver and the factors it has",
 		Example:           `  mpckms approver show alice`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -200,6 +193,7 @@ of a machine for example. An approver with an --identity may log in as it for a 
 		},
 	}
 	cmd.Flags().StringVar(&of, "identity", "", "the identity of this mount that the approver is")
+	a.completeFlag(cmd, "identity", a.identityNames)
 	cmd.Flags().StringArrayVar(&entities, "entity-id", nil, "a Vault entity of the same person; may be repeated")
 	cmd.Flags().BoolVar(&noEntity, "no-entity", false, "the approver has no Vault entity")
 	return cmd
@@ -218,7 +212,7 @@ checks these codes, and no node can: policies say how many factors nodes have to
   mpckms approver totp alice --confirm 123456
   mpckms approver totp alice --delete`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -273,7 +267,7 @@ go on as they are; the answer names the accounts that need a change of policy.`,
 		Example: `  mpckms approver delete alice --key-id 5f0e…9a
   mpckms approver delete alice`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {

@@ -64,8 +64,9 @@ that only your authenticator opens. 'secret show --offline' then needs no server
 Who steals the device's storage can try passwords on it as fast as Argon2id lets him.
 Authenticators whose secret the server keeps a part of (a third party's account, a phone)
 cannot be bound.`,
-		Example: `  mpckms device bind acme --label "Ada's laptop"`,
-		Args:    identityArg,
+		Example:           `  mpckms device bind acme --label "Ada's laptop"`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, home, err := a.logIn(cmd, args[0])
 			if err != nil {
@@ -222,8 +223,9 @@ func (a *app) deviceSyncCommand() *cobra.Command {
 		Short: "Fetch what has changed; forget the keys if the device was revoked",
 		Long: `Fetch what has changed since the device was bound, or synced last. A device that was
 revoked, whose authenticator was reported lost or has no grant any more, forgets its keys.`,
-		Example: `  mpckms device sync acme`,
-		Args:    identityArg,
+		Example:           `  mpckms device sync acme`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, b, err := a.bound(args[0])
 			if err != nil {
@@ -307,7 +309,8 @@ func (a *app) deviceUnbindCommand() *cobra.Command {
 		Short: "Remove an identity's keys from this device",
 		Example: `  mpckms device unbind acme
   mpckms device unbind acme --local`,
-		Args: identityArg,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, b, err := a.bound(args[0])
 			if err != nil {

@@ -240,7 +240,8 @@ func (a *app) requestShowCommand() *cobra.Command {
 		Short: "Show a request, who has approved it and with what",
 		Example: `  mpckms request show 5f0e…9a
   mpckms request show 5f0e…9a -o json`,
-		Args: requestArg,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			who, end, err := a.asRequester(cmd, "show the request")
 			if err != nil {
@@ -286,7 +287,8 @@ with 'mpckms sign', the same input and --request or --request-id. One that is he
 its account was frozen when it was approved, goes on the same way once that is over.`,
 		Example: `  mpckms request wait 5f0e…9a
   mpckms request wait 5f0e…9a --timeout 1h -o json`,
-		Args: requestArg,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
 				return usagef(cmd, "--timeout must be longer than 0")
@@ -364,10 +366,11 @@ func requestEnd(d *requestDoc) error {
 
 func (a *app) requestCancelCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "cancel REQUEST",
-		Short:   "End a request that nobody has to answer any more",
-		Example: `  mpckms request cancel 5f0e…9a`,
-		Args:    requestArg,
+		Use:               "cancel REQUEST",
+		Short:             "End a request that nobody has to answer any more",
+		Example:           `  mpckms request cancel 5f0e…9a`,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := "cancel the request"
 			who, end, err := a.asRequester(cmd, what)

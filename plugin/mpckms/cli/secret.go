@@ -48,7 +48,8 @@ otherwise.`,
 		Example: `  mpckms secret put acme/dns --role web
   mpckms secret put acme/router --key admin-password --role web --role ops --file - < password
   mpckms secret put acme/router --key api-token --role web --file token`,
-		Args: assetArg,
+		Args:              assetArg,
+		ValidArgsFunction: a.completeAssets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, asset, err := assetName(cmd, args[0])
 			if err != nil {
@@ -223,7 +224,8 @@ server; it is as old as the last 'device sync'.`,
 		Example: `  mpckms secret show acme/dns
   mpckms secret show acme/router --key api-token --out token
   mpckms secret show acme/dns --offline`,
-		Args: assetArg,
+		Args:              assetArg,
+		ValidArgsFunction: a.completeAssets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, asset, err := assetName(cmd, args[0])
 			if err != nil {
@@ -331,10 +333,11 @@ type secretListDoc struct {
 
 func (a *app) secretListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "list IDENTITY",
-		Short:   "List the assets of an identity, and which open for you",
-		Example: `  mpckms secret list acme`,
-		Args:    identityArg,
+		Use:               "list IDENTITY",
+		Short:             "List the assets of an identity, and which open for you",
+		Example:           `  mpckms secret list acme`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := a.enter(cmd, args[0])
 			if err != nil {
@@ -379,8 +382,9 @@ func (a *app) secretDeleteCommand() *cobra.Command {
 		Short: "Delete an asset, for good",
 		Long: `Delete an asset with all of its keys. It is refused for the custody key of an account
 that exists.`,
-		Example: `  mpckms secret delete acme/dns --confirm acme/dns`,
-		Args:    assetArg,
+		Example:           `  mpckms secret delete acme/dns --confirm acme/dns`,
+		Args:              assetArg,
+		ValidArgsFunction: a.completeAssets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if confirm != args[0] {
 				return usagef(cmd, "give the asset's name, IDENTITY/ASSET, once more with --confirm: nothing was deleted")
