@@ -36,14 +36,7 @@ type Home struct{ dir string }
 // OpenHome uses the folder, which is made if need be; an empty path stands for
 // mpckms below the user's configuration folder.
 func OpenHome(dir string) (*Home, error) {
-	if dir == "" {
-		base, err := os.UserConfigDir()
-		if err != nil {
-			return nil, fmt.Errorf("there is no folder for what mpckms remembers: give one with --home: %w", err)
-		}
-		dir = filepath.Join(base, "mpckms")
-	}
-	dir, err := filepath.Abs(dir)
+	dir, err := homeDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +57,27 @@ func OpenHome(dir string) (*Home, error) {
 		}
 	}
 	return h, nil
+}
+
+// HomeExists reports whether OpenHome would find a folder, and makes none.
+func HomeExists(dir string) bool {
+	dir, err := homeDir(dir)
+	if err != nil {
+		return false
+	}
+	info, err := os.Stat(dir)
+	return err == nil && info.IsDir()
+}
+
+func homeDir(dir string) (string, error) {
+	if dir == "" {
+		base, err := os.UserConfigDir()
+		if err != nil {
+			return "", fmt.Errorf("there is no folder for what mpckms remembers: give one with --home: %w", err)
+		}
+		dir = filepath.Join(base, "mpckms")
+	}
+	return filepath.Abs(dir)
 }
 
 // Dir is where the home is.

@@ -93,6 +93,9 @@ then logs in, besides using the Vault token; run again after an error, it goes o
 	flags.StringVar(&refreshPeriod, "refresh-period", "", "time between share refreshes, such as 10m (default: the mount's)")
 	flags.StringArrayVar(&metadata, "metadata", nil, "a note as key=value; may be repeated")
 	flags.StringVar(&custodyIn, "custody", "", "sign only with a custody key, made now and stored as IDENTITY/ASSET")
+	completeBy(cmd, "custody", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return a.assetsOf(cmd.Context(), typed)
+	})
 	flags.StringArrayVar(&roles, "role", nil, "with --custody: a role that may use the key; may be repeated")
 	policy.add(a, cmd)
 	flags.BoolVar(&a.acceptNodes, "accept-nodes", false, acceptNodesUsage)

@@ -31,9 +31,7 @@ func (f *policyFlags) add(a *app, cmd *cobra.Command) {
 	flags.IntVar(&f.factors, "factors", 0, "different kinds of factors that each approver uses, 2 or more (default 2)")
 	flags.IntVar(&f.signature, "signature-factors", 0, "how many of these nodes verify themselves (default 1; 2 with nodes on other hosts)")
 	flags.DurationVar(&f.expiry, "request-expiry", 0, "how long a request waits for approvals (default 10m)")
-	completeBy(cmd, "approver", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		return a.approverNames(cmd, nil, typed)
-	})
+	a.completeFlag(cmd, "approver", a.approvers)
 }
 
 // put adds what was given to a request.

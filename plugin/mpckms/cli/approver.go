@@ -73,13 +73,6 @@ func approverArg(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (a *app) approverNames(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.names(cmd.Context(), "approvers", typed), cobra.ShellCompDirectiveNoFileComp
-}
-
 func (a *app) approverListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
@@ -134,7 +127,7 @@ func (a *app) approverShowCommand() *cobra.Command {
 		Short:             "Show an approver and the factors it has",
 		Example:           `  mpckms approver show alice`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -200,66 +193,9 @@ of a machine for example. An approver with an --identity may log in as it for a 
 		},
 	}
 	cmd.Flags().StringVar(&of, "identity", "", "the identity of this mount that the approver is")
+	a.completeFlag(cmd, "identity", a.identityNames)
 	cmd.Flags().StringArrayVar(&entities, "entity-id", nil, "a Vault entity of the same person; may be repeated")
 	cmd.Flags().BoolVar(&noEntity, "no-entity", false, "the approver has no Vault entity")
-	return cmd
-}
-
-func (a *app) approverTOTPCommand() *cobra.Command {
-	var confirm string
-	var remove bool
-	cmd := &cobra.Command{
-		Use:   "totp NAME [--confirm CODE | --delete]",
-		Short: "Give an approver one-time codes (TOTP)",
-		Long: `Make a secret for one-time codes (RFC 6238) and print it, once, as the address that
-authenticator apps take. It counts after a code of it was given with --confirm. The engine
-checks these codes, and no node can: policies say how many factors nodes have to verify.`,
-		Example: `  mpckms approver totp alice
-  mpckms approver totp alice --confirm 123456
-  mpckms approver totp alice --delete`,
-		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.connect()
-			if err != nil {
-				return err
-			}
-			path := "approvers/" + args[0] + "/totp"
-			req := request{what: fmt.Sprintf("change the one-time codes of approver %q", args[0]), capability: capUpdate, path: path, body: map[string]any{}}
-			switch {
-			case remove:
-				req.capability, req.body = capDelete, nil
-			case confirm != "":
-				req.path, req.body = path+"/confirm", map[string]any{"code": confirm}
-			}
-			doc := struct {
-				Approver  string `json:"approver"`
-				Confirmed bool   `json:"confirmed"`
-				Deleted   bool   `json:"deleted,omitempty"`
-				URL       string `json:"url,omitempty"`
-				Secret    string `json:"secret,omitempty"`
-			}{Approver: args[0]}
-			if _, err := c.do(cmd.Context(), req, &doc); err != nil {
-				return err
-			}
-			doc.Approver, doc.Deleted, doc.Confirmed = args[0], remove, confirm != ""
-			return a.print(doc, func(t *text) {
-				switch {
-				case remove:
-					t.line("Approver " + doc.Approver + " has no one-time codes any more. Policies that count on them need a change.")
-				case doc.Confirmed:
-					t.line("One-time codes of approver " + doc.Approver + " are confirmed. They count once an account's policy has them.")
-				default:
-					t.pairs("", "Approver", doc.Approver, "Address", doc.URL, "Secret", doc.Secret)
-					t.blank()
-					t.line("It is shown once. Enter it into an authenticator app, then: mpckms approver totp " + doc.Approver + " --confirm CODE")
-				}
-			})
-		},
-	}
-	cmd.Flags().StringVar(&confirm, "confirm", "", "a code of the app, which shows that it has the secret")
-	cmd.Flags().BoolVar(&remove, "delete", false, "end the one-time codes")
-	cmd.MarkFlagsMutuallyExclusive("confirm", "delete")
 	return cmd
 }
 
@@ -273,7 +209,7 @@ go on as they are; the answer names the accounts that need a change of policy.`,
 		Example: `  mpckms approver delete alice --key-id 5f0e…9a
   mpckms approver delete alice`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {

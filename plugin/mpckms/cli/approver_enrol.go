@@ -38,7 +38,7 @@ open it, that is where config/ui has a public_url. Who photographs the screen ha
   mpckms approver enrol alice --label laptop --ttl 5m -o json
   mpckms approver enrol alice --label phone --qr=false`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -145,7 +145,7 @@ the command logs in with --authenticator, or one that is known here.`,
 		Example: `  mpckms approver confirm alice --code 1234-5678
   mpckms approver confirm ben --code 8765-4321 --authenticator ben`,
 		Args:              approverArg,
-		ValidArgsFunction: a.approverNames,
+		ValidArgsFunction: a.completeNames(a.approvers),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if code == "" {
 				return usagef(cmd, "give --code, as the device shows it")

@@ -60,7 +60,8 @@ keys still open. There, 'mpckms identity reset' replaces the keys.`,
   mpckms authenticator change ada --keep --ask "Name of the first pet?"
   mpckms authenticator change ada-key --key-file /media/usb/ada-2.key
   mpckms authenticator change ada-card --module card --token "pkcs11:token=Ada%202;id=%01"`,
-		Args: authenticatorArg,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			doc, err := a.changeAuthenticator(cmd, args[0], &f)
 			if err != nil {

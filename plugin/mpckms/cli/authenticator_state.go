@@ -115,10 +115,11 @@ func (d *authenticatorsDoc) write(t *text) {
 
 func (a *app) authenticatorShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "show NAME",
-		Short:   "Show an authenticator, what it opens and the devices bound with it",
-		Example: `  mpckms authenticator show ada`,
-		Args:    authenticatorArg,
+		Use:               "show NAME",
+		Short:             "Show an authenticator, what it opens and the devices bound with it",
+		Example:           `  mpckms authenticator show ada`,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.authenticatorState(cmd, args[0], "show", "", nil)
 		},
@@ -133,8 +134,9 @@ func (a *app) authenticatorLostCommand() *cobra.Command {
 		Long: `Report an authenticator lost. Nobody logs in with it from now on, its sessions end, and
 devices bound with it learn it at their next contact. What somebody copied before stays
 copied: 'mpckms identity reset' replaces every key that it opened.`,
-		Example: `  mpckms authenticator lost ada-card --reason "left in a train"`,
-		Args:    authenticatorArg,
+		Example:           `  mpckms authenticator lost ada-card --reason "left in a train"`,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.authenticatorState(cmd, args[0], "report the loss of", "lost", map[string]any{"reason": reason})
 		},
@@ -145,10 +147,11 @@ copied: 'mpckms identity reset' replaces every key that it opened.`,
 
 func (a *app) authenticatorFoundCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "found NAME",
-		Short:   "Take back the report that an authenticator is lost",
-		Example: `  mpckms authenticator found ada-card`,
-		Args:    authenticatorArg,
+		Use:               "found NAME",
+		Short:             "Take back the report that an authenticator is lost",
+		Example:           `  mpckms authenticator found ada-card`,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.authenticatorState(cmd, args[0], "take back the loss of", "found", nil)
 		},
@@ -161,8 +164,9 @@ func (a *app) authenticatorUnlockCommand() *cobra.Command {
 		Short: "Let an authenticator be tried again after too many wrong tries",
 		Long: `Let an authenticator be tried again before its lock ends by itself. Ask its owner first
 whether the wrong tries were his.`,
-		Example: `  mpckms authenticator unlock ada`,
-		Args:    authenticatorArg,
+		Example:           `  mpckms authenticator unlock ada`,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.authenticatorState(cmd, args[0], "unlock", "unlock", nil)
 		},
@@ -199,8 +203,9 @@ func (a *app) authenticatorDeleteCommand() *cobra.Command {
 		Long: `Delete an authenticator from the server, and what is known of it here: for kind device also
 its secret in the keyring. A key file or token is left alone. While an identity grants it a
 level it is not deleted: 'mpckms identity revoke' takes the level away.`,
-		Example: `  mpckms authenticator delete ada-old`,
-		Args:    authenticatorArg,
+		Example:           `  mpckms authenticator delete ada-old`,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, err := a.home()
 			if err != nil {
@@ -228,8 +233,9 @@ func (a *app) authenticatorForgetCommand() *cobra.Command {
 		Long: `Forget here how an authenticator is used. The server keeps it, and it can be made known
 again with 'mpckms login --authenticator NAME --kind KIND'; but the secret of kind device is
 nowhere else and is gone then.`,
-		Example: `  mpckms authenticator forget ada-old`,
-		Args:    authenticatorArg,
+		Example:           `  mpckms authenticator forget ada-old`,
+		Args:              authenticatorArg,
+		ValidArgsFunction: a.completeNames(a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			home, err := a.home()
 			if err != nil {

@@ -25,6 +25,7 @@ func (a *app) holderFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.homeDir, "home", os.Getenv(envHome), "folder of what this user's mpckms remembers: authenticators, the newest state of identities, devices (env "+envHome+"; default: mpckms in your configuration folder)")
 	flags.StringVar(&a.authenticator, "authenticator", "", "authenticator to log in with (default: the known one, or you are asked)")
+	a.completeFlag(root, "authenticator", a.authenticatorNames)
 	flags.StringVar(&a.files.passphrase, "passphrase-file", "", "read the password from the first line of this file instead of the terminal")
 	flags.StringVar(&a.files.pin, "pin-file", "", "read the PIN of a third-party account or phone from the first line of this file")
 	flags.StringVar(&a.files.answer, "answer-file", "", "read the answer to an authenticator's question from the first line of this file")

@@ -54,12 +54,7 @@ read; it changes nothing about what opens. It takes the owner role.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) == 1 {
-				return identityKinds, cobra.ShellCompDirectiveNoFileComp
-			}
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		},
+		ValidArgsFunction: a.completeNames(a.identityNames, func(context.Context, string) []string { return identityKinds }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd, args[0], "change the kind of identity "+quote(args[0]), false, only(identity.SetKind{Kind: identity.Kind(args[1])}))
 		},
@@ -73,8 +68,9 @@ func (a *app) roleAddCommand() *cobra.Command {
 		Long: `Add a role to an identity: a key pair of its own, which assets can be for. The
 level of the authenticator that adds it opens it from then on; other levels get it with
 'identity level set'.`,
-		Example: `  mpckms identity role add acme payroll`,
-		Args:    namesArg("identity", "role"),
+		Example:           `  mpckms identity role add acme payroll`,
+		Args:              namesArg("identity", "role"),
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd, args[0], "add role "+quote(args[1]), false, only(identity.AddRole{Name: args[1]}))
 		},
@@ -87,8 +83,9 @@ func (a *app) roleRemoveCommand() *cobra.Command {
 		Short: "Remove a role that no asset is for",
 		Long: `Remove a role from the identity and from every level. It is refused while an
 asset is for the role: move the asset to other roles, or delete it, first.`,
-		Example: `  mpckms identity role remove acme payroll`,
-		Args:    namesArg("identity", "role"),
+		Example:           `  mpckms identity role remove acme payroll`,
+		Args:              namesArg("identity", "role"),
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd, args[0], "remove role "+quote(args[1]), false, func(h *holder) ([]identity.Change, error) {
 				return removeRole(h.opened.Manifest, args[1])
@@ -127,7 +124,8 @@ level get the keys of roles that are added. They lose what is taken away only as
 as they have not copied it: after a loss use 'identity reset'.`,
 		Example: `  mpckms identity level set acme staff --role web --role mail
   mpckms identity level set acme visitors --role web --server-trusting`,
-		Args: namesArg("identity", "level"),
+		Args:              namesArg("identity", "level"),
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l := identity.Level{Name: args[1], Roles: slices.Compact(slices.Sorted(slices.Values(roles))), ServerTrusting: trusting}
 			if len(roles) == 0 {
@@ -146,10 +144,11 @@ as they have not copied it: after a loss use 'identity reset'.`,
 
 func (a *app) levelRemoveCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "remove IDENTITY LEVEL",
-		Short:   "Remove a level that no authenticator has",
-		Example: `  mpckms identity level remove acme visitors`,
-		Args:    namesArg("identity", "level"),
+		Use:               "remove IDENTITY LEVEL",
+		Short:             "Remove a level that no authenticator has",
+		Example:           `  mpckms identity level remove acme visitors`,
+		Args:              namesArg("identity", "level"),
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd, args[0], "remove level "+quote(args[1]), false, only(identity.RemoveLevel{Name: args[1]}))
 		},
@@ -167,8 +166,9 @@ then on; what it has copied before it can still decrypt. Where that matters, use
 
 A grant that is the last to open a role stays, unless --force says that what only
 this role may use is to be lost.`,
-		Example: `  mpckms identity revoke acme ben`,
-		Args:    namesArg("identity", "authenticator"),
+		Example:           `  mpckms identity revoke acme ben`,
+		Args:              namesArg("identity", "authenticator"),
+		ValidArgsFunction: a.completeNames(a.identityNames, a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd, args[0], "revoke the grant of "+quote(args[1]), force, func(h *holder) ([]identity.Change, error) {
 				g := grantOf(h.opened.Manifest, args[1])
@@ -186,63 +186,6 @@ this role may use is to be lost.`,
 func noGrant(name, authenticator string) error {
 	return &refusal{what: fmt.Sprintf("authenticator %q has no grant in identity %q", authenticator, name),
 		advice: "'mpckms identity show " + name + "' lists who has one."}
-}
-
-func (a *app) identityResetCommand() *cobra.Command {
-	var lost, roles []string
-	cmd := &cobra.Command{
-		Use:   "reset IDENTITY --lost AUTHENTICATOR... [--role ROLE]...",
-		Short: "Replace all keys that a lost authenticator could open",
-		Long: `Take an authenticator's grant away and replace everything that it opened: the
-keys of its roles, the encryption of their assets, and the custody keys of their
-accounts, whose shares are refreshed and sealed to the new ones. It is for an
-authenticator that was lost or stolen, and for somebody who leaves.
-
-Where several were lost at once, name all of them in one command: keys that are
-replaced are sealed to everybody who stays. --role replaces the keys of a role that
-nobody lost, for example after 'identity revoke'.
-
-It needs another authenticator that opens the same roles and the owner role. It can be
-interrupted at any point: run it again, and it goes on.
-
-The roles are those of its level as it is now. Where it had another level before, or
-where its grant was revoked already, name the roles that it opened then with --role. Who
-had an authenticator that opens the owner role may have granted others something: look
-at the list of those that is shown.
-
-What the authenticator could read, it may have read. The command ends with the list of
-these secrets: change them where they are used.`,
-		Example: `  mpckms identity reset acme --lost ada --authenticator ada-key
-  mpckms identity reset acme --lost ada --lost ada-phone --authenticator ada-key
-  mpckms identity reset acme --role payroll`,
-		Args: identityArg,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(lost)+len(roles) == 0 {
-				return usagef(cmd, "--lost names the authenticator that was lost, or --role a role")
-			}
-			for _, name := range lost {
-				if err := checkName("authenticator", name); err != nil {
-					return usagef(cmd, "--lost names the authenticator: %v", err)
-				}
-			}
-			if err := checkRoles(roles); err != nil {
-				return usagef(cmd, "--role: %v", err)
-			}
-			h, err := a.enter(cmd, args[0])
-			if err != nil {
-				return err
-			}
-			defer a.leave(h)
-			r := &resetting{holder: h, custody: &accountReplacer{a, h}, roles: roles}
-			if err := r.run(cmd.Context(), lost...); err != nil {
-				return err
-			}
-			return a.print(r.doc, r.doc.write)
-		},
-	}
-	cmd.Flags().StringArrayVar(&lost, "lost", nil, "an authenticator that was lost; may be repeated")
-	cmd.Flags().StringArrayVar(&roles, "role", nil, "another role that is to have new keys, such as one that it opened once; may be repeated")
-	return cmd
 }
 
 func (doc resetDoc) write(t *text) {

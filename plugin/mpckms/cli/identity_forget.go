@@ -21,11 +21,12 @@ server is changed.`
 
 func (a *app) identityForgetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "forget IDENTITY",
-		Short:   "Forget the state of an identity that this home has seen",
-		Long:    "Forget which state of an identity, and of its assets, this home has seen." + "\n" + forgetLong,
-		Example: `  mpckms identity forget acme`,
-		Args:    identityArg,
+		Use:               "forget IDENTITY",
+		Short:             "Forget the state of an identity that this home has seen",
+		Long:              "Forget which state of an identity, and of its assets, this home has seen." + "\n" + forgetLong,
+		Example:           `  mpckms identity forget acme`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(_ *cobra.Command, args []string) error {
 			home, err := a.home()
 			if err == nil {
@@ -41,11 +42,12 @@ func (a *app) identityForgetCommand() *cobra.Command {
 
 func (a *app) secretForgetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "forget IDENTITY/ASSET",
-		Short:   "Forget the state of an asset that this home has seen",
-		Long:    "Forget which state of an asset this home has seen." + "\n" + forgetLong,
-		Example: `  mpckms secret forget acme/dns`,
-		Args:    assetArg,
+		Use:               "forget IDENTITY/ASSET",
+		Short:             "Forget the state of an asset that this home has seen",
+		Long:              "Forget which state of an asset this home has seen." + "\n" + forgetLong,
+		Example:           `  mpckms secret forget acme/dns`,
+		Args:              assetArg,
+		ValidArgsFunction: a.completeAssets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, asset, err := assetName(cmd, args[0])
 			if err != nil {

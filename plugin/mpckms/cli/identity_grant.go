@@ -29,7 +29,8 @@ to be said again; --fingerprint is compared with the key that it has. Reading th
 key of one that has no grant needs a Vault token.`,
 		Example: `  mpckms identity grant acme ben --level staff --fingerprint "925c 441c 5028 8cb5 e8f9 3f35 8e2d cd7a"
   mpckms identity grant acme ben-phone --level visitors --yes`,
-		Args: namesArg("identity", "authenticator"),
+		Args:              namesArg("identity", "authenticator"),
+		ValidArgsFunction: a.completeNames(a.identityNames, a.authenticatorNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if level == "" {
 				return usagef(cmd, "give --level, what the authenticator is to open: 'mpckms identity show %s' lists the levels", args[0])

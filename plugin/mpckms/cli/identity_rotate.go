@@ -39,7 +39,8 @@ any point: run it again, and it goes on. What it finds unfinished it finishes as
 with new custody keys. The owner role can have new keys 255 times. After a loss use 'identity reset', which takes the grant away too.`,
 		Example: `  mpckms identity rotate acme
   mpckms identity rotate acme --role treasury --custody`,
-		Args: identityArg,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkRoles(roles); err != nil {
 				return usagef(cmd, "--role: %v", err)

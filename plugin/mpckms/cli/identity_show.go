@@ -58,7 +58,8 @@ home has seen before; state and assets are what the server says.
 It takes a Vault token if there is one, and logs in otherwise.`,
 		Example: `  mpckms identity show acme
   mpckms identity show acme -o json`,
-		Args: identityArg,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect()
 			if err != nil {
@@ -134,8 +135,9 @@ func (a *app) identityDeleteCommand() *cobra.Command {
 It is refused while an account needs one of its custody keys. It needs a Vault token.
 
 Where the server has no such identity, what this home knows of it is forgotten.`,
-		Example: `  mpckms identity delete old-persona --confirm old-persona`,
-		Args:    identityArg,
+		Example:           `  mpckms identity delete old-persona --confirm old-persona`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
 			if confirm != name {
@@ -181,8 +183,9 @@ custody key it holds. Nothing is lost by it.
 
 It takes a Vault token if there is one, and logs in otherwise, with an authenticator that
 opens the owner role.`,
-		Example: `  mpckms identity freeze acme --reason "a laptop was stolen"`,
-		Args:    identityArg,
+		Example:           `  mpckms identity freeze acme --reason "a laptop was stolen"`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body := map[string]any{}
 			if reason != "" {
@@ -197,10 +200,11 @@ opens the owner role.`,
 
 func (a *app) identityUnfreezeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "unfreeze IDENTITY",
-		Short:   "Let a frozen identity be opened again",
-		Example: `  mpckms identity unfreeze acme`,
-		Args:    identityArg,
+		Use:               "unfreeze IDENTITY",
+		Short:             "Let a frozen identity be opened again",
+		Example:           `  mpckms identity unfreeze acme`,
+		Args:              identityArg,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.freezing(cmd, args[0], "unfreeze", map[string]any{})
 		},

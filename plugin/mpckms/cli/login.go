@@ -58,7 +58,8 @@ authenticator that was made elsewhere is made known here by saying how it is use
 		Example: `  mpckms login
   mpckms login acme --authenticator ada
   mpckms login --authenticator ada-card --kind certificate --module card --token "pkcs11:token=Ada;id=%01"`,
-		Args: cobra.ArbitraryArgs,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: a.completeNames(a.identityNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			only := ""
 			switch {

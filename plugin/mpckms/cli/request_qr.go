@@ -80,7 +80,8 @@ there is no terminal. The link is good for two periods.`,
 		Example: `  mpckms request qr 5f0e…9a
   mpckms request qr 5f0e…9a --once
   mpckms request qr 5f0e…9a --link`,
-		Args: requestArg,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out, width := a.codeTerminal()
 			if out == nil && !once && !link {
