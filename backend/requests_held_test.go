@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -343,5 +344,30 @@ func TestRequestOfFrozenOwner(t *testing.T) {
 		if v := g.must(asUpdate, "verify/carol", map[string]any{"input": helloBase64, "signature": signed["signature"]}); v["valid"] != true {
 			t.Error("the signature is not valid")
 		}
+	}
+}
+
+// TestRequestAskedForWhileBusy: what is added while an attempt ends, as a request that
+// was held just now is when its requester asks again, is not lost; what has ended is.
+func TestRequestAskedForWhileBusy(t *testing.T) {
+	u := newRequestQueue(&approvalRequests{cfg: requestsConfig{Go: func(func(context.Context)) bool { return true }}})
+	begun := func(id string) bool {
+		ids, _ := u.take()
+		return slices.Contains(ids, id)
+	}
+	u.add("a")
+	if !begun("a") || begun("a") {
+		t.Fatal("it is not begun once")
+	}
+	u.add("a")
+	u.ended("a", nil)
+	if !begun("a") {
+		t.Fatal("it is lost")
+	}
+	u.add("a")
+	u.drop("a") // it has ended meanwhile
+	u.ended("a", nil)
+	if begun("a") || len(u.due) > 0 {
+		t.Error("what has ended is done again")
 	}
 }

@@ -40,8 +40,11 @@ type requestQueue struct {
 type attempt struct {
 	next time.Time // by the process's clock
 	busy bool
-	n    int
-	last string // why it did not work the last time
+	// again: it was added once more while it was busy, as a request that had just been
+	// held is when its requester asks again. Then the attempt's end is not the last word.
+	again bool
+	n     int
+	last  string // why it did not work the last time
 }
 
 func newRequestQueue(q *approvalRequests) *requestQueue {
@@ -52,7 +55,9 @@ func newRequestQueue(q *approvalRequests) *requestQueue {
 func (u *requestQueue) add(id string) {
 	u.mu.Lock()
 	start := false
-	if u.due[id] == nil {
+	if a := u.due[id]; a != nil {
+		a.again = a.busy
+	} else {
 		u.due[id] = &attempt{next: time.Now()}
 		start = !u.running
 		u.running = true
@@ -74,7 +79,9 @@ func (u *requestQueue) add(id string) {
 func (u *requestQueue) drop(id string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if a := u.due[id]; a != nil && !a.busy {
+	if a := u.due[id]; a != nil && a.busy {
+		a.again = false
+	} else {
 		delete(u.due, id)
 	}
 }
@@ -143,10 +150,13 @@ func (u *requestQueue) take() (ids []string, pause time.Duration) {
 func (u *requestQueue) ended(id string, err error) {
 	u.mu.Lock()
 	a := u.due[id]
-	if err == nil || a == nil {
+	switch {
+	case a != nil && err == nil && a.again:
+		*a = attempt{next: time.Now()}
+	case err == nil || a == nil:
 		delete(u.due, id)
-	} else {
-		a.busy, a.last = false, err.Error()
+	default:
+		a.busy, a.again, a.last = false, false, err.Error()
 		a.next = time.Now().Add(min(u.requests.cfg.Backoff<<min(a.n, 16), maxRequestBackoff))
 		a.n++
 	}

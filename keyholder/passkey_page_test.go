@@ -294,6 +294,51 @@ func TestPasskeyPageRefusesOtherUsers(t *testing.T) {
 	}
 }
 
+// TestPasskeyPageIsKnown: the page asks again for its task before it asks for a passkey
+// and before it sends what that gave, and goes on if the challenge is the same. So that
+// is the same each time, and nobody else's, such as who has the port afterwards.
+func TestPasskeyPageIsKnown(t *testing.T) {
+	seen := map[string]bool{}
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		p, _, await := served(t, ctx, time.Minute)
+		var first passkeyTask
+		for i := range 3 {
+			raw, err := fetch(p.address() + "task")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var task passkeyTask
+			if err := json.Unmarshal(raw, &task); err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				first = task
+			}
+			if len(task.UseChallenge) != 32 || !bytes.Equal(task.UseChallenge, first.UseChallenge) {
+				t.Errorf("challenge %x, at first %x", task.UseChallenge, first.UseChallenge)
+			}
+		}
+		if seen[string(first.UseChallenge)] {
+			t.Error("two pages have one challenge")
+		}
+		seen[string(first.UseChallenge)] = true
+		cancel()
+		if _, err := await(); err == nil {
+			t.Error("an answer out of nothing")
+		}
+		if _, err := fetch(p.address() + "task"); err == nil {
+			t.Error("it is told after the end")
+		}
+	}
+	script, _, _ := passkeyFile("page.js")
+	for _, f := range []string{"async function make(task) {", "async function use(task, id) {", "async function send(task, answer) {"} {
+		if !bytes.Contains(script, []byte(f+"\n  await there(task);\n")) {
+			t.Errorf("the page does not look in %q whether mpckms is there", f)
+		}
+	}
+}
+
 // TestPasskeyPageHasALimit: nobody waits for ever.
 func TestPasskeyPageHasALimit(t *testing.T) {
 	p, _, await := served(t, t.Context(), time.Millisecond)

@@ -48,8 +48,17 @@ class Failed extends Error {
   }
 }
 
+// there makes sure that mpckms still waits. Once it has ended, its port is anybody's on
+// this computer, and this page would ask for the passkey and send its secret to whoever
+// has it. Nobody else was told the challenge.
+async function there(task) {
+  const now = await fetch("task").then((r) => (r.ok ? r.json() : undefined)).catch(() => undefined);
+  if (now?.use_challenge !== task.use_challenge) throw new Failed("over");
+}
+
 // make makes the passkey.
 async function make(task) {
+  await there(task);
   const c = await navigator.credentials.create({
     publicKey: {
       rp: { id: task.site, name: "mpckms" },
@@ -72,6 +81,7 @@ async function make(task) {
 
 // use has the passkey sign, and its PRF give its output.
 async function use(task, id) {
+  await there(task);
   const c = await navigator.credentials.get({
     publicKey: {
       challenge: unbase64(task.use_challenge),
@@ -115,7 +125,8 @@ function inWords(name) {
   return `Your browser failed with ${tried}.`;
 }
 
-async function send(answer) {
+async function send(task, answer) {
+  await there(task);
   const r = await fetch("answer", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(answer) });
   if (!r.ok) throw new Failed("not taken");
 }
@@ -159,7 +170,7 @@ async function main() {
   }
   $("steps").hidden = true;
   try {
-    await send(answer);
+    await send(task, answer);
   } catch {
     return show({ title: "mpckms was not there", text: "What the browser gave was not taken: mpckms has ended, or had an answer already. Run it again.", end: "end" });
   }

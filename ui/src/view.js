@@ -16,11 +16,13 @@ export function h(tag, props, ...children) {
 }
 
 // plain makes visible what would otherwise hide in a text or turn it around: control
-// and format characters, those of unknown meaning, letters that are drawn as nothing,
-// and line separators. Line feeds and tabs stay where lines says so.
+// and format characters, those of unknown meaning, what is drawn as nothing (Unicode's
+// Default_Ignorable_Code_Point, with 256 variation selectors, which can carry any bytes;
+// the blank Braille pattern), and line separators. How an emoji is drawn may be said
+// behind it. Line feeds and tabs stay where lines says so.
 export function plain(s, lines = false) {
-  return String(s).replace(/[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]/gu, (c) =>
-    lines && (c === "\n" || c === "\t") ? c : `\\u{${c.codePointAt(0).toString(16)}}`);
+  return String(s).replace(/(\p{Extended_Pictographic}\ufe0f)|[\p{C}\p{DI}\p{Zl}\p{Zp}\u2800]/gu, (c, emoji) =>
+    emoji || (lines && (c === "\n" || c === "\t")) ? c : `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
 // said is a name that somebody else chose, kept apart from the text around it.
