@@ -78,12 +78,25 @@ func readable(b []byte, cut bool) (string, bool) {
 	if len(b) == 0 || !utf8.Valid(b) {
 		return "", false
 	}
+	before := rune(0)
 	for _, r := range string(b) {
-		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+		if r != '\n' && r != '\t' && !visible(before, r) {
 			return "", false
 		}
+		before = r
 	}
 	return string(b), true
+}
+
+// visible reports whether r draws something, after before: not what Unicode lets
+// programs ignore, such as its 256 variation selectors, which can carry any bytes, nor
+// the blank Braille pattern. How a symbol is drawn may be said behind it.
+func visible(before, r rune) bool {
+	const asEmoji, blankBraille = '\ufe0f', '\u2800'
+	if r == asEmoji {
+		return unicode.Is(unicode.So, before)
+	}
+	return unicode.IsPrint(r) && r != blankBraille && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // typedData lists the values of typed data. SigningInput has accepted it before: it

@@ -41,14 +41,13 @@ type custodyOp struct {
 	pool    uint64   // of a refresh: poolFit.begin, before its nodes were chosen
 	begun   time.Time
 	expires time.Time
+	bytes   int  // what it counts for maxCustodyBytes; policies and approvals change until the end
 	taken   bool // guarded by custodyOps.mu
 }
 
 func newCustodyOps(now func() time.Time) *custodyOps {
 	return &custodyOps{now: now, ops: map[string]*custodyOp{}, names: map[string]string{}}
 }
-
-func (op *custodyOp) size() int { return len(op.offer.Request.Input) }
 
 // add keeps an operation for its owner to finish. Of those of one account the
 // oldest makes room; where all accounts together have begun too much it is
@@ -57,8 +56,10 @@ func (c *custodyOps) add(name string, offer *pool.CustodyOffer, q *signing) (*cu
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: it ends the program instead
 	now := c.now()
+	r := &offer.Request
 	op := &custodyOp{release: hex.EncodeToString(id[:]), name: name, offer: offer, signing: q, begun: now,
-		expires: now.Add(min(time.Until(offer.Expires), custodyWait))}
+		expires: now.Add(min(time.Until(offer.Expires), custodyWait)),
+		bytes:   len(r.Input) + len(r.Policy) + len(r.NextPolicy) + len(r.Approvals)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var oldest *custodyOp
@@ -80,11 +81,11 @@ func (c *custodyOps) add(name string, offer *pool.CustodyOffer, q *signing) (*cu
 		c.dropLocked(oldest)
 		own--
 	}
-	if own >= maxCustodyPerAccount || len(c.ops) >= maxCustodyOps || c.bytes+op.size() > maxCustodyBytes {
+	if own >= maxCustodyPerAccount || len(c.ops) >= maxCustodyOps || c.bytes+op.bytes > maxCustodyBytes {
 		return nil, &pool.BusyError{Waiting: len(c.ops)}
 	}
 	c.ops[op.release] = op
-	c.bytes += op.size()
+	c.bytes += op.bytes
 	return op, nil
 }
 
@@ -121,7 +122,7 @@ func (c *custodyOps) drop(op *custodyOp) {
 func (c *custodyOps) dropLocked(op *custodyOp) {
 	if c.ops[op.release] == op {
 		delete(c.ops, op.release)
-		c.bytes -= op.size()
+		c.bytes -= op.bytes
 	}
 }
 

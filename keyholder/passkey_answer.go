@@ -50,7 +50,8 @@ type passkeyAnswer struct {
 }
 
 // parsePasskeyAnswer decodes what the page sent. The caller wipes raw, which holds the
-// secret in base64; decoding makes no other copy of it.
+// secret in base64. The decoder's own buffer has it as well, for as long as the garbage
+// collector leaves it.
 func parsePasskeyAnswer(raw []byte) (*passkeyAnswer, error) {
 	a := &passkeyAnswer{}
 	d := json.NewDecoder(bytes.NewReader(raw))

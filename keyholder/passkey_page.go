@@ -259,7 +259,7 @@ func (p *passkeyPage) takeAnswer(w http.ResponseWriter, r *http.Request) {
 		refusePage(w, http.StatusRequestEntityTooLarge, "An answer says its length and is shorter.")
 		return
 	}
-	raw := make([]byte, r.ContentLength) // known beforehand, so that no copies stay behind
+	raw := make([]byte, r.ContentLength) // known beforehand: it grows nowhere, though net/http may have buffered its beginning
 	defer secret.Wipe(raw)
 	if _, err := io.ReadFull(r.Body, raw); err != nil {
 		refusePage(w, http.StatusBadRequest, "The answer is cut off.")

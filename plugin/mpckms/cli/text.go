@@ -11,9 +11,10 @@ import (
 
 // unsafeRune reports whether r must not reach a terminal as it is: control
 // characters (ASCII and C1), format characters such as the bidirectional
-// overrides, and the line and paragraph separators.
+// overrides, the line and paragraph separators, and what is drawn as nothing, so
+// that two different texts do not look alike.
 func unsafeRune(r rune) bool {
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point) || r == '\u2800'
 }
 
 // clean makes text from the server safe on a terminal: what could move the

@@ -17,6 +17,8 @@ func TestClean(t *testing.T) {
 		"\u2028":                  `\u2028`,
 		"\U000e0041":              `\U000e0041`,
 		"\x7f":                    `\x7f`,
+		"pay 1\ufe0f00":           `pay 1\ufe0f00`,
+		"\u2800\u3164":            `\u2800\u3164`,
 		"real replacement \ufffd": "real replacement \ufffd",
 	} {
 		if got := clean(in); got != want {
