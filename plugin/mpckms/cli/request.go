@@ -235,7 +235,8 @@ func (a *app) requestShowCommand() *cobra.Command {
 		Short: "Show a request, who has approved it and with what",
 		Example: `  mpckms request show 5f0e…9a
   mpckms request show 5f0e…9a -o json`,
-		Args: requestArg,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			who, end, err := a.asRequester(cmd, "show the request")
 			if err != nil {
@@ -272,10 +273,11 @@ func (a *app) printRequest(d *requestDoc) error {
 
 func (a *app) requestCancelCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "cancel REQUEST",
-		Short:   "End a request that nobody has to answer any more",
-		Example: `  mpckms request cancel 5f0e…9a`,
-		Args:    requestArg,
+		Use:               "cancel REQUEST",
+		Short:             "End a request that nobody has to answer any more",
+		Example:           `  mpckms request cancel 5f0e…9a`,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := "cancel the request"
 			who, end, err := a.asRequester(cmd, what)

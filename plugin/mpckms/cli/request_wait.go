@@ -30,7 +30,8 @@ because its account was frozen when it was approved, goes on the same way once t
 over.`,
 		Example: `  mpckms request wait 5f0e…9a
   mpckms request wait 5f0e…9a --timeout 1h -o json`,
-		Args: requestArg,
+		Args:              requestArg,
+		ValidArgsFunction: a.completeNames(a.requestIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout <= 0 {
 				return usagef(cmd, "--timeout must be longer than 0")
