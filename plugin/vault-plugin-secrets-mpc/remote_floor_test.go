@@ -230,9 +230,7 @@ func TestFloorOfProcesses(t *testing.T) {
 		if f.GetReason() != nodepb.Failure_BELOW_FLOOR || !strings.Contains(f.GetText(), "epoch 1 and this node has worked with epoch 2") || !strings.Contains(f.GetText(), "floor lower") {
 			t.Errorf("node %d signs with an older epoch: %v", i+1, end)
 		}
-		if !strings.Contains(p.procs[i].text(), "BELOW_FLOOR") {
-			t.Errorf("node %d: the refusal is not in its log", i+1)
-		}
+		p.procs[i].wait("the refusal is not in its log", func() bool { return strings.Contains(p.procs[i].text(), "BELOW_FLOOR") })
 		p.hosts[i].ok("floor", "lower", mpc.AccountID(account).String(), "--epoch", "1")
 	}
 	if _, err := outcomes(sign(old)); err != nil {
