@@ -261,16 +261,10 @@ func (b *backend) requestCancel(ctx context.Context, req *logical.Request, data 
 }
 
 func (b *backend) requestCode(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	r, err := b.requests.get(ctx, data.Get("request").(string))
-	if err != nil {
-		return nil, err
-	}
-	own, err := b.isRequester(ctx, req, r)
+	r, err := b.ownRequest(ctx, req, data.Get("request").(string), forbidden("only whoever asked for this request shows its code: use a token of the same entity as the one that asked"))
 	switch {
 	case err != nil:
 		return nil, err
-	case !own:
-		return nil, forbidden("only whoever asked for this request shows its code: use a token of the same entity as the one that asked")
 	case r.State != requestPending:
 		return nil, conflict("request %s is %s: it has no code any more", r.ID, r.State)
 	}

@@ -82,6 +82,23 @@ func (b *backend) isRequester(ctx context.Context, req *logical.Request, r *requ
 	return b.openedBy(ctx, s, r)
 }
 
+// ownRequest returns the request with this ID where whoever sends req asked for it, and
+// otherwise fails with refusal.
+func (b *backend) ownRequest(ctx context.Context, req *logical.Request, id string, refusal error) (*requestRecord, error) {
+	r, err := b.requests.get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	own, err := b.isRequester(ctx, req, r)
+	if err != nil {
+		return nil, err
+	}
+	if !own {
+		return nil, refusal
+	}
+	return r, nil
+}
+
 // openedBy reports whether a session opens the identity that asked for a request.
 func (b *backend) openedBy(ctx context.Context, s *session, r *requestRecord) (bool, error) {
 	own, err := b.identitiesOf(ctx, s)

@@ -26,17 +26,11 @@ func (b *backend) grantOwned(ctx context.Context, req *logical.Request, name str
 	if id == "" {
 		return nil, needsApprovals(name)
 	}
-	r, err := b.requests.get(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	own, err := b.isRequester(ctx, req, r)
+	r, err := b.ownRequest(ctx, req, id, forbidden("request %s was made by somebody else: whoever asked signs; nothing was begun", id))
 	switch {
 	case err != nil:
 		return nil, err
-	case !own:
-		return nil, forbidden("request %s was made by somebody else: whoever asked signs; nothing was begun", r.ID)
-	case r.Action != approval.Sign || r.AccountID != a.Record.AccountID.String() || !r.asksFor(q):
+	case !r.asksFor(q):
 		return nil, conflict("request %s is not for this message, with this type, hash and derivation, and this account: nothing was begun", r.ID)
 	case r.State != requestApproved:
 		return nil, notApproved(r)
@@ -48,9 +42,10 @@ func (b *backend) grantOwned(ctx context.Context, req *logical.Request, name str
 	return g, nil
 }
 
-// asksFor compares everything that is signed; how the signature is encoded is not.
+// asksFor compares the account and everything that is signed; how the signature is
+// encoded is not.
 func (r *requestRecord) asksFor(q *signing) bool {
-	return subtle.ConstantTimeCompare(r.Input, q.input) == 1 && r.MessageType == string(q.kind) && r.HashAlgorithm == string(q.hash) && r.derivation() == q.derivation
+	return r.Action == approval.Sign && r.AccountID == q.account.String() && subtle.ConstantTimeCompare(r.Input, q.input) == 1 && r.MessageType == string(q.kind) && r.HashAlgorithm == string(q.hash) && r.derivation() == q.derivation
 }
 
 // endRequest ends a request that the caller has begun, where err says that it cannot

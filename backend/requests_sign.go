@@ -297,17 +297,11 @@ func (b *backend) askAgain(ctx context.Context, req *logical.Request, id string,
 	if q.requestID != "" {
 		return nil, invalid("request names a request that was made before, and request_id makes a new one safe to repeat: leave one of them out")
 	}
-	r, err := b.requests.get(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	own, err := b.isRequester(ctx, req, r)
+	r, err := b.ownRequest(ctx, req, id, forbidden("request %s was made by somebody else: whoever asked may ask again; nothing was signed", id))
 	switch {
 	case err != nil:
 		return nil, err
-	case !own:
-		return nil, forbidden("request %s was made by somebody else: whoever asked may ask again; nothing was signed", r.ID)
-	case r.Action != approval.Sign || r.AccountID != q.account.String() || !r.asksFor(q) || r.SignatureFormat != string(q.format):
+	case !r.asksFor(q) || r.SignatureFormat != string(q.format):
 		return nil, conflict("request %s is not for this message, with this type, hash, derivation and signature format, and this account: nothing was signed", r.ID)
 	}
 	if r, err = b.requests.again(ctx, r.ID); err != nil {
