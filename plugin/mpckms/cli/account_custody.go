@@ -210,12 +210,9 @@ func (t *custodyTask) beginBody() map[string]any {
 // this custody key, and that every signer is a node this home knows and has signed
 // a key of its own for exactly this purpose, custody.Approval checks.
 func (c *custodian) release(t *custodyTask, o *offered) (string, error) {
-	record, err := mpc.ParsePublicRecord(o.Record)
+	record, err := t.recordIn(o)
 	if err != nil {
-		return "", fmt.Errorf("the account's record: %w", err)
-	}
-	if hex.EncodeToString(record.AccountID[:]) != t.id {
-		return "", errors.New("the server shows another account's record than the one that the asset names")
+		return "", err
 	}
 	if len(t.purpose.NextPolicy) > 0 && record.PolicyHash != t.present {
 		return "", errors.New("the account has another policy by now than the one that was shown")

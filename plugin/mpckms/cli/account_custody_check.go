@@ -13,6 +13,19 @@ import (
 	"vault-plugin-secrets-mpc/mpc/verify"
 )
 
+// recordIn reads the account's record from what the server offers: that of the account
+// which the asset names.
+func (t *custodyTask) recordIn(o *offered) (*mpc.PublicRecord, error) {
+	record, err := mpc.ParsePublicRecord(o.Record)
+	if err != nil {
+		return nil, fmt.Errorf("the account's record: %w", err)
+	}
+	if hex.EncodeToString(record.AccountID[:]) != t.id {
+		return nil, errors.New("the server shows another account's record than the one that the asset names")
+	}
+	return record, nil
+}
+
 // wantedSignature is what a signature with a custody key has to be: of this message,
 // with the key that this home remembers for the account.
 type wantedSignature struct {

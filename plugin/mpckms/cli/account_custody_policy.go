@@ -44,12 +44,9 @@ func (c *custodian) offeredPolicy(ctx context.Context, t *custodyTask) (*policyO
 }
 
 func readPolicyOffer(t *custodyTask, o *offered) (*policyOffer, error) {
-	record, err := mpc.ParsePublicRecord(o.Record)
+	record, err := t.recordIn(o)
 	if err != nil {
-		return nil, fmt.Errorf("the account's record: %w", err)
-	}
-	if hex.EncodeToString(record.AccountID[:]) != t.id {
-		return nil, errors.New("the server shows another account's record than the one that the asset names")
+		return nil, err
 	}
 	if len(o.NextPolicy) == 0 {
 		return nil, errors.New("the server shows no policy that is to come: nothing was released, and the account keeps its policy")
